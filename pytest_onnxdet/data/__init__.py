@@ -1,0 +1,1 @@
+"""Data sets, and the test pipeline that turns their images into batches."""

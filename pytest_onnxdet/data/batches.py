@@ -1,0 +1,119 @@
+"""Samples and batches: images as arrays with what mmdet's pipeline says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(Exception):
+    """Data cannot be read or used; the message names the file at fault and the remedy."""
+
+
+@dataclass
+class Sample:
+    """One image after the config's test pipeline.
+
+    Attributes:
+        image: float32 (3, h, w), padded by the pipeline's own Pad step.
+        meta: mmdet's img_meta of the image.
+    """
+
+    image: NDArray[np.float32]
+    meta: dict[str, Any]
+
+
+@dataclass
+class Batch:
+    """Images of one size.
+
+    Attributes:
+        images: float32 (N, 3, H, W), zero-padded at the right and the bottom.
+        image_shape: int64 (N, 2), each image's (h, w) before any padding: ``img_shape``.
+        metas: N img_metas, as the pipeline gave them.
+        valid: how many of the N count; the rest repeat images to fill the batch.
+    """
+
+    images: NDArray[np.float32]
+    image_shape: NDArray[np.int64]
+    metas: list[dict[str, Any]]
+    valid: int = field(default=-1)
+
+    def __post_init__(self) -> None:
+        if self.valid < 0:
+            self.valid = len(self.metas)
+
+
+class Source(Protocol):
+    """What `batches` needs of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> Sample:
+        """Image ``index`` after the test pipeline."""
+        ...
+
+
+def collate(samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Batch:
+    """Zero-pad samples to one size and stack them.
+
+    Args:
+        samples: at least one.
+        size: (H, W) of the batch; None: the largest height and width among the samples.
+
+    Raises:
+        DataError: there is no sample, or one does not fit into ``size``.
+    """
+    if not samples:
+        raise DataError("a batch of no images: give at least one")
+    heights, widths = zip(*(sample.image.shape[1:] for sample in samples), strict=True)
+    height, width = size or (max(heights), max(widths))
+    images = np.zeros((len(samples), 3, height, width), np.float32)
+    shapes = np.zeros((len(samples), 2), np.int64)
+    for row, sample in enumerate(samples):
+        # What the pipeline padded beyond the target is zeros: only the image has to fit.
+        inner_h, inner_w = sample.meta["img_shape"][:2]
+        if inner_h > height or inner_w > width:
+            raise DataError(
+                f"{sample.meta.get('filename', f'sample {row}')}: {inner_h} x {inner_w} px after "
+                f"the test pipeline does not fit the batch's {height} x {width}: use a larger "
+                "static shape or the dynamic mode"
+            )
+        h, w = min(sample.image.shape[1], height), min(sample.image.shape[2], width)
+        images[row, :, :h, :w] = sample.image[:, :h, :w]
+        shapes[row] = inner_h, inner_w
+    return Batch(images, shapes, [sample.meta for sample in samples])
+
+
+def batches(
+    dataset: Source,
+    batch_size: int,
+    size: tuple[int, int] | None = None,
+    limit: int | None = None,
+    fill: bool = False,
+) -> Iterator[Batch]:
+    """The data set in order, in batches.
+
+    Args:
+        dataset: where samples come from.
+        batch_size: images a batch; the last batch has what is left.
+        size: as for `collate`.
+        limit: only the first so many images.
+        fill: bring a smaller last batch up to ``batch_size`` by repeating images from the
+            start of the data set; ``Batch.valid`` says how many are real.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give 1 or more")
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    for start in range(0, total, batch_size):
+        chosen = list(range(start, min(start + batch_size, total)))
+        valid = len(chosen)
+        if fill:
+            chosen += [i % total for i in range(batch_size - valid)]
+        batch = collate([dataset.sample(index) for index in chosen], size)
+        batch.valid = valid
+        yield batch

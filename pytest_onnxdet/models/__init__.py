@@ -1,0 +1,1 @@
+"""Detectors under test: specs, the registry, the documented zoo, the minis, building."""

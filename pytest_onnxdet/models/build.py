@@ -1,0 +1,241 @@
+"""From a spec to a detector: the config, the modules, the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._torchvision import ensure_torchvision
+from .spec import ModelSpec
+
+ensure_torchvision()
+import mmcv  # noqa: E402  (the stand-in has to be there first)
+import mmdet  # noqa: E402
+
+NAMED = 3  # how many offending names a message quotes
+
+
+class BuildError(Exception):
+    """A detector cannot be built; the message names the file at fault and the remedy."""
+
+
+def config_root() -> Path:
+    """The folder of mmdet's documented configs: in the wheel, or beside a source checkout."""
+    package = Path(mmdet.__file__).parent
+    for root in (package / ".mim" / "configs", package.parent / "configs"):
+        if root.is_dir():
+            return root
+    raise BuildError(f"{package}: no configs beside this mmdet: install the mmdet wheel or sdist")
+
+
+def config_path(spec: ModelSpec) -> Path:
+    """Where the spec's config file lies; raises `BuildError` where there is none."""
+    path = Path(spec.config)
+    if not path.is_absolute():
+        path = config_root() / path
+    if not path.is_file():
+        raise BuildError(
+            f"{path}: no such config file (model {spec.name!r}): give an absolute path, or one "
+            f"below {config_root()}"
+        )
+    return path
+
+
+def load_config(spec: ModelSpec) -> mmcv.Config:
+    """The spec's config with its overrides, brought up to date as mmdet's test tool does.
+
+    Raises:
+        BuildError: the file is missing, does not parse, or does not describe a detector.
+    """
+    from mmdet.utils import compat_cfg, replace_cfg_vals
+
+    path = config_path(spec)
+    try:
+        cfg = replace_cfg_vals(mmcv.Config.fromfile(str(path)))
+    except Exception as error:  # a config is Python: anything can come out of it
+        raise BuildError(
+            f"{path}: the config does not parse: {_told(error)}: correct the file"
+        ) from error
+    if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
+        raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
+    try:
+        # A copy: merging takes `_delete_` out of the tables it is given.
+        cfg.merge_from_dict(copy.deepcopy(dict(spec.overrides)))
+        cfg = compat_cfg(cfg)
+    except Exception as error:
+        raise BuildError(
+            f"{path}: the overrides of model {spec.name!r} do not fit this config: "
+            f"{_told(error)}: correct the overrides"
+        ) from error
+    if "test" not in cfg.get("data", {}) or "pipeline" not in cfg.data.test:
+        raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
+    return cfg
+
+
+def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> torch.nn.Module:
+    """The config's detector with fresh weights; no pretrained backbone is downloaded.
+
+    Args:
+        cfg: what `load_config` gave.
+        path: the config's file, for messages.
+        train: keep train_cfg, so that ``forward_train`` works.
+    """
+    from mmdet.models import DETECTORS
+    from mmdet.models import build_detector as mmdet_build
+
+    kind = cfg.model.get("type")
+    if kind not in DETECTORS:
+        raise BuildError(
+            f"{path}: `model.type` is {kind!r}, which is not a detector mmdet knows: give a "
+            "detection config, or import the module that registers the detector first"
+        )
+    model = copy.deepcopy(cfg.model)
+    if not train:
+        model["train_cfg"] = None
+    model.pop("pretrained", None)
+    if "backbone" in model:
+        model.backbone.pop("pretrained", None)
+        model.backbone.pop("init_cfg", None)
+    try:
+        return mmdet_build(model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
+    except Exception as error:
+        raise BuildError(f"{path}: {kind} cannot be built: {_told(error)}") from error
+
+
+def build_detector(spec: ModelSpec, weights: str | Path | None = None) -> torch.nn.Module:
+    """The spec's detector: eval mode, CPU, float32, ``CLASSES`` set, weights loaded.
+
+    Args:
+        spec: the model.
+        weights: in place of ``spec.weights``. Where both are None the weights are fresh.
+    """
+    cfg = load_config(spec)
+    model = make_detector(cfg, config_path(spec))
+    source = weights if weights is not None else spec.weights
+    if source is None:
+        model.init_weights()
+    else:
+        load_weights(source, model)
+    model.CLASSES = spec.classes
+    model.cfg = cfg
+    return model.float().eval()
+
+
+def load_weights(path: str | Path, model: torch.nn.Module) -> None:
+    """Fill ``model`` from a .safetensors or PyTorch file, or from a URL (fetched once).
+
+    Nothing in the file is ever executed (``weights_only=True``). Every parameter must be there
+    with its shape, and nothing else.
+
+    Raises:
+        BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
+    """
+    text = str(path)
+    file = _fetch(text) if text.startswith(("http://", "https://")) else Path(path)
+    state = _read_state(file)
+    own = model.state_dict()
+    misshapen = [
+        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+        for name, tensor in state.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    # Not strict: modules rename what older versions of mmdet saved while they load.
+    fit = model.load_state_dict(
+        {n: t for n, t in state.items() if n not in own or own[n].shape == t.shape}
+        if misshapen
+        else state,
+        strict=False,
+    )
+    missing = [n for n in fit.missing_keys if not n.endswith("num_batches_tracked")]
+    if misshapen:
+        missing = [n for n in missing if n not in state]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", fit.unexpected_keys),
+            ("misshapen", misshapen),
+        )
+        if names
+    ]
+    if parts:
+        raise BuildError(
+            f"{file}: these weights do not fit {type(model).__name__} as configured: "
+            f"{'; '.join(parts)}: give the checkpoint that was trained with this config"
+        )
+
+
+def _fetch(url: str) -> Path:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / url.rsplit("/", 1)[-1]
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file))
+        except Exception as error:
+            raise BuildError(
+                f"{url}: the checkpoint cannot be fetched: {_told(error)}: fetch it by other "
+                f"means and put it at {file}, or give the folder that holds it"
+            ) from error
+    return file
+
+
+def _read_state(file: Path) -> dict[str, torch.Tensor]:
+    if not file.is_file():
+        raise BuildError(
+            f"{file}: no such weights file: give the path of a .safetensors or .pth file; the "
+            "shipped ones come from `python tools/train_mini.py MODEL`"
+        )
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    import pickle
+
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BuildError(
+            f"{file}: not a plain checkpoint (corrupt, or it holds objects other than tensors, "
+            f"which are not loaded because that would run code from the file): "
+            f"{_told(error)}: fetch it again, or save only its state_dict"
+        ) from error
+    except Exception as error:
+        raise BuildError(
+            f"{file}: the checkpoint is corrupt: {_told(error)}: fetch or train it again"
+        ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise BuildError(f"{file}: holds no state_dict of tensors: save `model.state_dict()`")
+    return _unwrapped(state)
+
+
+def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file, device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BuildError(
+            f"{file}: the weights file is corrupt: {_told(error)}: restore it from the package "
+            "or repository, or train it again"
+        ) from error
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """Take off DataParallel's prefix and averaged copies; keep what load hooks look at."""
+    for name in list(state):
+        if name.startswith("ema_"):
+            del state[name]
+        elif name.startswith("module."):
+            state[name.removeprefix("module.")] = state.pop(name)
+    return state
+
+
+def _told(error: BaseException) -> str:
+    """An error on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
