@@ -1,0 +1,428 @@
+"""The set-up, with a fake in place of every command it would run."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import setup_env
+import setup_wheel
+from setup_report import Progress, SetupError, compiled_files, diagnose, duration, tail_of
+from setup_steps import Commands, Result, exclusive, run_logged
+from setup_wheel import WheelCache, WheelKey, has_operators
+
+KEY = WheelKey(python="cp311", torch="2.13.0+cpu", ops="cpu", mmcv="1.7.2", machine="x86_64")
+UNDEFINED = "ImportError: mmcv/_ext.so: undefined symbol: _ZN3c1021throwNullDataPtrErrorEv"
+
+PYPROJECT = """
+[build-system]
+requires = ["setuptools"]
+[project]
+dependencies = ["numpy"]
+[tool.setuptools]
+[tool.ruff]
+line-length = 100
+"""
+
+
+def write_wheel(path: Path, *, operators: bool = True) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mmcv/__init__.py", "")
+        if operators:
+            archive.writestr("mmcv/_ext.cpython-311-x86_64-linux-gnu.so", "")
+    return path
+
+
+@dataclass
+class FakeRunner:
+    """Answers each command as a machine would, and keeps what it was asked."""
+
+    torch: tuple[str, str | None] = ("2.13.0+cpu", None)
+    proofs: list[Result] = field(default_factory=list)  # then: they succeed
+    build_output: Result = field(default_factory=lambda: Result(0, "[73/73] c++"))
+    operators: bool = True
+    asked: list[str] = field(default_factory=list)
+    environments: list[Mapping[str, str]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        tick: Callable[[str], None],
+    ) -> Result:
+        command = " ".join(argv)
+        self.asked.append(command)
+        self.environments.append(env)
+        venv = cwd / ".venv"
+        if "-m venv" in command:
+            (venv / "bin").mkdir(parents=True)
+            (venv / "bin" / "python").touch()
+            (venv / "pyvenv.cfg").write_text("version = 3.11.7\n")
+            self._install(venv, "pip-23.2.1")
+        elif setup_wheel.PROOF in command:
+            return self.proofs.pop(0) if self.proofs else Result(0, setup_wheel.MARKER)
+        elif "torch.version.cuda" in command:
+            return Result(0, f"a warning\n{json.dumps(self.torch)}\n")
+        elif "pip wheel" in command:
+            if self.build_output.returncode == 0:
+                folder = Path(argv[argv.index("--wheel-dir") + 1])
+                write_wheel(folder / "mmcv_full-1.7.2-cp311.whl", operators=self.operators)
+            return self.build_output
+        elif "pip install torch" in command:
+            self._install(venv, "torch-2.13.0+cpu")
+        elif "mmcv_full" in command:
+            self._install(venv, "mmcv_full-1.7.2")
+        elif "--editable" in command:
+            name = "onnxruntime_gpu-1.31.1" if ".[gpu," in command else "onnxruntime-1.32.0"
+            self._install(venv, name)
+        return Result(0, "")
+
+    @staticmethod
+    def _install(venv: Path, name: str) -> None:
+        site = venv / "lib" / "python3.11" / "site-packages"
+        (site / f"{name}.dist-info").mkdir(parents=True, exist_ok=True)
+
+    def count(self, part: str) -> int:
+        return sum(part in command for command in self.asked)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    pins = "# pins\ntorch==2.13.0\nmmcv-full==1.7.2\nmmdet==2.28.2\n"
+    (clone / "constraints.txt").write_text(pins)
+    (clone / "pyproject.toml").write_text(PYPROJECT)
+    return clone
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WheelCache:
+    return WheelCache(tmp_path / "cache")
+
+
+def set_up(root: Path, cache: WheelCache, run: FakeRunner, *, gpu: bool = False) -> str:
+    stream = io.StringIO()
+    setup_env.set_up(root, gpu=gpu, cache=cache, run=run, stream=stream)
+    return stream.getvalue()
+
+
+# --- the order of things, and doing nothing ---------------------------------------------------
+
+
+def test_a_fresh_clone_installs_torch_first_and_builds_once(root, cache):
+    run = FakeRunner()
+    said = set_up(root, cache, run)
+    assert "-m venv" in run.asked[0]
+    assert run.asked[1].endswith("pip install torch==2.13.0")
+    assert run.count("pip wheel") == 1
+    assert "about" in said and "minutes" in said and "mmcv-build.log" in said
+    assert run.asked[-1].endswith("install --no-deps mmdet==2.28.2")
+    assert all(env["PIP_CONSTRAINT"] == "constraints.txt" for env in run.environments)
+    assert setup_env.is_set_up(root, gpu=False)
+
+
+def test_an_interrupted_set_up_is_not_taken_for_a_finished_one(root, cache):
+    with pytest.raises(SetupError):
+        set_up(root, cache, FakeRunner(build_output=Result(1, "c++: not found")))
+    assert not setup_env.is_set_up(root, gpu=False)
+
+
+def test_the_next_clone_takes_the_wheel_from_the_cache(root, cache):
+    write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
+    run = FakeRunner()
+    set_up(root, cache, run)
+    assert run.count("pip wheel") == 0
+
+
+def test_a_second_set_up_keeps_mmcv_where_it_still_imports(root, cache):
+    set_up(root, cache, FakeRunner())
+    run = FakeRunner()
+    set_up(root, cache, run)
+    assert run.count("-m venv") == run.count("--force-reinstall") == run.count("pip wheel") == 0
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(root: Path) -> object:
+        path = root / name
+        return path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
+def _replace_torch(root: Path) -> None:
+    site = root / ".venv" / "lib" / "python3.11" / "site-packages"
+    (site / "torch-2.13.0+cpu.dist-info").rename(site / "torch-2.14.0.dist-info")
+
+
+@pytest.mark.parametrize(
+    ("change", "still"),
+    [
+        (lambda root: None, True),
+        (_edit("pyproject.toml", "line-length = 100", "line-length = 99"), True),
+        (_edit("pyproject.toml", '"numpy"', '"numpy", "onnx"'), False),
+        (_edit("constraints.txt", "2.28.2", "2.28.1"), False),
+        (_replace_torch, False),
+        (lambda root: (root / ".venv" / "setup.json").write_text("{half"), False),
+    ],
+    ids=["nothing", "lint-option", "dependency", "pin", "torch-replaced", "damaged-state"],
+)
+def test_the_stamp_holds_until_an_input_changes(root, cache, change, still):
+    set_up(root, cache, FakeRunner())
+    change(root)
+    assert setup_env.is_set_up(root, gpu=False) is still
+
+
+def test_a_moved_clone_gets_a_new_venv(root, cache):
+    set_up(root, cache, FakeRunner())
+    moved = root.rename(root.with_name("moved"))
+    assert not setup_env.is_set_up(moved, gpu=False)
+    run = FakeRunner()
+    with pytest.raises(
+        FileExistsError
+    ):  # the fake does not clear; that it is asked to is the point
+        set_up(moved, cache, run)
+    assert "--clear" in run.asked[0]
+
+
+def test_gpu_replaces_onnxruntime_and_builds_for_cuda(root, cache):
+    set_up(root, cache, FakeRunner())
+    assert not setup_env.is_set_up(root, gpu=True)
+    run = FakeRunner(torch=("2.13.0+cu130", "13.0"))
+    set_up(root, cache, run, gpu=True)
+    assert run.count("uninstall --yes onnxruntime onnxruntime-gpu") == 1
+    assert run.count(".[gpu,") == 1
+    built = next(i for i, command in enumerate(run.asked) if "pip wheel" in command)
+    assert run.environments[built]["FORCE_CUDA"] == "1"
+    assert "ops_cu130" in run.asked[built]
+
+
+def test_gpu_without_a_cuda_torch_is_refused(root, cache):
+    with pytest.raises(SetupError, match="without CUDA"):
+        set_up(root, cache, FakeRunner(), gpu=True)
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 13)])
+def test_an_unsupported_python_is_named(version):
+    with pytest.raises(SetupError, match=rf"Python 3\.{version[1]}; .* 3\.11 to 3\.12") as failure:
+        setup_env.check_python(version)
+    assert "PYTHON=" in failure.value.remedy
+
+
+# --- the wheel --------------------------------------------------------------------------------
+
+
+def test_every_input_of_the_build_changes_the_key():
+    others = {"python": "cp312", "torch": "2.13.0+cu130", "ops": "cu130", "mmcv": "1.7.1"}
+    keys = {str(KEY)}
+    for name, value in {**others, "machine": "aarch64"}.items():
+        keys.add(str(WheelKey(**{**vars(KEY), name: value})))
+    assert len(keys) == 6
+
+
+def test_a_stale_wheel_is_rebuilt_without_asking_and_proved_again(root, cache):
+    write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
+    run = FakeRunner(proofs=[Result(1, f"{setup_wheel.MARKER}\n{UNDEFINED}")])
+    said = set_up(root, cache, run)
+    assert run.count("pip wheel") == 1
+    assert "--no-cache-dir" in next(command for command in run.asked if "pip wheel" in command)
+    assert run.count(setup_wheel.PROOF) == 2
+    assert "does not load and is rebuilt" in said
+
+
+def test_a_new_wheel_that_does_not_load_is_an_error_not_a_loop(root, cache):
+    unfit = Result(1, f"{setup_wheel.MARKER}\n{UNDEFINED}")
+    run = FakeRunner(proofs=[unfit, unfit, unfit])
+    with pytest.raises(SetupError, match="another torch"):
+        set_up(root, cache, run)
+    assert run.count("pip wheel") == 1
+
+
+def test_a_missing_import_of_mmcv_does_not_trigger_a_build(root, cache):
+    write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
+    run = FakeRunner(proofs=[Result(1, "ModuleNotFoundError: No module named 'addict'")])
+    with pytest.raises(SetupError, match="No module named 'addict'"):
+        set_up(root, cache, run)
+    assert run.count("pip wheel") == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "without operators"])
+def test_a_damaged_cached_wheel_is_rebuilt(root, cache, damage):
+    wheel = write_wheel(
+        cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl", operators=damage == "truncated"
+    )
+    if damage == "truncated":
+        wheel.write_bytes(wheel.read_bytes()[:-40])
+    assert not has_operators(wheel)
+    run = FakeRunner()
+    set_up(root, cache, run)
+    assert run.count("pip wheel") == 1
+    assert has_operators(wheel)
+
+
+def test_a_build_that_skips_the_operators_names_the_missing_torch(root, cache):
+    run = FakeRunner(
+        build_output=Result(0, "Skip building ext ops due to the absence of torch."),
+        operators=False,
+    )
+    with pytest.raises(SetupError, match="torch is not importable"):
+        set_up(root, cache, run)
+    assert cache.find(KEY) is None
+
+
+def test_a_failed_build_leaves_nothing_in_the_cache(root, cache):
+    with pytest.raises(SetupError, match="no C\\+\\+ compiler") as failure:
+        set_up(root, cache, FakeRunner(build_output=Result(1, "/bin/sh: 1: c++: not found")))
+    assert "mmcv-build.log" in failure.value.report()
+    assert [path.name for path in cache.folder(KEY).iterdir()] == ["lock"]
+
+
+def test_the_cache_follows_the_base_directory_specification(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = WheelCache.of_user({}).root
+    assert home == tmp_path / ".cache" / "pytest-onnxdet" / "wheels"
+    assert WheelCache.of_user({"XDG_CACHE_HOME": "relative"}).root == home
+    assert WheelCache.of_user({"XDG_CACHE_HOME": "/c"}).root == Path("/c/pytest-onnxdet/wheels")
+
+
+def test_an_unusable_cache_names_the_folder_and_the_variable(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="cannot be written") as failure:
+        WheelCache(tmp_path / "file").folder(KEY)
+    assert "XDG_CACHE_HOME" in failure.value.remedy
+
+
+def _hold(path: Path, ready, release) -> None:
+    with exclusive(path, lambda: None):
+        ready.set()
+        release.wait(10)
+
+
+def test_a_second_set_up_waits_for_the_first(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", ready, release))
+    holder.start()
+    assert ready.wait(30)
+    waits = []
+
+    def waiting() -> None:
+        waits.append(1)
+        release.set()
+
+    with exclusive(tmp_path / "lock", waiting, poll=0.05):
+        assert waits
+    holder.join(10)
+    assert holder.exitcode == 0
+
+
+# --- what it says -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "cause", "remedy"),
+    [
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'c++'", "compiler", "g++"),
+        ("error: command 'gcc' failed: No such file or directory", "compiler", "g++"),
+        ("Command '['which', 'g++']' returned non-zero exit status 1.", "compiler", "g++"),
+        ("/bin/sh: 1: x86_64-linux-gnu-g++: not found", "compiler", "g++"),
+        ("fatal error: Python.h: No such file or directory", "headers", "python3-dev"),
+        ("ModuleNotFoundError: No module named 'torch'", "torch", "remove .venv"),
+        ("OSError: [Errno 28] No space left on device", "disk is full", "TMPDIR"),
+        ("c++: fatal error: Killed signal terminated program cc1plus", "memory", "MAX_JOBS=1"),
+        ("OSError: CUDA_HOME environment variable is not set.", "nvcc", "without GPU=1"),
+        ("ImportError: libtorch_cuda.so: cannot open shared object file", "another torch", ".venv"),
+        (UNDEFINED, "another torch", "remove .venv"),
+        ("because ensurepip is not\navailable.", "virtual environments", "python3-venv"),
+        ("ERROR: No matching distribution found for torch==2.13.0", "index", "Python version"),
+        ("Max retries exceeded with url: /simple", "cannot be reached", "proxy"),
+        ("noise\nValueError: odd thing\nmore", "ValueError: odd thing", "read the log"),
+        ("", "unknown", "read the log"),
+    ],
+)
+def test_causes_and_remedies(output, cause, remedy):
+    found = diagnose(f"first line\n{output}\nninja: build stopped: subcommand failed.")
+    assert cause in found.cause
+    assert remedy in found.remedy
+
+
+def test_a_full_disk_outranks_what_it_breaks():
+    output = "cc1plus: fatal error: No space left on device\nerror: command 'g++' failed"
+    assert diagnose(output).cause == "the disk is full"
+
+
+def test_a_report_has_step_cause_remedy_log_and_tail():
+    report = SetupError("compiling", "why", "do this", log=Path("/l"), tail="a\nb").report()
+    for part in ("compiling", "cause:  why", "remedy: do this", "log:    /l", "    a\n    b"):
+        assert part in report
+
+
+def test_progress_reads_ninjas_counter():
+    assert compiled_files("noise") == ""
+    assert compiled_files("[1/73] c++ a\n warning\n  [21/73] c++ b\n") == "21 of 73 files compiled"
+    assert duration(42.9) == "42 s"
+    assert duration(425) == "7 min 05 s"
+    assert tail_of("a\n\n b \nc", 2) == " b\nc"
+
+
+def test_progress_in_a_log_is_a_line_every_thirty_seconds():
+    now = [0]
+    stream = io.StringIO()
+    progress = Progress("compiling", stream, clock=lambda: now[0])
+    progress.start()
+    for now[0] in range(1, 62):
+        progress.tick("2 of 73 files compiled")
+    progress.done()
+    assert stream.getvalue().splitlines() == [
+        "compiling ...",
+        "compiling ..., 2 of 73 files compiled, 30 s",
+        "compiling ..., 2 of 73 files compiled, 1 min 00 s",
+        "compiling: done (1 min 01 s)",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_is_one_line():
+    stream = Terminal()
+    progress = Progress("compiling", stream, clock=lambda: 0.0)
+    progress.start()
+    progress.tick("1 of 73 files compiled")
+    progress.tick()
+    progress.done()
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().count("\r") == 3
+
+
+def test_a_real_command_is_logged_and_its_failure_told(tmp_path):
+    (tmp_path / ".venv").mkdir()
+    commands = Commands(tmp_path, run=run_logged, stream=io.StringIO())
+    script = "echo before; echo 'No space left on device' >&2; exit 3"
+    with pytest.raises(SetupError, match="disk is full") as failure:
+        commands.step("trying", ["sh", "-c", script])
+    assert failure.value.tail == "before\nNo space left on device"
+    assert "$ sh -c" in commands.log.read_text()
+    assert commands.step("again", ["echo", "only this"]) == "only this\n"
+    assert commands.quietly(["no-such-command"]).returncode == 127
+
+
+def test_the_command_prints_the_report_and_fails(monkeypatch, capsys):
+    def refuse() -> None:
+        raise SetupError("checking Python", "too old", "use another")
+
+    monkeypatch.setattr(setup_env, "check_python", refuse)
+    assert setup_env.main([]) == 1
+    assert "cause:  too old" in capsys.readouterr().err

@@ -1,0 +1,220 @@
+"""mmcv-full: built once per machine and torch, kept, and proved by importing it.
+
+mmcv-full's operators are compiled against one torch and load with no other; a wheel that does not
+fit fails at import with an undefined symbol. So the cache's key names the torch, the proof is the
+import itself, and a cached wheel that fails it is replaced.
+
+Standard library only: this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from setup_report import Progress, SetupError, compiled_files, diagnose, tail_of
+from setup_steps import Commands, exclusive
+
+# Measured: 9 minutes on 2 cores.
+BUILD_CORE_MINUTES = 18
+
+# What fails before the marker is not the wheel's fault, and rebuilding would not help.
+MARKER = "everything but the operators imports"
+PROOF = f"import torch, mmcv; print({MARKER!r}, flush=True); import mmcv._ext"
+
+
+@dataclass(frozen=True)
+class WheelKey:
+    """All that a built wheel depends on."""
+
+    python: str  # cp311
+    torch: str  # 2.13.0+cpu
+    ops: str  # cpu or cu130: for what the operators are compiled
+    mmcv: str  # 1.7.2
+    machine: str  # x86_64
+
+    def __str__(self) -> str:
+        return f"mmcv{self.mmcv}-{self.python}-torch{self.torch}-ops_{self.ops}-{self.machine}"
+
+
+class WheelCache:
+    """A folder per key, each with one wheel; shared by all clones of one user."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def of_user(cls, environ: Mapping[str, str]) -> WheelCache:
+        """The cache where the XDG base directory specification puts it."""
+        configured = environ.get("XDG_CACHE_HOME", "")
+        # The specification: a relative path is invalid and must be ignored.
+        base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
+        return cls(base / "pytest-onnxdet" / "wheels")
+
+    def folder(self, key: WheelKey) -> Path:
+        """The key's folder, made if missing.
+
+        Raises:
+            SetupError: where it cannot be made or written.
+        """
+        folder = self.root / str(key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SetupError(
+                "opening the wheel cache",
+                f"{folder} cannot be written: {error.strerror}",
+                "make it writable, or name another folder in XDG_CACHE_HOME",
+            ) from error
+        return folder
+
+    def find(self, key: WheelKey) -> Path | None:
+        """The key's wheel, unless it is missing, damaged or without operators."""
+        wheels = sorted(self.folder(key).glob("mmcv_full-*.whl"))
+        return next((wheel for wheel in wheels if has_operators(wheel)), None)
+
+    def store(self, key: WheelKey, built: Path) -> Path:
+        """Put a wheel in place in one step, so that no other clone sees half of it."""
+        kept = self.folder(key) / built.name
+        arriving = kept.with_name(f".{built.name}.{os.getpid()}")
+        shutil.copyfile(built, arriving)
+        arriving.replace(kept)
+        return kept
+
+    @contextmanager
+    def lock(self, key: WheelKey, commands: Commands) -> Iterator[None]:
+        """Let one clone build while the others wait for its wheel."""
+        progress: list[Progress] = []
+
+        def waiting() -> None:
+            if not progress:
+                progress.append(
+                    Progress("another set-up builds the same mmcv-full, waiting", commands.stream)
+                )
+                progress[0].start()
+            progress[0].tick()
+
+        with exclusive(self.folder(key) / "lock", waiting):
+            if progress:
+                progress[0].done()
+            yield
+
+
+def has_operators(wheel: Path) -> bool:
+    """Is the archive whole, and was the extension compiled into it?
+
+    mmcv-full's setup.py builds a wheel without operators, and calls that a success, when it
+    cannot import torch.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.testzip() is None and any(
+                name.startswith("mmcv/_ext.") and name.endswith(".so")
+                for name in archive.namelist()
+            )
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def build(commands: Commands, key: WheelKey, cache: WheelCache) -> Path:
+    """Compile mmcv-full's sdist against the torch in `.venv`; return the kept wheel.
+
+    Raises:
+        SetupError: with the cause that the log names.
+    """
+    cores = len(os.sched_getaffinity(0))
+    cuda = key.ops != "cpu"
+    log = commands.venv / "mmcv-build.log"
+    log.unlink(missing_ok=True)
+    minutes = max(2, round(BUILD_CORE_MINUTES / cores))
+    commands.say(
+        f"mmcv-full {key.mmcv} has to be compiled against torch {key.torch}, once per machine.\n"
+        f"This takes about {minutes} minutes on {cores} cores"
+        f"{', longer with CUDA' if cuda else ''}. Log: {log}"
+    )
+    env = {
+        "MMCV_WITH_OPS": "1",
+        "FORCE_CUDA": "1" if cuda else "0",
+        # mmcv-full would start at least four compilers, at up to 1.5 GB each.
+        "MAX_JOBS": os.environ.get("MAX_JOBS", str(cores)),
+    }
+    if not cuda:
+        # FORCE_CUDA=0 alone still compiles CUDA operators where torch sees a GPU.
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=cache.folder(key)) as scratch:
+        # --no-binary: a wheel that pip finds elsewhere was built against some other torch.
+        pip_wheel = ["wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir", "--verbose"]
+        pip_wheel += ["--no-binary", "mmcv-full", "--wheel-dir", scratch, f"mmcv-full=={key.mmcv}"]
+        label = f"compiling mmcv-full {key.mmcv}"
+        output = commands.step(
+            label, [commands.python, "-m", "pip", *pip_wheel], env=env, log=log,
+            detail=compiled_files,
+        )  # fmt: skip
+        built = next(Path(scratch).glob("mmcv_full-*.whl"), None)
+        if built is None or not has_operators(built):
+            found = diagnose(output)
+            raise SetupError(
+                label, f"the build left no wheel with operators: {found.cause}", found.remedy,
+                log=log, tail=tail_of(output),
+            )  # fmt: skip
+        return cache.store(key, built)
+
+
+def prove(commands: Commands) -> str | None:
+    """Import the operators in `.venv`: None if they load, else what the import said.
+
+    Raises:
+        SetupError: where torch or mmcv itself does not import, which no other wheel would mend.
+    """
+    result = commands.quietly([commands.python, "-c", PROOF])
+    if result.returncode == 0:
+        return None
+    if MARKER not in result.output:
+        raise SetupError(
+            "importing torch and mmcv", *diagnose(result.output),
+            log=commands.log, tail=tail_of(result.output),
+        )  # fmt: skip
+    return result.output
+
+
+def install(commands: Commands, key: WheelKey, cache: WheelCache) -> None:
+    """Install a wheel that provably loads: the cached one if it does, else a new one.
+
+    Raises:
+        SetupError: where even the wheel built just now does not load, or none can be built.
+    """
+    rejected: tuple[int, int] | None = None
+    while True:
+        with cache.lock(key, commands):
+            wheel = cache.find(key)
+            # Another clone may have replaced the rejected wheel while this one waited.
+            fresh = wheel is None or _identity(wheel) == rejected
+            if fresh or wheel is None:
+                wheel = build(commands, key, cache)
+        commands.pip(
+            f"installing mmcv-full {key.mmcv}",
+            "install", "--no-deps", "--no-index", "--force-reinstall", str(wheel),
+        )  # fmt: skip
+        said = prove(commands)
+        if said is None:
+            commands.say("mmcv._ext imports")
+            return
+        if fresh:
+            raise SetupError(
+                "importing mmcv._ext", *diagnose(said), log=commands.log, tail=tail_of(said)
+            )
+        commands.say(f"the cached mmcv-full wheel does not load and is rebuilt: {tail_of(said, 1)}")
+        rejected = _identity(wheel)
+
+
+def _identity(wheel: Path) -> tuple[int, int]:
+    status = wheel.stat()
+    return status.st_ino, status.st_mtime_ns
