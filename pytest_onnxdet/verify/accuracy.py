@@ -1,0 +1,133 @@
+"""COCO AP, exact, of a reference and a candidate on one data set.
+
+mmdet's ``CocoDataset.evaluate`` rounds to four decimals, which would eat a fifth of an allowance of
+0.0005. Here pycocotools is called on the same annotations with the parameters that mmdet sets, and
+the mean is taken unrounded. Nothing is printed and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_onnxdet.data.detections import Detections
+
+_MAX_DETS = (100, 300, 1000)  # mmdet's proposal_nums; AP is taken at the first
+
+
+class AccuracyError(Exception):
+    """AP cannot be computed, or means nothing; the message says why."""
+
+
+def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "bbox") -> float:
+    """COCO AP over IoU 0.50:0.95, all areas, at most 100 detections per image, on the 0-1 scale.
+
+    Args:
+        dataset: the data room's Dataset; or mmdet's CocoDataset, or anything with its ``coco``
+            (a pycocotools COCO), ``img_ids`` and ``cat_ids``, in the order of images and labels.
+        found: one entry for each of ``img_ids``.
+        metric: ``bbox`` or ``segm``.
+
+    Raises:
+        AccuracyError: the number of images differs, nothing was detected, masks are missing, a
+            label has no category, or the annotations hold no object.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    dataset = _annotations(dataset)
+    results = to_coco(dataset, found, metric)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(dataset.coco, dataset.coco.loadRes(results), metric)
+        evaluation.params.catIds = list(dataset.cat_ids)
+        evaluation.params.imgIds = list(dataset.img_ids)
+        evaluation.params.maxDets = list(_MAX_DETS)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # (IoU threshold, recall, category, area range, max detections); -1: a category has no object
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]
+    known = precision[precision > -1]
+    if not known.size:
+        raise AccuracyError(f"{metric} AP is undefined: the annotations hold no object to find")
+    return float(np.mean(known))
+
+
+def to_coco(dataset: Any, found: Sequence[Detections], metric: str) -> list[dict[str, Any]]:
+    """Detections as the entries of a COCO result file.
+
+    As mmdet writes them: ``bbox`` is x, y, width, height in pixels; for ``segm`` the mask as RLE,
+    without ``bbox``, so that areas are those of masks. For arguments and errors see
+    :func:`average_precision`.
+    """
+    dataset = _annotations(dataset)
+    images, categories = list(dataset.img_ids), list(dataset.cat_ids)
+    if len(images) != len(found):
+        raise AccuracyError(f"{len(found)} image(s) were run, the data set has {len(images)}")
+    results: list[dict[str, Any]] = []
+    for image, one in zip(images, found, strict=True):
+        if metric == "segm" and one.masks is None:
+            raise AccuracyError("segm AP needs masks, and the detections have none")
+        for k in range(len(one)):
+            label = int(one.labels[k])
+            if not 0 <= label < len(categories):
+                raise AccuracyError(f"label {label} is none of the {len(categories)} categories")
+            entry: dict[str, Any] = {
+                "image_id": image,
+                "category_id": categories[label],
+                "score": float(one.scores[k]),
+            }
+            if metric == "segm":
+                assert one.masks is not None
+                entry["segmentation"] = _rle(one.masks[k])
+            else:
+                x1, y1, x2, y2 = one.boxes[k].tolist()
+                entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+            results.append(entry)
+    if not results:
+        raise AccuracyError(f"nothing was detected in {len(images)} image(s)")
+    return results
+
+
+def _annotations(dataset: Any) -> Any:
+    """What holds ``img_ids``: the data room's Dataset keeps mmdet's CocoDataset as ``coco``."""
+    return dataset if hasattr(dataset, "img_ids") else dataset.coco
+
+
+def _rle(mask: Any) -> dict[str, Any]:
+    """A bool (H, W) mask as COCO's run-length encoding."""
+    from pycocotools import mask as coco_mask
+
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return rle
+
+
+def compare_ap(
+    dataset: Any,
+    reference: Sequence[Detections],
+    candidate: Sequence[Detections],
+    metrics: Sequence[str] = ("bbox",),
+) -> dict[str, float]:
+    """AP of both sides and their difference.
+
+    Returns:
+        For each metric ``bbox_mAP_torch`` (reference), ``bbox_mAP`` (candidate) and
+        ``bbox_mAP_delta`` (candidate minus reference); likewise ``segm_…``. Unrounded.
+
+    Raises:
+        AccuracyError: see :func:`average_precision`; the message names the side.
+    """
+    figures: dict[str, float] = {}
+    for metric in metrics:
+        for suffix, side, found in (
+            ("_torch", "PyTorch", reference),
+            ("", "the backend", candidate),
+        ):
+            try:
+                figures[f"{metric}_mAP{suffix}"] = average_precision(dataset, found, metric)
+            except AccuracyError as error:
+                raise AccuracyError(f"{side}: {error}") from error
+        figures[f"{metric}_mAP_delta"] = figures[f"{metric}_mAP"] - figures[f"{metric}_mAP_torch"]
+    return figures

@@ -1,0 +1,108 @@
+"""Which candidate detection answers which reference detection: one to one, within a class.
+
+Greedy matching by IoU is not enough here: two boxes that NMS left on one object, or a box that
+appears twice with different scores, can be paired crosswise and then look like two faults. The
+assignment below is optimal, so whenever *some* pairing is within the allowances, it is found.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.models.spec import Tolerance
+
+Floats = NDArray[np.float64]
+
+OVERLAP = 0.5
+"""Two boxes of one class at this IoU or above are taken for the same object."""
+
+# Costs by rank: any pair beats none, and a pair within the allowances beats any that is not. The
+# steps are far apart, so that no sum over one image's detections reaches the next.
+_LOOSE, _FORBIDDEN = 1e4, 1e8
+
+
+def iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    """Intersection over union of every pair of boxes.
+
+    Args:
+        a: (M, 4), x1, y1, x2, y2 in pixels, without the legacy "+1" of widths and heights.
+        b: (N, 4), likewise.
+
+    Returns:
+        float64 (M, N) in [0, 1]; 0 where a box is empty, inverted or not finite.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        low = np.maximum(a[:, None, :2], b[None, :, :2])
+        high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+        shared = np.clip(high - low, 0, None).prod(axis=2)
+        union = _area(a)[:, None] + _area(b)[None, :] - shared
+        found = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _area(boxes: Floats) -> Floats:
+    area: Floats = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    return area
+
+
+def box_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    """The largest difference of a coordinate, in pixels, for every pair: float64 (M, N)."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        gap: Floats = np.abs(a[:, None] - b[None]).max(axis=2, initial=0.0)
+    return gap
+
+
+def assign(cost: Floats, allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The one-to-one assignment of least cost (Kuhn-Munkres) that uses only allowed pairs.
+
+    Args:
+        cost: (M, N), below 1e4 wherever allowed.
+        allowed: (M, N).
+
+    Returns:
+        (row, column) pairs, as many as possible, of the least total cost among those.
+    """
+    if not allowed.any():
+        return []
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(np.where(allowed, cost, _FORBIDDEN))
+    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if allowed[r, c]]
+
+
+def match(
+    reference: Detections, candidate: Detections, tolerance: Tolerance
+) -> list[tuple[int, int]]:
+    """Pairs the detections of one image, class by class.
+
+    A pair is possible within the allowances for box and score, or at IoU 0.5 or above. As many
+    pairs as possible are made, then as many as possible within the allowances, then the closest.
+
+    Returns:
+        (position in reference, position in candidate), by position in reference.
+    """
+    pairs: list[tuple[int, int]] = []
+    for label in np.intersect1d(reference.labels, candidate.labels):
+        ours = np.flatnonzero(reference.labels == label)
+        theirs = np.flatnonzero(candidate.labels == label)
+        overlap = iou(reference.boxes[ours], candidate.boxes[theirs])
+        gap = box_distance(reference.boxes[ours], candidate.boxes[theirs])
+        drift = np.abs(
+            reference.scores[ours].astype(np.float64)[:, None]
+            - candidate.scores[theirs].astype(np.float64)[None]
+        )
+        good = (gap <= tolerance.box_px) & (drift <= tolerance.score)
+        near = np.isfinite(drift) & (overlap >= OVERLAP)
+        within = (_share(gap, tolerance.box_px) + _share(drift, tolerance.score)) / 2
+        cost = np.where(good, within, _LOOSE + (1 - overlap) + drift)
+        pairs += [(int(ours[r]), int(theirs[c])) for r, c in assign(cost, good | near)]
+    return sorted(pairs)
+
+
+def _share(difference: Floats, allowance: float) -> Floats:
+    """How much of an allowance a difference uses: 0 for none, 1 for all of it."""
+    return difference / allowance if allowance > 0 else np.zeros_like(difference)

@@ -1,0 +1,232 @@
+"""Whether a candidate finds the reference's detections, and every way in which it does not.
+
+Nothing is averaged and nothing stops at the first fault: one comparison collects every mismatch
+of every image. Two differences are accepted, and only when the numbers prove them:
+
+* detections whose reference scores tie within the score allowance may swap places;
+* where the reference was cut at ``max_per_img``, a detection that ties with the last one kept may
+  be replaced by another that ties with it, one for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.verify.matching import OVERLAP, assign, box_distance, iou, match
+from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
+
+_SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
+
+
+def compare_detections(
+    reference: Sequence[Detections],
+    candidate: Sequence[Detections],
+    tolerance: Tolerance,
+    *,
+    classes: Sequence[str] = (),
+    images: Sequence[str] = (),
+    max_per_img: int | None = None,
+) -> ParityResult:
+    """Compares detections image by image, class by class, one to one.
+
+    Args:
+        reference: one entry per image.
+        candidate: the same images in the same order.
+        tolerance: the allowances.
+        classes: class names in label order; labels outside it are printed as numbers.
+        images: file names for the message.
+        max_per_img: where the reference was cut. Only with it is a tie at the cut accepted.
+
+    Raises:
+        ValueError: the lists are not of equal length.
+    """
+    if len(reference) != len(candidate):
+        raise ValueError(
+            f"the candidate answered {len(candidate)} image(s) where the reference has "
+            f"{len(reference)}"
+        )
+    result = ParityResult(images=len(reference), detections=sum(map(len, reference)))
+    for index, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
+        name = images[index] if index < len(images) else ""
+        _Image(result, index, name, ours, theirs, tolerance, classes).compare(max_per_img)
+    return result
+
+
+@dataclass
+class _Image:
+    """The comparison of one image; writes what it finds into the result."""
+
+    result: ParityResult
+    index: int
+    name: str
+    ours: Detections
+    theirs: Detections
+    tolerance: Tolerance
+    classes: Sequence[str]
+
+    def compare(self, max_per_img: int | None) -> None:
+        pairs = match(self.ours, self.theirs, self.tolerance)
+        self.result.matched += len(pairs)
+        for i, j in pairs:
+            self._values(i, j)
+        self._order(pairs)
+        missed = sorted(set(range(len(self.ours))) - {i for i, _ in pairs})
+        extra = sorted(set(range(len(self.theirs))) - {j for _, j in pairs})
+        for i, j in self._flips(missed, extra):
+            missed.remove(i)
+            extra.remove(j)
+            new = f"now {self._class(self.theirs, j)}, score {self.theirs.scores[j]:.6g}"
+            self._add("label_flip", self.ours.scores[i], None, i, j, new)
+            self.result.missed += 1
+            self.result.extra += 1
+        for i, j in list(self._cut(missed, extra, max_per_img)):
+            missed.remove(i)
+            extra.remove(j)
+            gap = abs(float(self.ours.scores[i]) - float(self.theirs.scores[j]))
+            note = f"both tie with the last of {max_per_img} kept"
+            self._add("order_only", gap, None, i, j, note)
+        for i in missed:
+            self._add("missed", self.ours.scores[i], None, i, None)
+        matched = np.array([i for i, _ in pairs], dtype=int)
+        for j in extra:
+            rivals = matched[self.ours.labels[matched] == self.theirs.labels[j]]
+            overlap = iou(self.ours.boxes[rivals], self.theirs.boxes[j : j + 1])[:, 0]
+            if overlap.size and overlap.max() >= OVERLAP:
+                note = f"IoU {overlap.max():.3f} with reference #{rivals[overlap.argmax()]}"
+                self._add("duplicate", self.theirs.scores[j], None, None, j, note)
+            else:
+                self._add("extra", self.theirs.scores[j], None, None, j)
+        self.result.missed += len(missed)
+        self.result.extra += len(extra)
+
+    def _values(self, i: int, j: int) -> None:
+        """Judges a matched pair's box, score and mask."""
+        ours, theirs, allow = self.ours, self.theirs, self.tolerance
+        box = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
+        self._judge("box_px", "box_shift", box, allow.box_px, i, j)
+        score = abs(float(ours.scores[i]) - float(theirs.scores[j]))
+        self._judge("score", "score_drift", score, allow.score, i, j)
+        if (ours.masks is None) != (theirs.masks is None):
+            side = "reference" if ours.masks is None else "candidate"
+            self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
+            return
+        if ours.masks is not None and theirs.masks is not None:
+            value, note = _mask_iou(ours.masks[i], theirs.masks[j])
+            self._judge("mask_iou", "mask_iou", value, allow.mask_iou, i, j, note)
+        if ours.mask_probs is not None and theirs.mask_probs is not None:
+            a, b = ours.mask_probs[i], theirs.mask_probs[j]
+            same = a.shape == b.shape
+            gap = float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if same else np.inf
+            note = "" if same else f"shape {b.shape} instead of {a.shape}"
+            self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
+
+    def _judge(
+        self, key: str, kind: str, value: float, allowed: float, i: int, j: int, note: str = ""
+    ) -> None:
+        """Keeps the worst value of a quantity; a value beyond the allowance is a mismatch.
+
+        Written so that NaN is beyond every allowance.
+        """
+        least = kind == "mask_iou"
+        entry = self._mismatch(kind, value, allowed, i, j, note)
+        known = self.result.worst.get(key)
+        if known is None or not (value >= known.value if least else value <= known.value):
+            self.result.worst[key] = entry
+        if not (value >= allowed if least else value <= allowed):
+            self.result.mismatches.append(entry)
+
+    def _order(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Judges the order of the matched: a swap needs reference scores that tie."""
+        places = [i for i, _ in sorted(pairs, key=lambda pair: pair[1])]
+        scores = self.ours.scores.astype(np.float64)
+        best, best_at = -np.inf, -1  # the best score that comes later in the candidate
+        behind: list[tuple[int, int]] = []
+        for at in range(len(places) - 1, -1, -1):
+            i = places[at]
+            if best - scores[i] > self.tolerance.score:
+                behind.append((i, best_at))
+            if scores[i] > best:
+                best, best_at = scores[i], i
+        where = dict(pairs)
+        for i, other in reversed(behind):
+            note = f"before reference #{other}, which scores higher"
+            gap = float(scores[other] - scores[i])
+            self._add("order", gap, self.tolerance.score, i, where[i], note)
+        faulty = {i for i, _ in behind}
+        for i, later in pairwise(places):
+            if later < i and i not in faulty:
+                note = f"before reference #{later}, scores tie"
+                gap = abs(float(scores[later] - scores[i]))
+                self._add("order_only", gap, None, i, where[i], note)
+                self.result.order_only += 1
+
+    def _flips(self, missed: Sequence[int], extra: Sequence[int]) -> list[tuple[int, int]]:
+        """Unmatched pairs that share a box and differ in class."""
+        ours, theirs = list(missed), list(extra)
+        overlap = iou(self.ours.boxes[ours], self.theirs.boxes[theirs])
+        gap = box_distance(self.ours.boxes[ours], self.theirs.boxes[theirs])
+        drift = np.abs(self.ours.scores[ours][:, None] - self.theirs.scores[theirs][None])
+        other = self.ours.labels[ours][:, None] != self.theirs.labels[theirs][None]
+        same = other & ((overlap >= _SAME_BOX) | (gap <= self.tolerance.box_px))
+        cost = 1 - overlap + np.nan_to_num(drift.astype(np.float64), nan=1.0, posinf=1.0)
+        return [(ours[r], theirs[c]) for r, c in assign(cost, same)]
+
+    def _cut(
+        self, missed: Sequence[int], extra: Sequence[int], max_per_img: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Pairs of one missed and one extra that both tie with the last detection kept."""
+        if max_per_img is None or len(self.ours) != max_per_img or not missed:
+            return
+        last = float(self.ours.scores.min())
+        tie = self.tolerance.score
+        out = [i for i in missed if abs(float(self.ours.scores[i]) - last) <= tie]
+        into = [j for j in extra if abs(float(self.theirs.scores[j]) - last) <= tie]
+        for pair in zip(out, into, strict=False):
+            self.result.order_only += 1
+            yield pair
+
+    def _class(self, found: Detections, at: int) -> str:
+        label = int(found.labels[at])
+        return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
+
+    def _mismatch(
+        self,
+        kind: str,
+        value: float,
+        allowed: float | None,
+        i: int | None,
+        j: int | None,
+        note: str,
+    ) -> Mismatch:
+        side, at = (self.ours, i) if i is not None else (self.theirs, j)
+        assert at is not None
+        name = self._class(side, at)
+        return Mismatch(kind, self.index, self.name, name, float(value), allowed, i, j, note)
+
+    def _add(
+        self,
+        kind: str,
+        value: Any,
+        allowed: float | None,
+        i: int | None,
+        j: int | None,
+        note: str = "",
+    ) -> None:
+        self.result.mismatches.append(self._mismatch(kind, value, allowed, i, j, note))
+
+
+def _mask_iou(a: Any, b: Any) -> tuple[float, str]:
+    """IoU of two masks (1 when both are empty) and, where they differ, by how many pixels."""
+    if a.shape != b.shape:
+        return 0.0, f"shape {b.shape} instead of {a.shape}"
+    union = int(np.count_nonzero(a | b))
+    shared = int(np.count_nonzero(a & b))
+    note = "" if union == shared else f"{union - shared} of {union} pixels differ"
+    return (shared / union if union else 1.0), note
