@@ -356,13 +356,19 @@ def test_causes_and_remedies(output, cause, remedy):
     assert remedy in found.remedy
 
 
+def test_the_evidence_is_where_the_cause_is_not_where_the_log_ends():
+    noise = "".join(f"line {number}\n" for number in range(50))
+    found = diagnose(f"{noise}/bin/sh: 1: c++: not found\n{noise}")
+    assert found.evidence == "line 48\nline 49\n/bin/sh: 1: c++: not found"
+
+
 def test_a_full_disk_outranks_what_it_breaks():
     output = "cc1plus: fatal error: No space left on device\nerror: command 'g++' failed"
     assert diagnose(output).cause == "the disk is full"
 
 
-def test_a_report_has_step_cause_remedy_log_and_tail():
-    report = SetupError("compiling", "why", "do this", log=Path("/l"), tail="a\nb").report()
+def test_a_report_has_step_cause_remedy_log_and_evidence():
+    report = SetupError("compiling", "why", "do this", "a\nb", log=Path("/l")).report()
     for part in ("compiling", "cause:  why", "remedy: do this", "log:    /l", "    a\n    b"):
         assert part in report
 
@@ -413,7 +419,7 @@ def test_a_real_command_is_logged_and_its_failure_told(tmp_path):
     script = "echo before; echo 'No space left on device' >&2; exit 3"
     with pytest.raises(SetupError, match="disk is full") as failure:
         commands.step("trying", ["sh", "-c", script])
-    assert failure.value.tail == "before\nNo space left on device"
+    assert failure.value.evidence == "before\nNo space left on device"
     assert "$ sh -c" in commands.log.read_text()
     assert commands.step("again", ["echo", "only this"]) == "only this\n"
     assert commands.quietly(["no-such-command"]).returncode == 127

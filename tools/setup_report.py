@@ -14,26 +14,28 @@ from typing import NamedTuple, TextIO
 
 
 class Diagnosis(NamedTuple):
-    """Why a step failed, and what the user does about it."""
+    """Why a step failed, what the user does about it, and the lines that show the cause."""
 
     cause: str
     remedy: str
+    evidence: str = ""
 
 
 class SetupError(Exception):
     """A failed step, told so that the user can act on it."""
 
     def __init__(
-        self, step: str, cause: str, remedy: str, *, log: Path | None = None, tail: str = ""
+        self, step: str, cause: str, remedy: str, evidence: str = "", *, log: Path | None = None
     ) -> None:
         super().__init__(f"{step}: {cause}")
-        self.step, self.cause, self.remedy, self.log, self.tail = step, cause, remedy, log, tail
+        self.step, self.cause, self.remedy, self.log = step, cause, remedy, log
+        self.evidence = evidence
 
     def report(self) -> str:
         """The text for the terminal."""
         lines = [f"set-up failed: {self.step}"]
-        if self.tail:
-            lines += ["", *(f"    {line}" for line in self.tail.splitlines()), ""]
+        if self.evidence:
+            lines += ["", *(f"    {line}" for line in self.evidence.splitlines()), ""]
         lines += [f"  cause:  {self.cause}", f"  remedy: {self.remedy}"]
         if self.log is not None:
             lines.append(f"  log:    {self.log}")
@@ -138,17 +140,20 @@ KNOWN_FAILURES: tuple[tuple[str, Diagnosis], ...] = (
 
 
 def diagnose(output: str) -> Diagnosis:
-    """Find the cause in what a failed command printed.
+    """Find the cause in what a failed command printed, with the lines around it.
 
-    An unknown cause is not guessed at: the last line that names an error is quoted instead.
+    An unknown cause is not guessed at: the last line that names an error is quoted, and the
+    output's end is the evidence.
     """
-    for pattern, diagnosis in KNOWN_FAILURES:
-        if re.search(pattern, output, re.MULTILINE):
-            return diagnosis
+    for pattern, known in KNOWN_FAILURES:
+        if match := re.search(pattern, output, re.MULTILINE):
+            end = output.find("\n", match.end())
+            return known._replace(evidence=tail_of(output[: end if end >= 0 else None], lines=3))
     named = [line.strip() for line in output.splitlines() if re.search(r"\b\w*[Ee]rror\b:", line)]
     return Diagnosis(
-        named[-1] if named else "unknown; the last lines of the log are above",
+        named[-1] if named else "unknown",
         "read the log; when the cause is gone, run the command again: it continues where it failed",
+        tail_of(output),
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
-from setup_report import Progress, SetupError, diagnose, tail_of
+from setup_report import Progress, SetupError, diagnose
 
 try:
     import fcntl
@@ -116,6 +116,9 @@ class Commands:
         the root, where every command runs, because pip splits the variable at spaces.
         """
         env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH")}
+        # pip compiles file after file on one core, most of them never imported. The option's
+        # variable is read the wrong way round: a false value turns compiling off.
+        env["PIP_NO_COMPILE"] = "false"
         env.update(
             PATH=os.pathsep.join([str(self.venv / "bin"), env.get("PATH", os.defpath)]),
             VIRTUAL_ENV=str(self.venv),
@@ -164,7 +167,7 @@ class Commands:
         )
         if result.returncode != 0:
             progress.done("failed")
-            raise SetupError(label, *diagnose(result.output), log=log, tail=tail_of(result.output))
+            raise SetupError(label, *diagnose(result.output), log=log)
         progress.done()
         return result.output
 

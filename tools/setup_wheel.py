@@ -162,9 +162,12 @@ def build(commands: Commands, key: WheelKey, cache: WheelCache) -> Path:
         if built is None or not has_operators(built):
             found = diagnose(output)
             raise SetupError(
-                label, f"the build left no wheel with operators: {found.cause}", found.remedy,
-                log=log, tail=tail_of(output),
-            )  # fmt: skip
+                label,
+                f"the build left no wheel with operators: {found.cause}",
+                found.remedy,
+                found.evidence,
+                log=log,
+            )
         return cache.store(key, built)
 
 
@@ -180,7 +183,7 @@ def prove(commands: Commands) -> str | None:
     if MARKER not in result.output:
         raise SetupError(
             "importing torch and mmcv", *diagnose(result.output),
-            log=commands.log, tail=tail_of(result.output),
+            log=commands.log,
         )  # fmt: skip
     return result.output
 
@@ -208,9 +211,7 @@ def install(commands: Commands, key: WheelKey, cache: WheelCache) -> None:
             commands.say("mmcv._ext imports")
             return
         if fresh:
-            raise SetupError(
-                "importing mmcv._ext", *diagnose(said), log=commands.log, tail=tail_of(said)
-            )
+            raise SetupError("importing mmcv._ext", *diagnose(said), log=commands.log)
         commands.say(f"the cached mmcv-full wheel does not load and is rebuilt: {tail_of(said, 1)}")
         rejected = _identity(wheel)
 
