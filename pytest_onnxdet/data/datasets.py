@@ -148,7 +148,8 @@ class Dataset:
 
         Args:
             results: one entry an image in sample order: a list with, for each class, a
-                float (n, 5) array; or a pair of that and the masks (RLE), for mask models.
+                float (n, 5) array; or a pair of that and the masks, one list a class, RLE or
+                bool (H, W), for mask models.
             metrics: "segm" is left out where the results hold no masks.
 
         Returns:
@@ -158,7 +159,9 @@ class Dataset:
             raise DataError(f"{len(results)} results for {len(self)} images")
         wanted = [m for m in metrics if m != "segm" or isinstance(results[0], tuple)]
         with contextlib.redirect_stdout(io.StringIO()):
-            found = self.coco.evaluate(results, metric=wanted, logger="silent")
+            found = self.coco.evaluate(
+                [_encoded(result) for result in results], metric=wanted, logger="silent"
+            )
         values = {k: float(v) for k, v in found.items() if not isinstance(v, str)}
         return {f"{metric}_mAP": 0.0 for metric in wanted} | values
 
@@ -244,6 +247,20 @@ def check_coco(spec: DatasetSpec) -> None:
             raise DataError(
                 f"{spec.annotations}: annotation {number} has the unknown {what}: correct the file"
             )
+
+
+def _encoded(result: Any) -> Any:
+    """A result whose masks are run-length encoded, as CocoDataset wants them."""
+    from mmdet.core import encode_mask_results
+
+    if not isinstance(result, tuple):
+        return result
+    boxes, masks = result
+    if isinstance(masks, tuple):  # Mask Scoring R-CNN: masks and their scores
+        return boxes, masks
+    first = next((mask for of_class in masks for mask in of_class), None)
+    plain = first is None or isinstance(first, dict)
+    return boxes, masks if plain else encode_mask_results(masks)
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

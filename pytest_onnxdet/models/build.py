@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,22 @@ def build_detector(spec: ModelSpec, weights: str | Path | None = None) -> torch.
     model = make_detector(cfg, config_path(spec))
     source = weights if weights is not None else spec.weights
     if source is None:
-        model.init_weights()
+        initialise(model)
     else:
         load_weights(source, model)
     model.CLASSES = spec.classes
     model.cfg = cfg
     return model.float().eval()
+
+
+def initialise(model: torch.nn.Module) -> None:
+    """Draw the detector's first weights, without mmcv's report on every parameter."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        model.init_weights()
+    finally:
+        logging.disable(before)
 
 
 def load_weights(path: str | Path, model: torch.nn.Module) -> None:

@@ -232,11 +232,11 @@ MINIS: dict[str, dict[str, Any]] = {
             # One hourglass with three downsamplings for the documented two with five.
             "model.backbone.downsample_times": 3,
             "model.backbone.num_stacks": 1,
-            "model.backbone.stage_channels": [48, 48, 64, 64],
+            "model.backbone.stage_channels": [32, 48, 64, 64],
             "model.backbone.stage_blocks": [1, 1, 1, 1],
-            "model.backbone.feat_channel": 48,
+            "model.backbone.feat_channel": 32,
             "model.bbox_head.num_classes": NUM_CLASSES,
-            "model.bbox_head.in_channels": 48,
+            "model.bbox_head.in_channels": 32,
             "model.bbox_head.num_feat_levels": 1,
             "data.test.pipeline.1.scale_factor": 0.8,
             # Documented: True. Averaging over a flipped copy happens between two runs of the

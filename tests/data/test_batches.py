@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from pytest_onnxdet.data.batches import DataError, Sample, batches, collate
+
+
+def sample(height: int, width: int, padded: int = 32, value: float = 1.0) -> Sample:
+    """An image of ones, in zeros up to a multiple of ``padded``."""
+    image = np.zeros((3, -(-height // padded) * padded, -(-width // padded) * padded), np.float32)
+    image[:, :height, :width] = value
+    return Sample(image, {"img_shape": (height, width, 3), "filename": f"{height}x{width}.png"})
+
+
+class Six:
+    def __len__(self) -> int:
+        return 6
+
+    def sample(self, index: int) -> Sample:
+        return sample(40 + index, 50, value=index + 1.0)
+
+
+def test_collate_pads_with_zeros_and_reports_the_unpadded_shapes() -> None:
+    batch = collate([sample(40, 70), sample(90, 33)])
+    assert batch.images.shape == (2, 3, 96, 96) and batch.images.dtype == np.float32
+    assert batch.image_shape.tolist() == [[40, 70], [90, 33]]
+    assert batch.image_shape.dtype == np.int64
+    assert batch.images[0].sum() == 3 * 40 * 70 and batch.images[1].sum() == 3 * 90 * 33
+    assert (batch.images[1, :, :90, :33] == 1).all()
+    assert batch.valid == 2
+    assert "batch_input_shape" not in batch.metas[0]
+
+
+def test_collate_to_a_given_size() -> None:
+    assert collate([sample(40, 70)], (160, 128)).images.shape == (1, 3, 160, 128)
+    # The pipeline's own padding need not fit, the image must.
+    assert collate([sample(40, 70)], (40, 70)).images.shape == (1, 3, 40, 70)
+    with pytest.raises(DataError, match=r"40x70\.png: 40 x 70 px .* 40 x 64"):
+        collate([sample(40, 70)], (40, 64))
+    with pytest.raises(DataError, match="no images"):
+        collate([])
+
+
+def test_batches_keep_the_smaller_last_one() -> None:
+    found = list(batches(Six(), 4))
+    assert [len(b.images) for b in found] == [4, 2] == [b.valid for b in found]
+    assert [len(b.images) for b in batches(Six(), 2, limit=3)] == [2, 1]
+
+
+def test_batches_filled_up_say_how_many_count() -> None:
+    found = list(batches(Six(), 4, fill=True))
+    assert [len(b.images) for b in found] == [4, 4]
+    assert [b.valid for b in found] == [4, 2]
+    assert [m["img_shape"][0] for m in found[1].metas] == [44, 45, 40, 41]
+    assert [b.valid for b in batches(Six(), 4, limit=1, fill=True)] == [1]
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(batches(Six(), 0))

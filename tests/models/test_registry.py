@@ -1,0 +1,78 @@
+import pytest
+
+from pytest_onnxdet.models.registry import (
+    DuplicateModel,
+    Registry,
+    UnknownModel,
+    builtin_registry,
+)
+from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+
+TWELVE = {
+    "fcos",
+    "fsaf",
+    "retinanet",
+    "ssd",
+    "yolov3",
+    "faster_rcnn",
+    "cascade_rcnn",
+    "mask_rcnn",
+    "cascade_mask_rcnn",
+    "cornernet",
+    "detr",
+    "point_rend",
+}
+
+
+def test_the_twelve_are_there_in_both_profiles() -> None:
+    registry = builtin_registry()
+    assert set(registry.names("mini")) == TWELVE == set(registry.names("full"))
+    masked = {s.name for s in registry if s.masks}
+    assert masked == {"mask_rcnn", "cascade_mask_rcnn", "point_rend"}
+
+
+def test_documented_models_name_checkpoint_classes_and_ap() -> None:
+    for spec in builtin_registry().select((), "full"):
+        assert spec.weights and spec.weights.startswith("https://") and spec.weights.endswith("pth")
+        assert len(spec.classes) == 80 and len(set(spec.classes)) == 80
+        assert set(spec.expected_ap) == ({"bbox", "segm"} if spec.masks else {"bbox"})
+        assert all(0.2 < ap < 0.5 for ap in spec.expected_ap.values())
+
+
+def test_select_follows_globs_in_order_of_registration() -> None:
+    registry = Registry([ModelSpec(n, "c.py") for n in ("b", "ab", "a")])
+    assert [s.name for s in registry.select(["a*"], "mini")] == ["ab", "a"]
+    assert [s.name for s in registry.select([], "mini")] == ["b", "ab", "a"]
+
+
+@pytest.mark.parametrize("globs", [["retinanet", "retinanut"], ["zz*"]])
+def test_a_glob_that_matches_nothing_is_an_error_that_lists_names(globs: list[str]) -> None:
+    with pytest.raises(UnknownModel, match=f"{globs[-1][:2]}.*there are: .*retinanet.*detr"):
+        builtin_registry().select(globs, "mini")
+
+
+def test_an_unknown_profile_is_an_error_that_lists_profiles() -> None:
+    with pytest.raises(UnknownModel, match="profiles: mini, full"):
+        builtin_registry().select((), "huge")
+    with pytest.raises(UnknownModel, match="there are"):
+        builtin_registry().get("nothing")
+
+
+def test_a_duplicate_raises_and_another_profile_does_not() -> None:
+    registry = Registry([ModelSpec("a", "first.py")])
+    registry.register(ModelSpec("a", "first.py", profile="mine"))
+    with pytest.raises(DuplicateModel, match=r"'a'.*'mini'.*first\.py"):
+        registry.register(ModelSpec("a", "second.py"))
+    assert registry.get("a", "mine").profile == "mine"
+
+
+def test_a_name_that_cannot_be_a_marker_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask-rcnn.*marker"):
+        ModelSpec("mask-rcnn", "c.py")
+
+
+def test_tolerance_is_the_default_unless_named() -> None:
+    wide = Tolerance(score=1e-3, reason="half precision")
+    spec = ModelSpec("a", "c.py", tolerances={"tensorrt": wide})
+    assert spec.tolerance("tensorrt") is wide
+    assert spec.tolerance("onnxruntime") == Tolerance()

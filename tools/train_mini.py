@@ -1,0 +1,262 @@
+"""Train a mini detector on drawn scenes and store its weights with what it reached.
+
+Usage: python tools/train_mini.py MODEL [--steps N] [--seed S] [--resume] [--out DIR]
+
+The same model, steps and seed give the same weights on the same machine and versions: each
+step seeds every random number generator by (seed, step), so a resumed run does not differ.
+The validation split is drawn from another seed than the scenes that are learnt from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+from pytest_onnxdet.data.scenes import TRAIN_SEED, Scene, draw_scene
+from pytest_onnxdet.models.build import config_path, initialise, load_config, make_detector
+from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
+from pytest_onnxdet.models.spec import ModelSpec
+
+BATCH = 8
+SCENES = 1536
+SAVE_EVERY = 250
+STATE = Path(__file__).resolve().parents[1] / "build" / "train_mini"
+
+# model: (steps, peak learning rate, largest gradient norm)
+RECIPES: dict[str, tuple[int, float, float]] = {
+    "retinanet": (1500, 2e-3, 10.0),
+    "fcos": (1500, 2e-3, 10.0),
+    "fsaf": (1500, 2e-3, 10.0),
+    "ssd": (1500, 2e-3, 10.0),
+    "yolov3": (1500, 2e-3, 35.0),
+    "faster_rcnn": (1500, 2e-3, 10.0),
+    "cascade_rcnn": (1200, 2e-3, 10.0),
+    "mask_rcnn": (1500, 2e-3, 10.0),
+    "cascade_mask_rcnn": (1200, 2e-3, 10.0),
+    "cornernet": (2000, 2e-3, 35.0),
+    "detr": (7000, 6e-4, 1.0),
+    "point_rend": (1500, 2e-3, 10.0),
+}
+
+
+def training_pipeline(cfg: Any) -> tuple[Any, dict[str, Any], int]:
+    """The test pipeline's resizing and normalising, with random flips, for boxes and masks.
+
+    Returns:
+        The composed transforms, the entries (scale or scale factor) that they expect, and
+        what the padded height and width of a batch are a multiple of.
+    """
+    from mmdet.datasets.pipelines import Compose
+
+    test = next(t for t in cfg.data.test.pipeline if t["type"] == "MultiScaleFlipAug")
+    # Padding is done to the batch; RandomCenterCropPad only pads too, and leaves boxes behind.
+    kept = [t for t in test["transforms"] if t["type"] in ("Resize", "Normalize")]
+    flip = {"type": "RandomFlip", "flip_ratio": [0.3, 0.3], "direction": ["horizontal", "vertical"]}
+    pads = [t for t in test["transforms"] if t["type"] in ("Pad", "RandomCenterCropPad")]
+    multiple = max([t.get("size_divisor", 32) for t in pads], default=1)
+    given: dict[str, Any] = {"scale_factor": test.get("scale_factor")}
+    if "img_scale" in test:
+        given = {"scale": tuple(test["img_scale"])}
+    return Compose([kept[0], flip, *kept[1:]]), given, multiple
+
+
+def recoloured(image: np.ndarray) -> np.ndarray:
+    """Exchange the channels and invert some: shapes stay, colours become new."""
+    image = image[..., np.random.permutation(3)]
+    inverted = np.random.random(3) < 0.3
+    return np.where(inverted, 255 - image, image).astype(np.float32)
+
+
+def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: bool) -> Any:
+    """Arguments of ``forward_train`` for one batch of scenes."""
+    from mmdet.core import PolygonMasks
+
+    pipeline, given, multiple = prepared
+    done = []
+    for scene in scenes:
+        image = recoloured(scene.image)
+        height, width = image.shape[:2]
+        results = {
+            "img": image,
+            "img_fields": ["img"],
+            "img_shape": image.shape,
+            "ori_shape": image.shape,
+            "bbox_fields": ["gt_bboxes"],
+            "gt_bboxes": scene.boxes.copy(),
+            "mask_fields": ["gt_masks"] if masks else [],
+            "gt_masks": PolygonMasks([[p.reshape(-1)] for p in scene.polygons], height, width),
+            **given,
+        }
+        done.append(pipeline(results))
+    shapes = np.array([d["img"].shape[:2] for d in done])
+    height, width = (int(v) for v in -(-shapes.max(0) // multiple) * multiple)
+    images = np.zeros((len(done), 3, height, width), np.float32)
+    metas = []
+    for row, d in enumerate(done):
+        h, w = d["img"].shape[:2]
+        images[row, :, :h, :w] = d["img"].transpose(2, 0, 1)
+        metas.append(
+            {
+                "filename": None,
+                "ori_shape": d["ori_shape"],
+                "img_shape": d["img"].shape,
+                "pad_shape": (height, width, 3),
+                "batch_input_shape": (height, width),
+                "scale_factor": d["scale_factor"],
+                "flip": d["flip"],
+            }
+        )
+    batch = {
+        "img": torch.from_numpy(images),
+        "img_metas": metas,
+        "gt_bboxes": [torch.from_numpy(d["gt_bboxes"]) for d in done],
+        "gt_labels": [torch.from_numpy(s.labels) for s in scenes],
+    }
+    if masks:
+        for d in done:
+            h, w = d["gt_masks"].height, d["gt_masks"].width
+            d["gt_masks"] = d["gt_masks"].pad((max(h, height), max(w, width)))
+        batch["gt_masks"] = [d["gt_masks"] for d in done]
+    return batch
+
+
+def seed_all(seed: int, step: int) -> None:
+    """Every generator that mmdet draws from, as a function of (seed, step) alone."""
+    value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def train(spec: ModelSpec, model: Any, cfg: Any, args: argparse.Namespace) -> None:
+    """Run the steps that are left; keeps a checkpoint every so often."""
+    _, rate, norm = RECIPES[spec.name]
+    rate = args.lr or rate
+    prepared = training_pipeline(cfg)
+    bias = [p for p in model.parameters() if p.ndim <= 1]
+    rest = [p for p in model.parameters() if p.ndim > 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest, "weight_decay": 1e-3}, {"params": bias, "weight_decay": 0.0}], lr=rate
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rate, total_steps=args.steps, pct_start=0.1, cycle_momentum=False
+    )
+    checkpoint = STATE / f"{spec.name}-{args.seed}-{args.steps}.pt"
+    first = 0
+    if args.resume and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        first = saved["step"]
+    scenes = [
+        draw_scene(TRAIN_SEED, index)
+        for index in tqdm(range(SCENES), "drawing", disable=args.quiet, leave=False)
+    ]
+    model.train()
+    smooth: dict[str, float] = {}
+    bar = tqdm(range(first, args.steps), spec.name, initial=first, total=args.steps)
+    for step in bar:
+        seed_all(args.seed, step + 1)
+        chosen = [scenes[i] for i in np.random.choice(SCENES, BATCH, replace=False)]
+        losses = model(return_loss=True, **training_batch(chosen, prepared, spec.masks))
+        loss, logged = model._parse_losses(losses)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), norm, error_if_nonfinite=True)
+        optimizer.step()
+        schedule.step()
+        for name, value in logged.items():
+            smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
+        if step % 50 == 0:
+            bar.set_postfix({k: f"{v:.3f}" for k, v in smooth.items() if k.startswith("loss")})
+        if (step + 1) % SAVE_EVERY == 0:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            states = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+            }
+            torch.save(states, checkpoint)
+
+
+def measure(spec: ModelSpec, model: Any, cfg: Any) -> dict[str, float]:
+    """COCO metrics on the validation split: mmdet's own test path, batch 1."""
+    dataset = load_dataset(builtin_datasets().get(spec.dataset), cfg)
+    model.eval()
+    results = []
+    with torch.no_grad():
+        for index in range(len(dataset)):
+            sample = dataset.sample(index)
+            image = torch.from_numpy(sample.image)[None]
+            results += model(
+                return_loss=False, rescale=True, img=[image], img_metas=[[sample.meta]]
+            )
+    return dataset.evaluate(results)
+
+
+def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse.Namespace) -> Path:
+    """Write MODEL.safetensors with its metadata; returns its path."""
+    from safetensors.torch import save_file
+
+    header = {
+        "classes": ",".join(spec.classes),
+        "config": spec.config,
+        "command": f"python tools/train_mini.py {spec.name} --steps {args.steps} "
+        f"--seed {args.seed}" + (f" --lr {args.lr}" if args.lr else ""),
+        "seed": str(args.seed),
+        "steps": str(args.steps),
+        "torch": torch.__version__,
+        **{k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("_mAP")},
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    path: Path = args.out / f"{spec.name}.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, metadata=header)
+    return path
+
+
+def main() -> None:
+    """Parse the command line, train, measure, store."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=sorted(RECIPES))
+    parser.add_argument("--steps", type=int, help="default: the model's recipe")
+    parser.add_argument("--lr", type=float, help="peak learning rate; default: the recipe's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    args.steps = args.steps or RECIPES[args.model][0]
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cv2.setNumThreads(0)
+    spec = next(s for s in mini_specs() if s.name == args.model)
+    cfg = load_config(spec)
+    seed_all(args.seed, 0)
+    model = make_detector(cfg, config_path(spec), train=True)
+    initialise(model)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{spec.name}: {count / 1e6:.2f} M parameters", file=sys.stderr)
+    begun = time.perf_counter()
+    train(spec, model, cfg, args)
+    metrics = measure(spec, model, cfg)
+    path = store(spec, model, metrics, args)
+    minutes = (time.perf_counter() - begun) / 60
+    told = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if "_mAP" in k)
+    print(f"{path}: {told}; {args.steps} steps, {minutes:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
