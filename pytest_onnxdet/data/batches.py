@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         images: float32 (N, 3, H, W), zero-padded at the right and the bottom.
         image_shape: int64 (N, 2), each image's (h, w) before any padding: ``img_shape``.
-        metas: N img_metas, as the pipeline gave them.
+        metas: N img_metas, as the pipeline gave them but for ``pad_shape``: (H, W, 3).
         valid: how many of the N count; the rest repeat images to fill the batch.
     """
 
@@ -75,8 +75,10 @@ def collate(samples: Sequence[Sample], size: tuple[int, int] | None = None) -> B
     images = np.zeros((len(samples), 3, height, width), np.float32)
     shapes = np.zeros((len(samples), 2), np.int64)
     for row, sample in enumerate(samples):
-        # What the pipeline padded beyond the target is zeros: only the image has to fit.
-        inner_h, inner_w = sample.meta["img_shape"][:2]
+        # What the pipeline padded beyond the image is zeros: only the image has to fit, or the
+        # whole canvas where the image is centred on one (CornerNet's ``border``).
+        centred = "border" in sample.meta
+        inner_h, inner_w = sample.image.shape[1:] if centred else sample.meta["img_shape"][:2]
         if inner_h > height or inner_w > width:
             raise DataError(
                 f"{sample.meta.get('filename', f'sample {row}')}: {inner_h} x {inner_w} px after "
@@ -85,8 +87,11 @@ def collate(samples: Sequence[Sample], size: tuple[int, int] | None = None) -> B
             )
         h, w = min(sample.image.shape[1], height), min(sample.image.shape[2], width)
         images[row, :, :h, :w] = sample.image[:, :h, :w]
-        shapes[row] = inner_h, inner_w
-    return Batch(images, shapes, [sample.meta for sample in samples])
+        shapes[row] = sample.meta["img_shape"][:2]
+    # mmdet's CornerHead reads the network input's size from pad_shape. Its own collate leaves the
+    # size before batching there, and boxes of a padded image come out scaled.
+    metas = [{**sample.meta, "pad_shape": (height, width, 3)} for sample in samples]
+    return Batch(images, shapes, metas)
 
 
 def batches(

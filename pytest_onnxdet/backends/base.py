@@ -1,0 +1,124 @@
+"""What a backend is: it makes a :class:`Session` from an artifact, and a session runs batches.
+
+A backend is small on purpose. It overrides three methods; state, shape checks and lifetime are
+guarded here, so that a backend somebody writes for their own runtime cannot skip them::
+
+    class MyBackend(Backend):
+        name = "mine"
+
+        def missing(self):
+            return None if find_spec("mine") else "mine is not installed: pip install mine"
+
+        def prepare(self, artifact, threads=None):
+            return MySession(artifact)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.export.artifacts import Artifact
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+class BackendError(Exception):
+    """A backend cannot do what it was asked for; the message says why and what helps."""
+
+
+class Session(ABC):
+    """A loaded artifact, ready to run. Use as a context manager, or call :meth:`close`."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._open = True
+
+    def run(self, batch: Batch) -> Arrays:
+        """Runs one batch.
+
+        Args:
+            batch: images float32 (N, 3, H, W), image_shape int64 (N, 2).
+
+        Returns:
+            The graph's outputs by name, see DESIGN's contract: ``dets`` (N, K, 5),
+            ``labels`` (N, K), perhaps ``masks`` (N, K, h, w).
+
+        Raises:
+            BackendError: when the session is closed, or a static graph is given another shape.
+        """
+        return self.run_arrays({"input": batch.images, "image_shape": batch.image_shape})
+
+    def run_arrays(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Like :meth:`run`, from arrays by input name; names the graph does not have are left."""
+        import numpy as np  # the plugin imports this module, and must stay light
+
+        if not self._open:
+            raise BackendError(f"the session of {self.artifact.path.name} is closed")
+        names = self.artifact.inputs
+        given = {name: np.ascontiguousarray(feeds[name]) for name in names if name in feeds}
+        absent = [name for name in names if name not in given]
+        if absent:
+            raise BackendError(f"{self.artifact.path.name} needs the inputs {', '.join(absent)}")
+        fixed = self.artifact.static_shape
+        if fixed is not None and given["input"].shape != fixed:
+            raise BackendError(
+                f"{self.artifact.path.name} was exported for the static shape {fixed}, "
+                f"and was given {given['input'].shape}"
+            )
+        return self._run(given)
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> Arrays:
+        """Runs the graph on checked, contiguous arrays."""
+
+    @property
+    def device(self) -> str:
+        """Where the session runs, as reports name it: ``cpu``, ``cuda``."""
+        return "cpu"
+
+    def close(self) -> None:
+        """Frees what the session holds. Calling it twice is harmless."""
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """A runtime for artifacts.
+
+    Attributes:
+        name: what ``--onnxdet-backend`` and the marker call it.
+        lowering: which lowering of the deploy model it runs: ``onnxruntime`` or ``tensorrt``.
+    """
+
+    name: ClassVar[str]
+    lowering: ClassVar[str] = "onnxruntime"
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """None when the backend can run here, else what is missing and how to get it.
+
+        Must not import the runtime: it is asked while pytest collects.
+        """
+
+    @abstractmethod
+    def prepare(self, artifact: Artifact, threads: int | None = None) -> Session:
+        """Loads an artifact.
+
+        Args:
+            artifact: an exported graph of this backend's lowering.
+            threads: intra-op threads; None leaves the runtime's default.
+
+        Raises:
+            BackendError: the runtime refuses the graph, or is not what was asked for.
+        """

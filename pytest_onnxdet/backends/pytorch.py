@@ -1,0 +1,99 @@
+"""The reference: the unmodified detector, called as mmdet's own test tool calls it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pytest_onnxdet.data.detections import Detections
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.data.batches import Batch
+
+
+class Reference:
+    """mmdet's detector in PyTorch.
+
+    Args:
+        detector: in eval mode, on the CPU.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        self.detector = detector
+
+    def run(self, batch: Batch) -> list[Detections]:
+        """The detector's detections of the batch's valid images, at the original images' sizes."""
+        images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        metas = [dict(meta) for meta in batch.metas]  # mmdet writes into them
+        with torch.no_grad(), _watched_masks(self.detector) as seen:
+            results = self.detector(
+                img=[images], img_metas=[metas], return_loss=False, rescale=True
+            )
+        detections = []
+        for i in range(batch.valid):
+            probs = seen[i] if seen else None
+            detections.append(_detections(results[i], probs))
+        return detections
+
+    def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """The heads' outputs, by the names that the raw graph gives them."""
+        from pytest_onnxdet.deploy.base import named_levels
+
+        images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        with torch.no_grad():
+            outputs = named_levels(self.detector.forward_dummy(images))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _detections(result: Any, seen: tuple[Any, Any] | None) -> Detections:
+    """One image's result, with the mask probabilities in the order of its detections."""
+    if seen is None:
+        return Detections.from_mmdet(result)
+    labels, probs = seen
+    # mmdet's result is class by class, and within a class in the order of the mask head's input.
+    return Detections.from_mmdet(result, probs[np.argsort(labels, kind="stable")])
+
+
+@contextlib.contextmanager
+def _watched_masks(detector: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+    """Notes the probabilities that the mask head pastes, image by image.
+
+    mmdet returns only pasted, thresholded masks. The head's ``get_seg_masks`` is wrapped for the
+    duration of the block and computes what it always does.
+    """
+    seen: list[tuple[Any, Any]] = []
+    head = getattr(getattr(detector, "roi_head", None), "mask_head", None)
+    if head is None:
+        yield seen
+        return
+    heads = list(head) if isinstance(head, nn.ModuleList) else [head]
+
+    def watch(one: Any) -> Any:
+        original = one.get_seg_masks
+
+        def get_seg_masks(mask_pred: Any, dets: Any, labels: Any, *rest: Any, **more: Any) -> Any:
+            probs = (
+                mask_pred.sigmoid() if torch.is_tensor(mask_pred) else torch.as_tensor(mask_pred)
+            )
+            if not one.class_agnostic:
+                probs = probs[range(len(probs)), labels]
+            else:
+                probs = probs[:, 0]
+            seen.append((labels.numpy(), probs.float().numpy()))
+            return original(mask_pred, dets, labels, *rest, **more)
+
+        return get_seg_masks
+
+    for one in heads:
+        one.get_seg_masks = watch(one)
+    try:
+        yield seen
+    finally:
+        for one in heads:
+            del one.get_seg_masks

@@ -1,0 +1,155 @@
+"""What a detector says about one image, in one form for PyTorch, ONNX Runtime and TensorRT.
+
+Three producers meet here: mmdet's own result lists (the reference), the arrays that a graph
+returns (``dets``, ``labels``, ``masks``), and files read back from a cache. They all become
+:class:`Detections`: boxes at the original image's size, so that comparing and evaluating never
+need to know where a detection came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one image, sorted by descending score.
+
+    Attributes:
+        boxes: float32 (K, 4), x1, y1, x2, y2 in pixels of the original image.
+        scores: float32 (K,).
+        labels: int64 (K,), class indices.
+        masks: bool (K, H, W) at the original image's size, or None for box-only models.
+        mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.bool_] | None = None
+    mask_probs: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to_mmdet(self, num_classes: int) -> Any:
+        """mmdet's result for one image: a list per class of float32 (n, 5) arrays.
+
+        With masks: a pair of that list and a list per class of bool (H, W) masks.
+        """
+        dets = np.concatenate([self.boxes, self.scores[:, None]], axis=1).astype(np.float32)
+        boxes = [dets[self.labels == c] for c in range(num_classes)]
+        if self.masks is None:
+            return boxes
+        return boxes, [list(self.masks[self.labels == c]) for c in range(num_classes)]
+
+    @classmethod
+    def from_mmdet(cls, result: Any, mask_probs: NDArray[np.float32] | None = None) -> Detections:
+        """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
+
+        Args:
+            result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks.
+            mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
+        """
+        boxes, masks = result if isinstance(result, tuple) else (result, None)
+        dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
+        labels = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int64)
+        order = np.argsort(-dets[:, 4], kind="stable")
+        flat = None
+        if masks is not None:
+            every = [np.asarray(m, dtype=bool) for per_class in masks for m in per_class]
+            flat = np.stack(every)[order] if every else np.zeros((0, 1, 1), dtype=bool)
+        return cls(
+            boxes=dets[order, :4],
+            scores=dets[order, 4],
+            labels=labels[order],
+            masks=flat,
+            mask_probs=None if mask_probs is None else mask_probs[order],
+        )
+
+
+def from_outputs(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detections]:
+    """Turns a graph's outputs into detections at the original images' sizes.
+
+    This is the session wrapper of the graph's contract: boxes are moved and scaled from
+    network-input pixels, per-RoI masks are pasted as mmdet does, at the original size.
+
+    Args:
+        outputs: ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), where the model has masks
+            also ``masks`` float32 (N, K, h, w). Slots with label -1 are empty.
+        batch: the batch that was run; its ``metas`` say how each image was scaled.
+
+    Returns:
+        One entry for each of the batch's valid images.
+    """
+    found = []
+    for i in range(batch.valid):
+        labels = np.asarray(outputs["labels"][i], dtype=np.int64)
+        used = np.flatnonzero(labels >= 0)
+        dets = np.asarray(outputs["dets"][i], dtype=np.float32)[used]
+        meta = batch.metas[i]
+        boxes = to_original(dets[:, :4], meta)
+        masks = probs = None
+        if "masks" in outputs:
+            probs = np.asarray(outputs["masks"][i], dtype=np.float32)[used]
+            masks = paste_masks(probs, boxes, meta["ori_shape"][:2])
+        found.append(Detections(boxes, dets[:, 4], labels[used], masks, probs))
+    return found
+
+
+def to_original(boxes: NDArray[np.float32], meta: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Boxes (K, 4) in network-input pixels, in pixels of the original image.
+
+    ``border`` (CornerNet's centred padding: top, bottom, left, right) is taken off first, then
+    the scale factor (w, h, w, h), in the order that mmdet's heads use.
+    """
+    boxes = boxes.astype(np.float32, copy=True)
+    border = meta.get("border")
+    if border is not None:
+        boxes[:, 0::2] -= np.float32(border[2])
+        boxes[:, 1::2] -= np.float32(border[0])
+    return boxes / np.asarray(meta["scale_factor"], dtype=np.float32)
+
+
+def paste_masks(
+    probs: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    size: Sequence[int],
+    threshold: float = 0.5,
+) -> NDArray[np.bool_]:
+    """Pastes per-RoI probabilities into images with mmdet's own sampling.
+
+    Args:
+        probs: float32 (K, h, w).
+        boxes: float32 (K, 4) in pixels of the image that is pasted into.
+        size: height and width of that image.
+        threshold: a pixel belongs to the mask at this probability or above.
+
+    Returns:
+        bool (K, height, width).
+    """
+    height, width = int(size[0]), int(size[1])
+    pasted = np.zeros((len(probs), height, width), dtype=bool)
+    if not len(probs):
+        return pasted
+    import torch
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    for k in range(len(probs)):  # one by one, as mmdet does on a CPU
+        mask, where = _do_paste_mask(
+            torch.from_numpy(probs[k : k + 1, None]),
+            torch.from_numpy(boxes[k : k + 1]),
+            height,
+            width,
+            skip_empty=True,
+        )
+        pasted[(k, *where)] = (mask >= threshold)[0].numpy()
+    return pasted

@@ -1,0 +1,67 @@
+"""Deploy models: each detector family, rewritten where PyTorch's form does not trace exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.deploy.base import DeployModel, Limits
+
+__all__ = ["UnsupportedPart", "lower"]
+
+
+def lower(
+    detector: nn.Module, lowering: str = "onnxruntime", limits: Limits | None = None
+) -> DeployModel:
+    """The deploy model of a detector. The detector is shared, not copied, and not changed.
+
+    Args:
+        detector: one of mmdet's detectors, in eval mode.
+        lowering: ``onnxruntime`` or ``tensorrt``.
+        limits: caps on candidates and detections; None keeps PyTorch's results exactly.
+
+    Raises:
+        UnsupportedPart: the detector, or a part of it, has no lowering; the message names it.
+    """
+    from pytest_onnxdet.deploy.base import Limits
+    from pytest_onnxdet.deploy.ops.lowering import LOWERINGS
+
+    family = _family(detector)
+    return family(detector, LOWERINGS[lowering](), limits or Limits()).eval()
+
+
+def _family(detector: nn.Module) -> type[DeployModel]:
+    """The deploy model's class, by the head that decides how the detector decodes."""
+    from pytest_onnxdet.deploy.cornernet import CornerDetector
+    from pytest_onnxdet.deploy.dense import DenseDetector
+    from pytest_onnxdet.deploy.detr import DetrDetector
+    from pytest_onnxdet.deploy.point_rend import PointRendDetector
+    from pytest_onnxdet.deploy.two_stage import MaskDetector, TwoStageDetector
+    from pytest_onnxdet.deploy.yolo import YoloDetector
+
+    families: dict[str, type[DeployModel]] = {
+        "RetinaHead": DenseDetector,
+        "FSAFHead": DenseDetector,
+        "SSDHead": DenseDetector,
+        "FCOSHead": DenseDetector,
+        "YOLOV3Head": YoloDetector,
+        "DETRHead": DetrDetector,
+        "CornerHead": CornerDetector,
+        "StandardRoIHead": TwoStageDetector,
+        "CascadeRoIHead": TwoStageDetector,
+        "PointRendRoIHead": PointRendDetector,
+    }
+    head = getattr(detector, "roi_head", None) or getattr(detector, "bbox_head", None)
+    family = families.get(type(head).__name__)
+    if family is None:
+        raise UnsupportedPart(
+            f"{type(detector).__name__} with {type(head).__name__} has no lowering; "
+            f"these heads have: {', '.join(families)}"
+        )
+    if family is TwoStageDetector and head is not None and head.with_mask:
+        return MaskDetector
+    return family

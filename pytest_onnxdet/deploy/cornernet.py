@@ -1,0 +1,152 @@
+"""CornerNet (arXiv:1808.01244): pairs of corners, for any batch.
+
+Its test pipeline centres each image on a larger canvas. mmdet takes the canvas's border off, clips
+at 0 and only then runs soft-NMS, so the border decides overlaps and has to be known in the graph:
+it follows from ``image_shape``, the image's size within the canvas, and the pipeline's pad mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_onnxdet.deploy.base import DeployModel, features
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, take_rows
+from pytest_onnxdet.deploy.ops.corners import SCANS, corner_pool, soft_nms
+
+NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
+
+
+class CornerDetector(DeployModel):
+    """mmdet's ``CornerHead`` with associative embeddings, over an hourglass network."""
+
+    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
+        names = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
+        return dict(zip(names, self._heads(input), strict=True))
+
+    def _heads(self, input: Tensor) -> tuple[Tensor, ...]:
+        """The six maps of the last level; the others only serve training."""
+        head = self.detector.bbox_head
+        level = features(self.detector, input)[-1]
+        top_left = self._pooled(head.tl_pool[-1], level)
+        bottom_right = self._pooled(head.br_pool[-1], level)
+        return (
+            head.tl_heat[-1](top_left),
+            head.br_heat[-1](bottom_right),
+            head.tl_emb[-1](top_left),
+            head.br_emb[-1](bottom_right),
+            head.tl_off[-1](top_left),
+            head.br_off[-1](bottom_right),
+        )
+
+    def _pooled(self, pool: Any, level: Tensor) -> Tensor:
+        """mmdet's BiCornerPool with the scan in place of its corner pooling operator."""
+        scanned = []
+        for conv, direction in (
+            (pool.direction1_conv, pool.direction1_pool),
+            (pool.direction2_conv, pool.direction2_pool),
+        ):
+            axis, _ = SCANS[direction.mode]
+            size = int(level.shape[axis]) if self.fixed_shape else None
+            scanned.append(corner_pool(conv(level), direction.mode, size))
+        merged = pool.aftpool_conv(scanned[0] + scanned[1])
+        result: Tensor = pool.conv2(pool.relu(merged + pool.conv1(level)))
+        return result
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        head, cfg = self.detector.bbox_head, self.detector.bbox_head.test_cfg
+        nms = dict(cfg.get("nms", cfg.get("nms_cfg")))
+        if nms.pop("type") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
+            raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
+        tl_heat, br_heat, tl_emb, br_emb, tl_off, br_off = self._heads(input)
+        k, kernel, classes = cfg.corner_topk, cfg.local_maximum_kernel, head.num_classes
+        scale = torch.stack(
+            [
+                torch.ones(()) * input.shape[3] / tl_heat.shape[3],
+                torch.ones(()) * input.shape[2] / tl_heat.shape[2],
+            ]
+        )
+        border = self._border(image_shape)[:, None]
+        tl_score, tl_cell, tl_class, tl_at = self._corners(tl_heat, tl_off, k, kernel, classes)
+        br_score, br_cell, br_class, br_at = self._corners(br_heat, br_off, k, kernel, classes)
+        tl_at = (tl_at * scale - border).clamp(min=0)[:, :, None].expand(-1, -1, k, -1)
+        br_at = (br_at * scale - border).clamp(min=0)[:, None].expand(-1, k, -1, -1)
+
+        apart = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
+        pair = (
+            (tl_class[:, :, None] == br_class[:, None])
+            & ~(apart > cfg.distance_threshold)
+            & (br_at > tl_at).all(dim=-1)
+        )
+        scores = torch.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0)
+        scores, at = torch.topk(scores.flatten(1), min(NUM_DETS, k * k), dim=1)
+        boxes = take_rows(torch.cat([tl_at, br_at], dim=-1).flatten(1, 2), at)
+        labels = torch.gather(tl_class, 1, torch.div(at, k, rounding_mode="floor"))
+        limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
+        scores, index = soft_nms(
+            boxes,
+            scores,
+            labels,
+            float(nms.get("sigma", 0.5)),
+            float(nms.get("min_score", 1e-3)),
+            min(limit, NUM_DETS, k * k),
+        )
+        used = scores > 0
+        boxes = take_rows(boxes, index) + border.repeat(1, 1, 2)
+        dets = torch.cat([boxes, scores[..., None]], dim=-1) * used[..., None].to(boxes.dtype)
+        return dets, torch.where(used, torch.gather(labels, 1, index), -1)
+
+    def _border(self, image_shape: Tensor) -> Tensor:
+        """Left and top border of each image on its canvas, float32 (N, 2)."""
+        step = next(
+            (
+                transform
+                for outer in self.detector.cfg.data.test.pipeline
+                for transform in outer.get("transforms", [outer])
+                if transform["type"] == "RandomCenterCropPad"
+            ),
+            None,
+        )
+        if step is None:
+            return torch.zeros_like(image_shape, dtype=torch.float32)
+        mode, value = step["test_pad_mode"]
+        if step.get("test_pad_add_pix", 0):
+            raise UnsupportedPart("RandomCenterCropPad with test_pad_add_pix has no lowering")
+        if mode == "logical_or" and (value + 1) & value == 0:
+            canvas = torch.div(image_shape, value + 1, rounding_mode="floor") * (value + 1) + value
+        elif mode == "size_divisor":
+            canvas = torch.div(image_shape + value - 1, value, rounding_mode="floor") * value
+        else:
+            raise UnsupportedPart(f"RandomCenterCropPad with test_pad_mode {(mode, value)}")
+        half = torch.div(canvas, 2, rounding_mode="floor")
+        border = half - torch.div(image_shape, 2, rounding_mode="floor")
+        return border.flip(1).to(torch.float32)
+
+    @classmethod
+    def _corners(
+        cls, heat: Tensor, offset: Tensor, k: int, kernel: int, classes: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The k best local maxima of a corner heat map.
+
+        Returns:
+            scores float32 (N, k); cells int64 (N, k); classes int64 (N, k); x and y in cells with
+            the offset added, float32 (N, k, 2).
+        """
+        heat = heat.sigmoid()
+        peak = functional.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
+        heat = torch.where(peak == heat, heat, 0.0)
+        score, index = torch.topk(heat.flatten(1), k, dim=1)
+        width, cells = heat.shape[3], heat.shape[2] * heat.shape[3]
+        label = torch.div(index, cells, rounding_mode="floor")
+        cell = index - label * cells
+        row = torch.div(cell, width, rounding_mode="floor")
+        at = torch.stack([cell - row * width, row], dim=-1).to(torch.float32)
+        return score, cell, label, at + cls._at(offset, cell)
+
+    @staticmethod
+    def _at(maps: Tensor, cell: Tensor) -> Tensor:
+        """Values of maps (N, C, H, W) at cells (N, k): (N, k, C)."""
+        return take_rows(maps.flatten(2).transpose(1, 2), cell)

@@ -1,0 +1,178 @@
+"""Faster, Cascade, Mask and Cascade Mask R-CNN: proposals, then boxes and masks of regions.
+
+The proposals of an image are as many as suppression leaves, padded to the batch's most with slots
+of score 0 whose results are dropped. There is always at least one slot, so that no layer of a head
+has to run on nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_onnxdet.deploy.base import (
+    DeployModel,
+    channels_last,
+    features,
+    named_levels,
+    nms_threshold,
+)
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, decode, priors_at, take_rows
+from pytest_onnxdet.deploy.ops.lowering import class_scores
+from pytest_onnxdet.deploy.ops.rois import flatten_rois
+
+
+class TwoStageDetector(DeployModel):
+    """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
+
+    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
+        return named_levels(self.detector.rpn_head(features(self.detector, input)))
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        maps = features(self.detector, input)
+        dets, labels = self.detect(maps, image_shape)
+        return dets, labels
+
+    def proposals(self, maps: tuple[Tensor, ...], image_shape: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions that the proposal network finds.
+
+        Returns:
+            float32 (N, K, 4) boxes, K >= 1; bool (N, K), whether the slot is used.
+        """
+        head = self.detector.rpn_head
+        cfg = head.test_cfg
+        if not head.use_sigmoid_cls:
+            raise UnsupportedPart("an RPN head with softmax scores has no lowering")
+        scores, priors, deltas, levels = [], [], [], []
+        for level, (cls_score, bbox_pred) in enumerate(zip(*head(maps), strict=True)):
+            probability = channels_last(cls_score, 1)[..., 0].sigmoid()
+            score, prior = self.lowering.top(probability, cfg.get("nms_pre", -1), 0.0)
+            scores.append(score)
+            levels.append(torch.full_like(prior, level))
+            priors.append(priors_at(head.prior_generator, level, cls_score.shape[-2:], prior))
+            deltas.append(take_rows(channels_last(bbox_pred, 4), prior))
+        boxes = decode(
+            head.bbox_coder, torch.cat(priors, dim=1), torch.cat(deltas, dim=1), image_shape
+        )
+        score = torch.cat(scores, dim=1)
+        if cfg.min_bbox_size >= 0:
+            size = boxes[..., 2:] - boxes[..., :2]
+            score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
+        dets, _, _ = self.lowering.nms(
+            boxes,
+            class_scores(score, torch.cat(levels, dim=1), len(levels)),
+            nms_threshold(cfg),
+            cfg.max_per_img,
+            least=1,
+        )
+        return dets[..., :4], dets[..., 4] > 0
+
+    def detect(
+        self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes and labels of the images, in the graph contract's form, at least ``least`` slots."""
+        head = self.detector.roi_head
+        boxes, used = self.proposals(maps, image_shape)
+        if hasattr(head, "num_stages"):
+            boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
+        else:
+            last = head.bbox_head
+            scores, deltas = self._heads(head.bbox_roi_extractor, last, maps, boxes)
+        return self._select(last, boxes, used, scores, deltas, image_shape, least)
+
+    def _heads(
+        self, extractor: Any, head: Any, maps: tuple[Tensor, ...], boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits (N, K, C + 1) and box deltas (N, K, 4 or 4 * C) of regions (N, K, 4)."""
+        rows, image = flatten_rois(boxes)
+        scores, deltas = head(self.lowering.pool_rois(extractor, maps, rows, image))
+        n, k = boxes.shape[0], boxes.shape[1]
+        return scores.reshape(n, k, scores.shape[1]), deltas.reshape(n, k, deltas.shape[1])
+
+    def _cascade(
+        self, maps: tuple[Tensor, ...], boxes: Tensor, image_shape: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Cascade R-CNN (arXiv:1712.00726): each stage starts from the last one's boxes."""
+        head = self.detector.roi_head
+        logits = []
+        for stage in range(head.num_stages):
+            bbox_head = head.bbox_head[stage]
+            score, deltas = self._heads(head.bbox_roi_extractor[stage], bbox_head, maps, boxes)
+            logits.append(score)
+            if stage < head.num_stages - 1:
+                if not bbox_head.reg_class_agnostic:
+                    best = score[..., :-1].argmax(dim=-1)[..., None, None]
+                    by_class = deltas.unflatten(2, (-1, 4))
+                    deltas = by_class.gather(2, best.expand(-1, -1, 1, 4))[:, :, 0]
+                boxes = decode(bbox_head.bbox_coder, boxes, deltas, image_shape)
+        mean = sum(logits[1:], logits[0]) / float(len(logits))
+        return boxes, mean, deltas, head.bbox_head[-1]
+
+    def _select(
+        self,
+        head: Any,
+        boxes: Tensor,
+        used: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        image_shape: Tensor,
+        least: int,
+    ) -> tuple[Tensor, Tensor]:
+        cfg, limits = self.detector.roi_head.test_cfg, self.limits
+        if head.custom_cls_channels:
+            raise UnsupportedPart(f"{type(head.loss_cls).__name__}'s own scores have no lowering")
+        scores = logits.softmax(dim=-1)[..., :-1]
+        scores = torch.where((scores > cfg.score_thr) & used[..., None], scores, 0.0)
+        # Only regions with a class above the threshold can give a detection: decode just those.
+        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0)
+        scores = take_rows(scores, rows).transpose(1, 2)
+        boxes, deltas = take_rows(boxes, rows), take_rows(deltas, rows)
+        if head.reg_class_agnostic:
+            found = decode(head.bbox_coder, boxes, deltas, image_shape)
+        else:
+            by_class = deltas.unflatten(2, (head.num_classes, 4)).transpose(1, 2)
+            found = decode(head.bbox_coder, boxes[:, None], by_class, image_shape)
+        dets, labels, _ = self.lowering.nms(
+            found,
+            scores,
+            nms_threshold(cfg),
+            cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
+            limits.max_output_boxes_per_class or 0,
+            least,
+        )
+        return dets, labels
+
+
+class MaskDetector(TwoStageDetector):
+    """The same with masks: probabilities of each detection's own class, one map per region."""
+
+    outputs = ("dets", "labels", "masks")
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        maps = features(self.detector, input)
+        dets, labels = self.detect(maps, image_shape, least=1)
+        return dets, labels, self.masks(maps, dets[..., :4], labels)
+
+    def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
+        """Mask probabilities float32 (N, K, h, w) of detections (N, K, 4) with labels (N, K)."""
+        head = self.detector.roi_head
+        rows, image = flatten_rois(boxes)
+        if not hasattr(head, "num_stages"):
+            region = self.lowering.pool_rois(head.mask_roi_extractor, maps, rows, image)
+            return self._own(head.mask_head(region), labels, head.mask_head).sigmoid()
+        stages = []
+        for extractor, mask_head in zip(head.mask_roi_extractor, head.mask_head, strict=True):
+            region = self.lowering.pool_rois(extractor, maps, rows, image)
+            stages.append(self._own(mask_head(region), labels, mask_head).sigmoid())
+        return sum(stages[1:], stages[0]) / len(stages)
+
+    @staticmethod
+    def _own(logits: Tensor, labels: Tensor, head: Any) -> Tensor:
+        """Of logits (N * K, C, h, w), each detection's own class: (N, K, h, w)."""
+        channels = logits.shape[1]
+        slot = torch.arange(labels.shape[0], device=labels.device)[:, None] * labels.shape[1]
+        slot = slot + torch.arange(labels.shape[1], device=labels.device)
+        channel = torch.zeros_like(labels) if head.class_agnostic else labels.clamp(min=0)
+        return logits.flatten(0, 1)[slot * channels + channel]

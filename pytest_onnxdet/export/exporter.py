@@ -1,0 +1,244 @@
+"""From a detector to an ONNX file that holds to the graph's contract.
+
+TorchScript's exporter is used because it takes mmdet's modules as they are; what it needs to know
+of our operators lives in ``deploy/ops/custom.py``, so that another exporter is a change of one
+call here and of the translations there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore, file_digest
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from pytest_onnxdet.models.spec import ModelSpec
+
+INPUTS = ("input", "image_shape")
+LEAST_OPSET, LATEST_OPSET = 11, 20
+
+
+class ExportError(Exception):
+    """A detector cannot be exported as asked; the message says why and what would work."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Everything that decides a graph, besides the detector.
+
+    Attributes:
+        shape: ``static`` bakes (N, H, W); ``dynamic`` leaves them free.
+        batch: the batch size that is baked, or traced with.
+        size: height and width that are baked, or traced with; multiples of 32 for most models.
+        lowering: ``onnxruntime`` or ``tensorrt``.
+        opset: version of the default ONNX domain.
+        precision: ``fp32``.
+        postprocess: False exports the heads' raw outputs, named by level.
+        limits: caps by name, see :class:`pytest_onnxdet.deploy.base.Limits`.
+    """
+
+    shape: str = "dynamic"
+    batch: int = 1
+    size: tuple[int, int] = (800, 1216)
+    lowering: str = "onnxruntime"
+    opset: int = 17
+    precision: str = "fp32"
+    postprocess: bool = True
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("static", "dynamic"):
+            raise ValueError(f"shape is {self.shape!r}; it is 'static' or 'dynamic'")
+        if not LEAST_OPSET <= self.opset <= LATEST_OPSET:
+            raise ExportError(
+                f"opset {self.opset} is not supported: {LEAST_OPSET} to {LATEST_OPSET} are"
+            )
+
+
+def export_model(
+    spec: ModelSpec,
+    options: ExportOptions,
+    store: ArtifactStore,
+    detector: nn.Module | None = None,
+) -> Artifact:
+    """The artifact of a spec, exported when the store does not hold it yet.
+
+    Args:
+        spec: which detector; its weights and config are part of the artifact's identity.
+        options: which graph of it.
+        store: where artifacts are kept.
+        detector: the spec's detector if it is built already.
+
+    Raises:
+        ExportError: the exporter failed, or cannot do what was asked.
+        BuildError: the detector cannot be built.
+    """
+    from pytest_onnxdet.models.build import build_detector
+
+    def build(path: Path) -> Mapping[str, Any]:
+        return export_detector(detector or build_detector(spec), options, path)
+
+    return store.get(identity(spec, options), build)
+
+
+def identity(spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
+    """Everything that decides the graph, by name: what the store hashes."""
+    from importlib.metadata import version
+
+    from pytest_onnxdet.models.build import load_config
+
+    asked = asdict(options)
+    weights = spec.weights
+    if weights is not None and Path(weights).is_file():
+        weights = file_digest(Path(weights))
+    return {
+        "model": spec.name,
+        "config": load_config(spec).model.to_dict(),
+        "weights": weights,
+        "options": asked,
+        "versions": {name: version(name) for name in ("torch", "mmdet", "mmcv-full", "onnx")},
+        "code": code_digest(),
+    }
+
+
+def code_digest() -> str:
+    """A hash of this package's source that decides what a graph computes."""
+    import hashlib
+
+    root = Path(__file__).parent.parent
+    files = sorted([*(root / "deploy").rglob("*.py"), *(root / "export").rglob("*.py")])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> dict[str, Any]:
+    """Exports a detector to ``path``.
+
+    Args:
+        detector: one of mmdet's detectors in eval mode. It is shared, not changed.
+        options: which graph.
+        path: the .onnx file to write.
+
+    Returns:
+        What :class:`Artifact` keeps as ``info``.
+
+    Raises:
+        ExportError: a part has no lowering, the opset is too low to be exact, or tracing failed.
+    """
+    import onnx
+    import torch
+
+    from pytest_onnxdet.deploy import UnsupportedPart, lower
+    from pytest_onnxdet.deploy.base import Limits, RawOutputs
+    from pytest_onnxdet.deploy.ops.custom import NeedsOpset, register_translations
+
+    example = (
+        torch.zeros(options.batch, 3, *options.size),
+        torch.tensor([options.size] * options.batch),
+    )
+    try:
+        model = lower(detector, options.lowering, Limits.from_config(options.limits))
+        model.fixed_shape = options.shape == "static"
+        if options.postprocess:
+            outputs, module = list(model.outputs), model
+        else:
+            with torch.no_grad():
+                outputs = list(model.raw(*example))
+            module = RawOutputs(model)
+        register_translations(options.opset)
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                module.eval(),
+                example,
+                str(path),
+                input_names=list(INPUTS),
+                output_names=outputs,
+                dynamic_axes=_dynamic_axes(outputs, options),
+                opset_version=options.opset,
+                dynamo=False,
+            )
+    except UnsupportedPart as error:
+        raise ExportError(str(error)) from error
+    except Exception as error:
+        needs = _cause(error, NeedsOpset)
+        if needs is not None:
+            raise ExportError(
+                f"opset {options.opset} would not be exact: {needs}; "
+                f"the least opset that works is {needs.least}"
+            ) from error
+        raise ExportError(
+            f"{type(detector).__name__} does not export "
+            f"({options.shape}, opset {options.opset}): {type(error).__name__}: {error}"
+        ) from error
+    graph = onnx.load(str(path))
+    _finish(graph, options)
+    onnx.save(graph, str(path))
+    return _info(graph, options, path)
+
+
+def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
+    axes: dict[str, dict[int, str]] = {}
+    free = options.shape == "dynamic"
+    if free:
+        axes["input"] = {0: "batch", 2: "height", 3: "width"}
+        axes["image_shape"] = {0: "batch"}
+    if not options.postprocess:
+        return {**axes, **({name: {0: "batch"} for name in outputs} if free else {})}
+    for name in outputs:
+        axes[name] = {**({0: "batch"} if free else {}), 1: "num_dets"}
+    return axes
+
+
+def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
+    """Brings a traced graph to the contract: both inputs, declared output shapes."""
+    import onnx
+
+    have = {value.name for value in graph.graph.input}
+    if "image_shape" not in have:  # a model that never clips (YOLOv3) does not look at it
+        rows = "batch" if options.shape == "dynamic" else options.batch
+        graph.graph.input.append(
+            onnx.helper.make_tensor_value_info("image_shape", onnx.TensorProto.INT64, [rows, 2])
+        )
+    graph.doc_string = ""
+    graph.producer_name = "pytest-onnxdet"
+    del graph.graph.value_info[:]
+
+
+def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[str, Any]:
+    return {
+        "nodes": len(graph.graph.node),
+        "bytes": path.stat().st_size,
+        "opset": next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
+        "domains": sorted({node.domain or "ai.onnx" for node in graph.graph.node}),
+        "inputs": [value.name for value in graph.graph.input],
+        "outputs": [value.name for value in graph.graph.output],
+        "shape": options.shape,
+        "lowering": options.lowering,
+        "precision": options.precision,
+        "static_shape": ([options.batch, 3, *options.size] if options.shape == "static" else None),
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the tracer's warnings, each of which was looked at: shapes become Python numbers
+    only where the architecture fixes them, and parity at other shapes proves it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _cause(error: BaseException | None, kind: type[Any]) -> Any:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
