@@ -13,6 +13,7 @@ import argparse
 import random
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +28,39 @@ from pytest_onnxdet.models.build import config_path, initialise, load_config, ma
 from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
 from pytest_onnxdet.models.spec import ModelSpec
 
-BATCH = 8
 SCENES = 1536
 SAVE_EVERY = 250
 STATE = Path(__file__).resolve().parents[1] / "build" / "train_mini"
 
-# model: (steps, peak learning rate, largest gradient norm)
-RECIPES: dict[str, tuple[int, float, float]] = {
-    "retinanet": (1500, 2e-3, 10.0),
-    "fcos": (1500, 2e-3, 10.0),
-    "fsaf": (1500, 2e-3, 10.0),
-    "ssd": (1500, 2e-3, 10.0),
-    "yolov3": (1500, 2e-3, 35.0),
-    "faster_rcnn": (1500, 2e-3, 10.0),
-    "cascade_rcnn": (1200, 2e-3, 10.0),
-    "mask_rcnn": (1500, 2e-3, 10.0),
-    "cascade_mask_rcnn": (1200, 2e-3, 10.0),
-    "cornernet": (2000, 2e-3, 35.0),
-    "detr": (7000, 6e-4, 1.0),
-    "point_rend": (1500, 2e-3, 10.0),
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a mini is trained.
+
+    ``start`` names the mini whose weights it starts from, as far as names and shapes agree
+    (the backbone at least), so that the shapes are learnt only once.
+    """
+
+    steps: int
+    start: str | None = None
+    rate: float = 2e-3
+    batch: int = 8
+    norm: float = 10.0  # of the gradient, at most
+
+
+RECIPES = {
+    "retinanet": Recipe(1500),
+    "fcos": Recipe(800, "retinanet"),
+    "fsaf": Recipe(800, "retinanet"),
+    "ssd": Recipe(1200),
+    "yolov3": Recipe(1500, "retinanet", norm=35.0),
+    "faster_rcnn": Recipe(900, "retinanet"),
+    "cascade_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
+    "mask_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
+    "cascade_mask_rcnn": Recipe(500, "cascade_rcnn", rate=1e-3),
+    "cornernet": Recipe(2000, batch=4, norm=35.0),
+    "detr": Recipe(5000, "retinanet", rate=6e-4, norm=1.0),
+    "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
 }
 
 
@@ -138,10 +153,25 @@ def seed_all(seed: int, step: int) -> None:
     torch.manual_seed(value)
 
 
+def start_from(model: Any, name: str | None, folder: Path) -> None:
+    """Take over what mini ``name`` has learnt, where names and shapes agree."""
+    from safetensors.torch import load_file
+
+    if name is None:
+        return
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise SystemExit(f"{path}: not there: train {name} first, this model starts from it")
+    own = model.state_dict()
+    learnt = {k: v for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(learnt, strict=False)
+    print(f"{len(learnt)} of {len(own)} tensors from {path.name}", file=sys.stderr)
+
+
 def train(spec: ModelSpec, model: Any, cfg: Any, args: argparse.Namespace) -> None:
     """Run the steps that are left; keeps a checkpoint every so often."""
-    _, rate, norm = RECIPES[spec.name]
-    rate = args.lr or rate
+    recipe = RECIPES[spec.name]
+    rate = args.lr or recipe.rate
     prepared = training_pipeline(cfg)
     bias = [p for p in model.parameters() if p.ndim <= 1]
     rest = [p for p in model.parameters() if p.ndim > 1]
@@ -168,19 +198,19 @@ def train(spec: ModelSpec, model: Any, cfg: Any, args: argparse.Namespace) -> No
     bar = tqdm(range(first, args.steps), spec.name, initial=first, total=args.steps)
     for step in bar:
         seed_all(args.seed, step + 1)
-        chosen = [scenes[i] for i in np.random.choice(SCENES, BATCH, replace=False)]
+        chosen = [scenes[i] for i in np.random.choice(SCENES, recipe.batch, replace=False)]
         losses = model(return_loss=True, **training_batch(chosen, prepared, spec.masks))
         loss, logged = model._parse_losses(losses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), norm, error_if_nonfinite=True)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.norm, error_if_nonfinite=True)
         optimizer.step()
         schedule.step()
         for name, value in logged.items():
             smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
         if step % 50 == 0:
             bar.set_postfix({k: f"{v:.3f}" for k, v in smooth.items() if k.startswith("loss")})
-        if (step + 1) % SAVE_EVERY == 0:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             states = {
                 "model": model.state_dict(),
@@ -215,6 +245,7 @@ def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse
         "config": spec.config,
         "command": f"python tools/train_mini.py {spec.name} --steps {args.steps} "
         f"--seed {args.seed}" + (f" --lr {args.lr}" if args.lr else ""),
+        "start": RECIPES[spec.name].start or "",
         "seed": str(args.seed),
         "steps": str(args.steps),
         "torch": torch.__version__,
@@ -237,7 +268,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    args.steps = args.steps or RECIPES[args.model][0]
+    args.steps = args.steps or RECIPES[args.model].steps
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -247,6 +278,7 @@ def main() -> None:
     seed_all(args.seed, 0)
     model = make_detector(cfg, config_path(spec), train=True)
     initialise(model)
+    start_from(model, RECIPES[args.model].start, args.out)
     count = sum(p.numel() for p in model.parameters())
     print(f"{spec.name}: {count / 1e6:.2f} M parameters", file=sys.stderr)
     begun = time.perf_counter()
