@@ -26,7 +26,7 @@ def polygon_area(polygon: Any) -> float:
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
-def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     """COCO annotations of one scene; category ids start at 1."""
     found = []
     for offset, polygon in enumerate(scene.polygons):
@@ -61,7 +61,7 @@ def main() -> None:
         cv2.imwrite(str(args.out / "val" / name), scene.image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         height, width = scene.image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-        objects += annotations(scene, index + 1, len(objects) + 1)
+        objects += coco_annotations(scene, index + 1, len(objects) + 1)
     document = {
         "info": {"description": "Drawn circles, squares and triangles, validation split"},
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],

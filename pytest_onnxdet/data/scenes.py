@@ -119,7 +119,7 @@ def _fixed(polygon: NDArray[np.float32]) -> NDArray[np.int32]:
 
 def _filled(polygon: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
     canvas = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(canvas, [_fixed(polygon)], 1, cv2.LINE_8, _SHIFT)
+    cv2.fillPoly(canvas, [_fixed(polygon)], (1.0,), cv2.LINE_8, _SHIFT)
     return canvas.astype(bool)
 
 

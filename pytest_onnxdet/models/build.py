@@ -77,7 +77,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
     return cfg
 
 
-def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> torch.nn.Module:
+def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
     """The config's detector with fresh weights; no pretrained backbone is downloaded.
 
     Args:
@@ -123,10 +123,11 @@ def build_detector(spec: ModelSpec, weights: str | Path | None = None) -> torch.
         load_weights(source, model)
     model.CLASSES = spec.classes
     model.cfg = cfg
-    return model.float().eval()
+    detector: torch.nn.Module = model.float().eval()
+    return detector
 
 
-def initialise(model: torch.nn.Module) -> None:
+def initialise(model: Any) -> None:
     """Draw the detector's first weights, without mmcv's report on every parameter."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
