@@ -1,0 +1,236 @@
+"""Tables of figures: latency side by side, engines built ahead of time, each check's details."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pytest_onnxdet.report.layout import (
+    NOT_RUN,
+    WORDS,
+    Cell,
+    Labels,
+    Notes,
+    Table,
+    Target,
+    clean,
+    identified,
+    spread,
+)
+from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.tables import by, judged, nothing, targets
+
+Column = tuple[str, Callable[[Record], str]]
+
+
+def latency(records: Sequence[Record], notes: Notes) -> Table | None:
+    """PyTorch and every backend side by side, a row for each model, shape mode and batch."""
+    timed = [r for r in records if r.check == "latency"]
+    if not timed:
+        return None
+    labels = Labels(records)
+    columns = targets(timed)
+    rows = []
+    places = by(timed, lambda r: (labels.model(r), r.shape, r.batch))
+    for (model, shape, batch), found in places.items():
+        eager = [v for r in found if (v := r.figure("torch_ms")) is not None]
+        torch = Cell(spread(eager, ".2f"), figure=True) if eager else nothing()
+        cells = []
+        for target in columns:
+            group = [r for r in found if Target.of(r) == target]
+            times = [v for r in group if (v := r.figure("ms")) is not None]
+            ratios = [v for r in group if (v := speedup(r)) is not None]
+            text = spread(times, ".2f") if times else ""
+            text += f" (x{min(ratios):.2f})" if ratios else ""
+            cells.append(judged(text, group, notes))
+        rows.append((Cell(clean(model)), Cell(shape), Cell(f"b{batch}"), torch, *cells))
+    headings = ("model", "shape", "batch", "PyTorch", *(labels.target(t) for t in columns))
+    remarks = ["Milliseconds for a batch; in brackets the speed-up over PyTorch in the same run."]
+    noises = [(n, r) for r in timed if (n := noise(r)) is not None]
+    if noises:
+        most, record = max(noises, key=lambda pair: pair[0])
+        remarks.append(
+            f"Noise: interquartile range up to {most:.1%} of the median ({identified(record)})."
+        )
+    return Table(
+        "Latency", headings, tuple(rows), keys=3, remarks=(*remarks, *labels.remarks(timed))
+    )
+
+
+def builds(records: Sequence[Record], notes: Notes) -> Table | None:
+    """Engines built ahead of time: seconds and size, a row for each model, shape mode and batch."""
+    built = [r for r in records if r.check == "build"]
+    if not built:
+        return None
+    labels = Labels(records)
+    columns = targets(built)
+    rows = []
+    places = by(built, lambda r: (labels.model(r), r.shape, r.batch))
+    for (model, shape, batch), found in places.items():
+        cells = []
+        for target in columns:
+            group = [r for r in found if Target.of(r) == target]
+            cells.append(judged(", ".join(_engine(r) for r in group if _engine(r)), group, notes))
+        rows.append((Cell(clean(model)), Cell(shape), Cell(f"b{batch}"), *cells))
+    passed = sum(r.outcome == "passed" for r in built)
+    headings = ("model", "shape", "batch", *(labels.target(t) for t in columns))
+    remarks = (f"{passed} of {len(built)} engines built.", *labels.remarks(built))
+    return Table("Engines built ahead of time", headings, tuple(rows), keys=3, remarks=remarks)
+
+
+def details(records: Sequence[Record], notes: Notes) -> list[Table]:
+    """For the files: each check's figures, case by case."""
+    tables = []
+    for check, (title, columns) in _DETAILS.items():
+        found = [r for r in records if r.check == check]
+        if not found:
+            continue
+        labels = Labels(found)
+        rows = []
+        for record in found:
+            state = NOT_RUN if record.outcome == "skipped" else WORDS[record.outcome]
+            rows.append(
+                (
+                    Cell(clean(labels.model(record))),
+                    Cell(labels.target(Target.of(record))),
+                    Cell(record.shape),
+                    Cell(f"b{record.batch}"),
+                    Cell(state, record.outcome, notes.of([record])),
+                    *(Cell(text(record), figure=True) for _, text in columns),
+                )
+            )
+        headings = ("model", "backend", "shape", "batch", "outcome", *(name for name, _ in columns))
+        remarks = labels.remarks(found)
+        tables.append(Table(title, headings, tuple(rows), keys=4, remarks=remarks, detail=True))
+    return tables
+
+
+def worst_parity(records: Sequence[Record]) -> str:
+    """One sentence on how far the furthest detection was; empty without parity figures."""
+    parts = []
+    for metric, name, unit in (
+        ("max_box_px", "box", " px"),
+        ("max_score", "score", ""),
+        ("max_mask", "mask probability", ""),
+    ):
+        found = [
+            (v, identified(r))
+            for r in records
+            if r.check == "parity" and (v := r.figure(metric)) is not None
+        ]
+        if found:
+            value, case = max(found)
+            parts.append(f"{name} {value:.2g}{unit} ({case})")
+    return f"Furthest from PyTorch: {', '.join(parts)}." if parts else ""
+
+
+def speedup(record: Record) -> float | None:
+    """PyTorch's time over the backend's, as recorded or from the two times."""
+    given = record.figure("speedup")
+    if given is not None:
+        return given
+    ours, eager = record.figure("ms"), record.figure("torch_ms")
+    return eager / ours if ours and eager else None
+
+
+def noise(record: Record) -> float | None:
+    """The interquartile range over the median of a latency record's rounds."""
+    iqr, median = record.figure("iqr"), record.figure("median") or record.figure("ms")
+    return iqr / median if iqr is not None and median else None
+
+
+def size(count: float) -> str:
+    """Bytes for people, in units of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _engine(record: Record) -> str:
+    parts = []
+    if (seconds := record.figure("seconds")) is not None:
+        parts.append(f"{seconds:.1f} s")
+    bytes_ = record.figure("engine_bytes")
+    if bytes_ is None:
+        bytes_ = record.figure("bytes")
+    if bytes_ is not None:
+        parts.append(size(bytes_))
+    return " ".join(parts)
+
+
+def _number(name: str, spec: str, scale: float = 1) -> Callable[[Record], str]:
+    def text(record: Record) -> str:
+        value = record.figure(name)
+        return "" if value is None else format(value * scale, spec)
+
+    return text
+
+
+def _size(record: Record) -> str:
+    value = record.figure("bytes")
+    return "" if value is None else size(value)
+
+
+def _flag(name: str) -> Callable[[Record], str]:
+    def text(record: Record) -> str:
+        value = record.metrics.get(name)
+        return "" if value is None else "yes" if value else "no"
+
+    return text
+
+
+def _noise(record: Record) -> str:
+    value = noise(record)
+    return "" if value is None else f"{value:.1%}"
+
+
+_DETAILS: dict[str, tuple[str, tuple[Column, ...]]] = {
+    "export": (
+        "Export, case by case",
+        (
+            ("seconds", _number("seconds", ".1f")),
+            ("cached", _flag("cached")),
+            ("nodes", _number("nodes", ".0f")),
+            ("size", _size),
+            ("opset", _number("opset", ".0f")),
+        ),
+    ),
+    "parity": (
+        "Parity, case by case",
+        (
+            ("images", _number("images", ".0f")),
+            ("detections", _number("detections", ".0f")),
+            ("matched", _number("matched", ".0f")),
+            ("missed", _number("missed", ".0f")),
+            ("extra", _number("extra", ".0f")),
+            ("box px", _number("max_box_px", ".2g")),
+            ("score", _number("max_score", ".2g")),
+            ("mask", _number("max_mask", ".2g")),
+            ("raw abs", _number("raw_max_abs", ".2g")),
+            ("raw rel", _number("raw_max_rel", ".2g")),
+        ),
+    ),
+    "accuracy": (
+        "Accuracy, case by case: AP x 100",
+        (
+            ("box PyTorch", _number("bbox_mAP_torch", ".2f", 100)),
+            ("box", _number("bbox_mAP", ".2f", 100)),
+            ("mask PyTorch", _number("segm_mAP_torch", ".2f", 100)),
+            ("mask", _number("segm_mAP", ".2f", 100)),
+        ),
+    ),
+    "latency": (
+        "Latency, case by case: milliseconds",
+        (
+            ("PyTorch", _number("torch_ms", ".3f")),
+            ("ms", _number("ms", ".3f")),
+            ("speed-up", _number("speedup", ".2f")),
+            ("min", _number("min", ".3f")),
+            ("median", _number("median", ".3f")),
+            ("IQR", _number("iqr", ".3f")),
+            ("IQR/median", _noise),
+            ("rounds", _number("rounds", ".0f")),
+        ),
+    ),
+}

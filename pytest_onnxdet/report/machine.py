@@ -1,0 +1,122 @@
+"""What a run was made with: versions and hardware, never who ran it or where."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+#: Distributions whose version can change a result. One that is not installed is left out.
+DISTRIBUTIONS = (
+    "pytest-onnxdet",
+    "pytest",
+    "torch",
+    "torchvision",
+    "mmcv-full",
+    "mmdet",
+    "onnx",
+    "onnxscript",
+    "onnxslim",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx",
+    "pycuda",
+    "numpy",
+    "pycocotools",
+)
+
+
+def environment() -> dict[str, Any]:
+    """The versions and the machine, as report.json holds them.
+
+    Nothing heavy is imported: versions are read from the installed metadata, and GPUs are asked
+    from torch only where it is loaded already.
+
+    Returns:
+        ``versions`` (name to version), ``platform`` (system, release, architecture), ``cpu``
+        (``model``, ``count`` of usable cores) and ``devices`` (the names of the GPUs; empty
+        without one).
+    """
+    return {
+        "versions": _versions(),
+        "platform": _platform(),
+        "cpu": {"model": _cpu_model(), "count": _cpu_count()},
+        "devices": _gpus(),
+    }
+
+
+def describe(environment: Mapping[str, Any]) -> str:
+    """One line of an :func:`environment`, for people. Other keys and missing ones are fine."""
+    parts = []
+    versions = environment.get("versions")
+    if isinstance(versions, Mapping):
+        parts += [f"{name} {version}" for name, version in versions.items()]
+    if environment.get("platform"):
+        parts.append(str(environment["platform"]))
+    cpu = environment.get("cpu")
+    if isinstance(cpu, Mapping):
+        parts.append(f"{cpu.get('count', '?')} x {cpu.get('model', 'unknown CPU')}")
+    devices = environment.get("devices")
+    if devices is not None:
+        parts.append(", ".join(map(str, devices)) if devices else "no GPU")
+    return "; ".join(parts)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _platform() -> str:
+    # Not platform.platform(): a kernel's release may carry a company's or a machine's name.
+    release = re.match(r"\d+(\.\d+)*", platform.release())
+    parts = [platform.system(), release.group() if release else "", platform.machine()]
+    libc = " ".join(platform.libc_ver()).strip() if sys.platform == "linux" else ""
+    return " ".join(p for p in [*parts, libc] if p)
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor() or "unknown CPU"
+
+
+def _cpu_count() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    try:
+        if cuda is not None and cuda.is_available():
+            return [cuda.get_device_name(i) for i in range(cuda.device_count())]
+    except RuntimeError:  # a driver that does not fit: the backend says so, the report goes on
+        pass
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        model = re.search(r"^Model:\s*(.+)$", text, re.MULTILINE)
+        found.append(model.group(1).strip() if model else "NVIDIA GPU")
+    return found
