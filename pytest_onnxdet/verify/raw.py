@@ -112,7 +112,7 @@ def compare_raw(
     theirs = [got] if isinstance(got, Mapping) else list(got)
     result = RawResult()
     if len(ours) != len(theirs):
-        note = f"{len(theirs)} batches instead of {len(ours)}"
+        note = f"{len(theirs)} batch(es) instead of {len(ours)}"
         result.differences.append(RawDifference("all outputs", note=note))
     for index, (wanted, given) in enumerate(zip(ours, theirs, strict=False)):
         prefix = f"batch {index}, " if len(ours) > 1 else ""
