@@ -6,6 +6,7 @@ images with their inner tensors as outputs, and compared in the order of computa
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,20 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return copy
 
 
+def up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a model that ends where the last of the given tensors is computed.
+
+    Its outputs are those tensors; what follows them neither costs time nor fails.
+    """
+    copy = with_outputs(model, [])
+    wanted = set(names)
+    last = max(i for i, node in enumerate(copy.graph.node) if wanted.intersection(node.output))
+    del copy.graph.node[last + 1 :]
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
 def first_differing_node(
     good: onnx.ModelProto,
     bad: onnx.ModelProto,
@@ -106,14 +121,26 @@ def first_differing_node(
     """
     shared = set(tensors(good))
     names = [name for name in tensors(bad) if name in shared]
-    for start in range(0, len(names), window):
-        some = names[start : start + window]
-        wanted = run_good(with_outputs(good, some), some)
-        got = run_bad(with_outputs(bad, some), some)
+
+    def scan(some: Sequence[str]) -> NodeBlame | None:
+        wanted = run_good(up_to(good, some), some)
+        try:
+            got = run_bad(up_to(bad, some), some)
+        except Exception as error:  # a difference may end in an exception nodes later
+            if len(some) == 1:
+                return _blame(bad, some[0], None, f"{type(error).__name__}: {error}")
+            half = len(some) // 2
+            return scan(some[:half]) or scan(some[half:])
         for name in some:
             result = compare_raw({name: wanted[name]}, {name: got[name]}, rtol, atol)
             if not all(one.ok for one in result.differences):
                 return _blame(bad, name, result.differences[0])
+        return None
+
+    for start in range(0, len(names), window):
+        found = scan(names[start : start + window])
+        if found is not None:
+            return found
     return _unobserved(good, bad, run_good, run_bad, names, rtol, atol)
 
 
@@ -172,5 +199,7 @@ def scope(node: onnx.NodeProto) -> str:
     """
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
-            return entry.value
+            # One path for each enclosing module, outermost first, then the node's own name.
+            modules = ast.literal_eval(entry.value)[:-1]
+            return str(modules[-1]) if modules else ""
     return ".".join(node.name.strip("/").split("/")[:-1])

@@ -29,8 +29,8 @@ detector (float[N, 3, H, W] input, int64[N, 2] image_shape)
 <int64[1] i0 = {{0}}, int64[1] i1 = {{1}}, int64[1] i2 = {{2}}, int64[1] i3 = {{3}},
  int64[1] i4 = {{4}}, int64[1] i7 = {{7}}, int64[1] slots = {{24}}, int64[1] minus = {{-1}},
  int64[3] four_wide = {{1, 1, 4}}, int64[3] seven_wide = {{1, 1, 7}}, int64[2] flip = {{1, 0}},
- float[1] overlap = {{0.5}}, float[1] least = {{0.4}}, float zero = {{0.0}},
- float[2] reach = {{110.0, 70.0}}, float[1] girth = {{20.0}}, int64[2] row = {{-1, 1}}>
+ float[1] overlap = {{0.3}}, float[1] least = {{0.6}}, float zero = {{0.0}},
+ float[2] reach = {{110.0, 70.0}}, float[1] girth = {{30.0}}, int64[2] row = {{-1, 1}}>
 {{
   mapped = Conv <kernel_shape = [1, 1]> (input, weight, bias)
   top = Slice (mapped, i0, i1, i2)
