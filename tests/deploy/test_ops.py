@@ -1,0 +1,186 @@
+"""The shared operators against PyTorch's and mmcv's own, eager and through ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.deploy.ops.boxes import clip, take_rows
+from pytest_onnxdet.deploy.ops.corners import corner_pool, soft_nms
+from pytest_onnxdet.deploy.ops.custom import register_translations
+from pytest_onnxdet.deploy.ops.lowering import OnnxRuntimeLowering, class_scores
+
+OPSET = 17
+
+
+def exported(
+    module: nn.Module, example: tuple[Tensor, ...], path: Path, free: dict[int, dict[int, str]]
+) -> ort.InferenceSession:
+    """The module as an ONNX Runtime session with inputs ``x0``, ``x1``, …"""
+    register_translations(OPSET)
+    names = [f"x{i}" for i in range(len(example))]
+    torch.onnx.export(
+        module.eval(),
+        example,
+        str(path / "module.onnx"),
+        input_names=names,
+        dynamic_axes={names[i]: axes for i, axes in free.items()},
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    return ort.InferenceSession(str(path / "module.onnx"))
+
+
+def run(session: ort.InferenceSession, *arrays: Tensor) -> list[np.ndarray]:
+    return session.run(None, {f"x{i}": a.numpy() for i, a in enumerate(arrays)})
+
+
+class Pool(nn.Module):
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return corner_pool(x * 1.0, self.mode)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["top", "bottom", "left", "right"])
+def test_corner_pool_is_mmcvs_at_any_size(mode: str, tmp_path: Path) -> None:
+    from mmcv.ops import CornerPool
+
+    session = exported(
+        Pool(mode), (torch.rand(1, 2, 4, 4),), tmp_path, {0: {0: "n", 2: "h", 3: "w"}}
+    )
+    for shape in [(2, 3, 5, 6), (1, 2, 37, 64), (1, 1, 1, 1)]:
+        x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        expected = CornerPool(mode)(x)
+        axis = 2 if mode in ("top", "bottom") else 3
+        assert torch.equal(corner_pool(x, mode), expected)
+        assert torch.equal(corner_pool(x, mode, size=shape[axis]), expected)
+        if shape[1] == 2:
+            assert np.array_equal(run(session, x)[0], expected.numpy())
+
+
+def random_boxes(n: int, p: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (n, p, 4), scores (n, p), labels (n, p) of 3 classes, with many overlaps."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, p, 2, generator=generator) * 60
+    size = torch.rand(n, p, 2, generator=generator) * 40 + 1
+    scores = torch.rand(n, p, generator=generator)
+    labels = torch.randint(0, 3, (n, p), generator=generator)
+    return torch.cat([corner, corner + size], dim=2), scores, labels
+
+
+class SoftNms(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return soft_nms(boxes, scores, labels, 0.5, 1e-3, 20)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_soft_nms_is_mmcvs(tmp_path: Path) -> None:
+    from mmcv.ops import batched_nms
+
+    boxes, scores, labels = random_boxes(2, 60)
+    free = {i: {0: "n", 1: "p"} for i in range(3)}
+    session = exported(SoftNms(), random_boxes(1, 5), tmp_path, free)
+    kept, index = run(session, boxes, scores, labels)
+    for i in range(2):
+        cfg = {"type": "soft_nms", "method": "gaussian", "sigma": 0.5, "min_score": 1e-3}
+        dets, keep = batched_nms(boxes[i], scores[i], labels[i], cfg)
+        np.testing.assert_array_equal(index[i], keep[:20].numpy())
+        np.testing.assert_allclose(kept[i], dets[:20, 4].numpy(), atol=1e-6)
+
+
+class Nms(nn.Module):
+    def __init__(self, limit: int, least: int = 0) -> None:
+        super().__init__()
+        self.limit, self.least = limit, least
+
+    def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        spread = class_scores(scores, labels, 3)
+        return OnnxRuntimeLowering().nms(boxes, spread, 0.5, self.limit, least=self.least)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [5, 100])
+@pytest.mark.parametrize("per_class_boxes", [False, True])
+def test_nms_keeps_what_mmcv_keeps(limit: int, per_class_boxes: bool, tmp_path: Path) -> None:
+    from mmcv.ops import batched_nms
+
+    class PerClass(Nms):
+        def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            spread = class_scores(scores, labels, 3)
+            many = boxes[:, None].expand(-1, 3, -1, -1) * 1.0
+            return OnnxRuntimeLowering().nms(many, spread, 0.5, self.limit)
+
+    boxes, scores, labels = random_boxes(2, 80)
+    scores[1, 40:] = 0  # the second image has fewer candidates
+    free = {i: {0: "n", 1: "p"} for i in range(3)}
+    module = PerClass(limit) if per_class_boxes else Nms(limit)
+    session = exported(module, random_boxes(3, 7, seed=1), tmp_path, free)
+    for found in (module(boxes, scores, labels), run(session, boxes, scores, labels)):
+        dets, classes, _ = (torch.as_tensor(value) for value in found)
+        for i in range(2):
+            some = scores[i] > 0
+            expected, keep = batched_nms(
+                boxes[i, some], scores[i, some], labels[i, some], {"iou_threshold": 0.5}
+            )
+            used = int((classes[i] >= 0).sum())
+            assert used == min(limit, len(expected))
+            torch.testing.assert_close(dets[i, :used], expected[:used])
+            assert torch.equal(classes[i, :used], labels[i, some][keep][:used])
+            assert not dets[i, used:].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("least", [0, 1])
+def test_nms_of_nothing_gives_empty_slots(least: int, tmp_path: Path) -> None:
+    free = {i: {0: "n", 1: "p"} for i in range(3)}
+    session = exported(Nms(10, least), random_boxes(2, 7), tmp_path, free)
+    boxes, scores, labels = random_boxes(2, 9)
+    dets, classes, _ = run(session, boxes, scores * 0, labels)
+    assert dets.shape == (2, least, 5) and not dets.any()
+    assert classes.shape == (2, least) and (classes == -1).all()
+    empty = random_boxes(2, 0)
+    assert run(session, *empty)[0].shape == (2, least, 5)
+
+
+class Top(nn.Module):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return OnnxRuntimeLowering().top(scores, self.limit, 0.3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [0, 4])
+def test_top_takes_what_is_above_the_floor(limit: int, tmp_path: Path) -> None:
+    session = exported(Top(limit), (torch.zeros(1, 3),), tmp_path, {0: {0: "n", 1: "p"}})
+    scores = torch.tensor([[0.9, 0.1, 0.5, 0.4, 0.8, 0.7], [0.1, 0.2, 0.3, 0.6, 0.0, 0.3]])
+    values, index = run(session, scores)
+    best = [0.9, 0.8, 0.7, 0.5, 0.4][: limit or None]
+    np.testing.assert_allclose(values[0], best)
+    np.testing.assert_allclose(values[1], [0.6] + [0.0] * (len(best) - 1))
+    assert index[0, 0] == 0 and index[1, 0] == 3
+    assert run(session, scores * 0)[0].shape == (2, 0)
+
+
+def test_take_rows_takes_each_images_own() -> None:
+    values = torch.arange(24.0).reshape(2, 4, 3)
+    index = torch.tensor([[3, 0], [1, 1]])
+    expected = torch.stack([values[0, [3, 0]], values[1, [1, 1]]])
+    assert torch.equal(take_rows(values, index), expected)
+
+
+def test_clip_uses_each_images_own_size() -> None:
+    boxes = torch.tensor([[[-5.0, -5.0, 500.0, 500.0]]] * 2)
+    clipped = clip(boxes, torch.tensor([[10, 20], [30, 40]]))
+    assert clipped[:, 0].tolist() == [[0, 0, 20, 10], [0, 0, 40, 30]]
