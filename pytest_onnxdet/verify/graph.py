@@ -50,9 +50,9 @@ def opset(model: onnx.ModelProto) -> int | None:
 
 
 def describe(model: onnx.ModelProto) -> dict[str, Any]:
-    """Nodes (nested ones included), opset, and the sorted domains of operators in use."""
+    """Nodes (nested ones included), opset, and the domains of operators in use, sorted."""
     nodes = list(model_nodes(model))
-    domains = sorted({"" if n.domain in DEFAULT_DOMAINS else n.domain for n in nodes})
+    domains = sorted({n.domain or "ai.onnx" for n in nodes})
     return {"nodes": len(nodes), "opset": opset(model), "domains": domains}
 
 
@@ -61,7 +61,7 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
 
     Args:
         model: the graph.
-        info: :attr:`Artifact.info`; ``opset``, ``inputs``, ``static_shape``, ``masks`` and
+        info: :attr:`Artifact.info`; ``opset``, ``inputs``, ``outputs``, ``static_shape`` and
             ``lowering`` are read where they are present.
     """
     faults = _operator_faults(model)
@@ -70,7 +70,7 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
         faults.append(f"opset: the graph has {opset(model)}, the exporter recorded {recorded}")
     inputs = tuple(info.get("inputs") or ("input", "image_shape"))
     found = {value.name: value for value in model.graph.output}
-    masks = info.get("masks", "masks" in found)
+    masks = "masks" in info.get("outputs", found)
     outputs = ("dets", "labels", "masks") if masks else ("dets", "labels")
     weights = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in weights]

@@ -43,7 +43,7 @@ def test_caught(mutation, tmp_path):
     assert mutation.caught_by in ("parity", "export")
     if mutation.caught_by == "export":
         with pytest.raises(CheckFailed) as caught:
-            check_export(save(bad, tmp_path / "bad.onnx", masks=True))
+            check_export(save(bad, tmp_path / "bad.onnx"))
     else:
         onnx.checker.check_model(bad, full_check=True)  # the structure is sound, the sums are not
         with pytest.raises(CheckFailed) as caught:
@@ -59,7 +59,7 @@ def test_static_graphs_too(mutation, tmp_path):
         assert bad is None
     elif mutation.caught_by == "export":
         with pytest.raises(CheckFailed):
-            check_export(save(bad, tmp_path / "b.onnx", masks=True, static_shape=shape))
+            check_export(save(bad, tmp_path / "b.onnx", static_shape=shape))
     else:
         with pytest.raises(CheckFailed):
             parity(bad)
