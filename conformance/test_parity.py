@@ -1,0 +1,35 @@
+"""Every detection that PyTorch makes, the backend makes, and no other.
+
+The heads' raw outputs are compared first, so that a difference can be told to come from the
+network or from the post-processing. A batch is compared with its images run one by one: batching
+must not change a detection. Empty images are part of the data set.
+"""
+
+import pytest
+
+from pytest_onnxdet.verify.checks import check_parity
+
+
+@pytest.mark.parity
+def test_parity(
+    onnxdet_case,
+    onnxdet_reference,
+    onnxdet_found,
+    onnxdet_workbench,
+    onnxdet_session,
+    onnxdet_record,
+):
+    case, bench = onnxdet_case, onnxdet_workbench
+    metrics = check_parity(
+        onnxdet_reference,
+        onnxdet_found,
+        tolerance=case.spec.tolerance(case.backend.name),
+        classes=case.spec.classes,
+        case_id=case.id,
+        max_per_img=bench.max_per_img(case.spec),
+        raw_reference=bench.raw_reference(case),
+        raw=bench.raw(case),
+        singles=bench.singles(case),
+        images=bench.names(case),
+    )
+    onnxdet_record(metrics)

@@ -1,0 +1,212 @@
+"""PyTorch's detections, kept on disk: the reference runs once per model, images and batches.
+
+An entry is one .npz file of plain arrays, named by the hash of everything that decides what
+PyTorch finds. It is written beside its place and renamed into it under a file lock, so that of
+several processes one computes and the others wait and read. A file that does not read back whole
+is computed again, with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.workbench import Batches
+
+VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
+#: Source files of this package on which PyTorch's detections depend.
+SOURCES = ("backends/pytorch.py", "data/batches.py", "data/datasets.py", "data/detections.py")
+
+
+class KeptResults:
+    """A folder of kept detections, shared by processes.
+
+    Args:
+        root: made when missing.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"the cache folder {root} cannot be made ({error.strerror}); "
+                "choose another with --onnxdet-cache DIR"
+            ) from error
+
+    def identity(self, detector: nn.Module, batches: Batches) -> dict[str, Any]:
+        """Everything that decides what ``detector`` finds in ``batches``, by name."""
+        cfg: Any = detector.cfg
+        return {
+            "weights": _weights_digest(detector),
+            "model": cfg.model.to_dict(),
+            "pipeline": list(cfg.data.test.pipeline),
+            "images": _images_digest(batches.dataset),
+            "batch": [batches.size, batches.shape, batches.fill],
+            "versions": _versions(),
+            "code": _code_digest(),
+        }
+
+    def get(
+        self, parts: Mapping[str, Any], compute: Callable[[], Sequence[Detections]]
+    ) -> list[Detections]:
+        """The detections of these parts, computed when they are missing or damaged.
+
+        Args:
+            parts: as :meth:`identity` gives them.
+            compute: one entry per image.
+        """
+        key = content_key(parts)
+        place = self.root / f"{key}.npz"
+        with FileLock(self.root / f"{key}.lock"):
+            if place.exists():
+                try:
+                    return read(place)
+                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                    warnings.warn(
+                        f"the kept reference results {place} are damaged ({error}); "
+                        "PyTorch is run again",
+                        stacklevel=2,
+                    )
+            found = list(compute())
+            write(place, found)
+            return found
+
+
+def write(path: Path, found: Sequence[Detections]) -> None:
+    """Writes detections whole or not at all.
+
+    Arrays: ``counts`` int64 (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,),
+    ``labels`` (K,); with masks ``sizes`` int64 (images, 2) and ``bits`` uint8, eight pixels a
+    byte; with mask probabilities ``probs`` (K, h, w).
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        "counts": np.array([len(one) for one in found], dtype=np.int64),
+        "boxes": _joined([one.boxes for one in found], np.zeros((0, 4), np.float32)),
+        "scores": _joined([one.scores for one in found], np.zeros(0, np.float32)),
+        "labels": _joined([one.labels for one in found], np.zeros(0, np.int64)),
+    }
+    masks = [one.masks for one in found if one.masks is not None]
+    if masks and len(masks) == len(found):
+        arrays["sizes"] = np.array([m.shape[1:] for m in masks], dtype=np.int64)
+        arrays["bits"] = _joined([np.packbits(m) for m in masks], np.zeros(0, np.uint8))
+    probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
+    if probs and len(probs) == sum(len(one) > 0 for one in found):
+        arrays["probs"] = np.concatenate(probs)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.savez(stream, **arrays)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise StoreError(
+            f"the cache folder {path.parent} cannot be written to ({error.strerror}); "
+            "choose another with --onnxdet-cache DIR"
+        ) from error
+
+
+def read(path: Path) -> list[Detections]:
+    """Reads what :func:`write` wrote.
+
+    Raises:
+        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is damaged; every array is
+            under a checksum.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    counts = arrays["counts"]
+    if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
+        raise ValueError("its arrays do not belong together")
+    found, at, byte = [], 0, 0
+    for image, count in enumerate(counts.tolist()):
+        rows = slice(at, at + count)
+        masks = None
+        if "sizes" in arrays:
+            height, width = arrays["sizes"][image].tolist()
+            pixels = count * height * width
+            packed = arrays["bits"][byte : byte + -(-pixels // 8)]
+            bits = np.unpackbits(packed, count=pixels)
+            masks = bits.reshape(count, height, width).astype(bool)
+            byte += -(-pixels // 8)
+        found.append(
+            Detections(
+                arrays["boxes"][rows],
+                arrays["scores"][rows],
+                arrays["labels"][rows],
+                masks,
+                arrays["probs"][rows] if "probs" in arrays else None,
+            )
+        )
+        at += count
+    return found
+
+
+def _joined(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([empty, *parts]).astype(empty.dtype)
+
+
+def _weights_digest(detector: nn.Module) -> str:
+    """A hash of what was loaded, wherever it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(detector.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _images_digest(dataset: Dataset) -> str:
+    """A hash of the annotations and of every image's bytes."""
+    digest = hashlib.sha256(file_digest(dataset.spec.annotations).encode())
+    for index in range(len(dataset)):
+        path = dataset.path(index)
+        digest.update(path.name.encode())
+        # A missing image is for the data room to report, when it is read.
+        digest.update(file_digest(path).encode() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for name in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _code_digest() -> str:
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""The options of ``pytest --onnxdet`` and their ini twins, parsed once into ``Settings``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+from pytest_onnxdet.cases import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, Settings
+
+
+class Option(NamedTuple):
+    """One option with a value; ``--onnxdet-<name>`` and the ini key ``onnxdet_<name>``.
+
+    Attributes:
+        name: without the prefix.
+        metavar: the value's form in ``--help``.
+        many: whether the value is a comma-separated list.
+        help: for ``--help``.
+    """
+
+    name: str
+    metavar: str
+    many: bool
+    help: str
+
+
+OPTIONS = (
+    Option(
+        "model",
+        "NAME,...",
+        True,
+        "Verify only the models whose name matches one of these globs. "
+        "Default: every model of the profile.",
+    ),
+    Option(
+        "profile",
+        "PROFILE",
+        False,
+        "Which set of models: 'mini', the small trained detectors that are shipped (default); "
+        "'full', the documented full-size configs, whose checkpoints and data are given by "
+        "--onnxdet-checkpoints and --onnxdet-data; or a profile that a conftest registered.",
+    ),
+    Option(
+        "backend",
+        "NAME,...",
+        True,
+        "Verify only these backends; one that is missing is an error. "
+        "Default: every backend there is; one that is missing is a skip.",
+    ),
+    Option(
+        "shape",
+        "MODE,...",
+        True,
+        "Input shapes: 'static' (one size for all images, exact batch size) and 'dynamic'. "
+        "Default: static,dynamic.",
+    ),
+    Option("batch", "N,...", True, "Images per batch. Default: 1,2."),
+    Option(
+        "precision",
+        "TYPE,...",
+        True,
+        "Number types: 'fp32' (default), and what else a chosen backend computes in.",
+    ),
+    Option(
+        "checkpoints",
+        "DIR",
+        False,
+        "Take the weights of every selected model from this folder: MODEL.safetensors, "
+        "MODEL.pth or the documented file name. Default: where the model's spec says.",
+    ),
+    Option(
+        "data",
+        "DIR",
+        False,
+        "COCO folder for the full-size models, with annotations/instances_val2017.json and "
+        "val2017/.",
+    ),
+    Option(
+        "cache",
+        "DIR",
+        False,
+        "Keep exported graphs and PyTorch's results here, for all runs and projects. "
+        "Default: pytest-onnxdet in the user's cache folder.",
+    ),
+    Option(
+        "report",
+        "DIR",
+        False,
+        "Write report.json and its readable forms into this folder, which is made if missing.",
+    ),
+    Option("limit", "N", False, "Verify on the first N images of a data set only. Default: all."),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Registers ``--onnxdet``, the options and the ini keys."""
+    group = parser.getgroup("onnxdet", "onnxdet: do exported detectors do what PyTorch does?")
+    switch = (
+        "Verify exported detectors. Without files or folders on the command line the shipped "
+        "conformance suite is what runs."
+    )
+    group.addoption("--onnxdet", action="store_true", default=None, help=switch)
+    parser.addini("onnxdet", "Like --onnxdet on every command line.", type="bool", default=False)
+    for option in OPTIONS:
+        group.addoption(
+            f"--onnxdet-{option.name}",
+            metavar=option.metavar,
+            action="append" if option.many else "store",
+            default=None,
+            help=option.help,
+        )
+        text = f"Default of --onnxdet-{option.name}."
+        if option.many:
+            parser.addini(f"onnxdet_{option.name}", text, type="args", default=[])
+        else:
+            parser.addini(f"onnxdet_{option.name}", text, type="string", default="")
+
+
+def is_enabled(config: pytest.Config) -> bool:
+    """Whether this run was asked to verify detectors."""
+    given = config.getoption("onnxdet")
+    return bool(config.getini("onnxdet") if given is None else given)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The request of this run; the command line wins over the ini file.
+
+    Raises:
+        pytest.UsageError: a value that cannot be used, with the form that can.
+    """
+    values = _Values(config)
+    return Settings(
+        cache=values.folder("cache") or _user_cache(),
+        models=values.words("model"),
+        profile=values.word("profile") or "mini",
+        backends=values.words("backend"),
+        shapes=values.chosen("shape", SHAPES) or SHAPES,
+        batches=tuple(values.numbers("batch")) or DEFAULT_BATCHES,
+        precisions=values.words("precision") or (DEFAULT_PRECISION,),
+        checkpoints=values.folder("checkpoints", exists=True),
+        data=values.folder("data", exists=True),
+        report=values.folder("report"),
+        limit=next(iter(values.numbers("limit")), None),
+    )
+
+
+class _Values:
+    """Reads values of options, and knows where each came from."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """A comma-separated list without repetitions; empty where nothing was given."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        if given is None:
+            texts = self._config.getini(f"onnxdet_{name}")
+            given = None if texts in ("", []) else texts
+        if given is None:
+            return ()
+        texts = [given] if isinstance(given, str) else given
+        words = [word.strip() for text in texts for word in str(text).split(",")]
+        words = list(dict.fromkeys(word for word in words if word))
+        if not words:
+            self.refuse(name, "an empty value", "leave the option out for its default")
+        return tuple(words)
+
+    def word(self, name: str) -> str | None:
+        """One word, or None where nothing was given."""
+        words = self.words(name)
+        if len(words) > 1:
+            self.refuse(name, repr(",".join(words)), "give one value")
+        return words[0] if words else None
+
+    def chosen(self, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+        """A list of which every word is allowed."""
+        words = self.words(name)
+        for word in words:
+            if word not in allowed:
+                self.refuse(
+                    name, repr(word), f"give a comma-separated list of: {', '.join(allowed)}"
+                )
+        return words
+
+    def numbers(self, name: str) -> list[int]:
+        """A list of whole numbers from 1."""
+        words = self.words(name)
+        for word in words:
+            if not (word.isascii() and word.isdigit() and int(word) > 0):
+                self.refuse(name, repr(word), "give whole numbers from 1, separated by commas")
+        if name == "limit" and len(words) > 1:
+            self.refuse(name, repr(",".join(words)), "give one whole number from 1")
+        return list(dict.fromkeys(map(int, words)))
+
+    def folder(self, name: str, exists: bool = False) -> Path | None:
+        """A folder: from the command line relative to where pytest was called, else to the ini."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        base = self._config.invocation_params.dir
+        if given is None:
+            given = self._config.getini(f"onnxdet_{name}") or None
+            base = self._config.inipath.parent if self._config.inipath else base
+        if given is None:
+            return None
+        if not given.strip():
+            self.refuse(name, "an empty value", "give a folder")
+        path = Path(os.path.abspath(base / Path(given).expanduser()))
+        if exists and not path.is_dir():
+            self.refuse(name, str(path), "there is no such folder")
+        if path.exists() and not path.is_dir():
+            self.refuse(name, str(path), "this is a file; give a folder")
+        return path
+
+    def refuse(self, name: str, value: str, remedy: str) -> NoReturn:
+        """Ends the run with a message that says where the value came from."""
+        where = f"--onnxdet-{name}"
+        if self._config.getoption(f"onnxdet_{name}") is None:
+            where = f"onnxdet_{name} in {self._config.inipath}"
+        raise pytest.UsageError(f"{where}: {value}: {remedy}")
+
+
+def _user_cache() -> Path:
+    """``$XDG_CACHE_HOME/pytest-onnxdet``, which must be absolute to count, or ``~/.cache/…``."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return base / "pytest-onnxdet"

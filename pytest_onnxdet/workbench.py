@@ -1,0 +1,349 @@
+"""Everything a case needs, made once: detector, data, graphs, sessions, both sides' detections.
+
+A check asks for what it compares and never cares who made it or when. What is expensive is shared
+between processes through the cache folder: graphs by the artifact store, PyTorch's detections by
+:mod:`pytest_onnxdet.kept`. What is large is kept for one model at a time, so cases should come
+grouped by model, as :func:`pytest_onnxdet.cases.make_cases` orders them.
+
+Nothing here imports pytest: the command line works at the same bench.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pytest_onnxdet.cases import Case, Settings
+from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.backends.pytorch import Reference
+    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.datasets import Dataset, DatasetRegistry
+    from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.export.exporter import ExportOptions
+    from pytest_onnxdet.models.spec import ModelSpec
+
+T = TypeVar("T")
+
+# A dynamic graph is traced at a batch and a size that no case verifies: what the tracer baked in
+# shows as a difference.
+TRACE_BATCH = 3
+TRACE_MARGIN = 32
+# Raw outputs are large, and an image says as much about a convolution as a thousand do.
+RAW_BATCHES = 4
+
+
+class Batches:
+    """A data set in batches; iterating again computes them again, as a full set is large.
+
+    Args:
+        dataset: where the images come from.
+        size: images per batch.
+        shape: (H, W) of every batch; None: each batch's own largest.
+        fill: whether the last batch is filled up, see ``Batch.valid``.
+    """
+
+    def __init__(
+        self, dataset: Dataset, size: int, shape: tuple[int, int] | None, fill: bool
+    ) -> None:
+        self.dataset, self.size, self.shape, self.fill = dataset, size, shape, fill
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        from pytest_onnxdet.data.batches import batches
+
+        return batches(self.dataset, self.size, self.shape, fill=self.fill)
+
+
+class Workbench:
+    """Makes what cases need, once. Use as a context manager, or call :meth:`close`.
+
+    Args:
+        settings: the request; its ``cache``, ``limit`` and ``data`` are used.
+        datasets: where models' data sets are looked up.
+        threads: for PyTorch, OpenCV and the sessions; None: this process's fair share.
+
+    Raises:
+        StoreError: the cache cannot be written to.
+    """
+
+    def __init__(
+        self, settings: Settings, datasets: DatasetRegistry, threads: int | None = None
+    ) -> None:
+        self.settings = settings
+        self.datasets = datasets
+        self.threads = fair_share() if threads is None else threads
+        self.store = ArtifactStore(settings.cache / "graphs")
+        self._second_store = ArtifactStore(settings.cache / "second-exports")
+        self._spec: ModelSpec | None = None
+        self._made: dict[Hashable, Any] = {}
+
+    # -- the model and its data -----------------------------------------------------------------
+
+    def detector(self, spec: ModelSpec) -> nn.Module:
+        """The unmodified detector: eval mode, CPU, weights loaded.
+
+        Raises:
+            BuildError: it cannot be built, or its weights do not load.
+        """
+
+        def build() -> nn.Module:
+            import torch
+
+            from pytest_onnxdet.models.build import build_detector
+
+            self._share_cores()
+            with torch.random.fork_rng(devices=[]):
+                # Weights that are drawn are drawn alike in every worker.
+                torch.manual_seed(0)
+                return build_detector(spec)
+
+        return self._once(spec, "detector", build)
+
+    def reference(self, spec: ModelSpec) -> Reference:
+        """The detector as something that runs batches."""
+
+        def wrap() -> Reference:
+            from pytest_onnxdet.backends.pytorch import Reference
+
+            return Reference(self.detector(spec))
+
+        return self._once(spec, "reference", wrap)
+
+    def dataset(self, spec: ModelSpec) -> Dataset:
+        """The model's data set behind the test pipeline of the model's config.
+
+        Raises:
+            DataError: it is not registered, or its files are missing or broken.
+        """
+
+        def load() -> Dataset:
+            from pytest_onnxdet.data.datasets import load_dataset
+            from pytest_onnxdet.models.build import load_config
+
+            return load_dataset(
+                self.datasets.get(spec.dataset), load_config(spec), limit=self.settings.limit
+            )
+
+        return self._once(spec, "dataset", load)
+
+    def static_size(self, spec: ModelSpec) -> tuple[int, int]:
+        """(H, W) of the input in static mode: the spec's, or what holds every image."""
+        return spec.static_shape or self.dataset(spec).fitted_size()
+
+    def batches(self, case: Case) -> Batches:
+        """The case's images: all of one size in static mode, else each batch of its own."""
+        static = case.shape == "static"
+        shape = self.static_size(case.spec) if static else None
+        return Batches(self.dataset(case.spec), case.batch, shape, fill=static)
+
+    # -- graphs and sessions --------------------------------------------------------------------
+
+    def artifact(self, case: Case, postprocess: bool = True) -> Artifact:
+        """The case's graph; without post-processing: of the heads' raw outputs.
+
+        Raises:
+            ExportError: the detector does not export.
+            StoreError: the cache cannot be used.
+        """
+        options = self.export_options(case, postprocess)
+        return self._once(
+            case.spec, ("artifact", str(options)), lambda: self._export(case, options, self.store)
+        )
+
+    def second_export(self, case: Case) -> Artifact:
+        """A second, independent export of the same graph, to compare the first with."""
+        options = self.export_options(case)
+        return self._once(
+            case.spec,
+            ("second", str(options)),
+            lambda: self._export(case, options, self._second_store),
+        )
+
+    def _export(self, case: Case, options: ExportOptions, store: ArtifactStore) -> Artifact:
+        from pytest_onnxdet.export.exporter import export_model
+
+        return export_model(case.spec, options, store, detector=self.detector(case.spec))
+
+    def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
+        """Which graph a case needs. Dynamic graphs do not depend on the case's batch size."""
+        from pytest_onnxdet.export.exporter import ExportOptions
+
+        height, width = self.static_size(case.spec)
+        batch = case.batch
+        if case.shape == "dynamic":
+            batch, height, width = TRACE_BATCH, height + TRACE_MARGIN, width + TRACE_MARGIN
+        return ExportOptions(
+            shape=case.shape,
+            batch=batch,
+            size=(height, width),
+            lowering=case.backend.lowering,
+            precision=case.precision,
+            postprocess=postprocess,
+        )
+
+    def session(self, case: Case, postprocess: bool = True) -> Session:
+        """The case's graph, loaded by the case's backend.
+
+        Raises:
+            BackendError: the backend refuses it.
+        """
+        artifact = self.artifact(case, postprocess)
+        return self._once(
+            case.spec,
+            ("session", case.backend.name, artifact.key),
+            lambda: case.backend.prepare(artifact, threads=self.threads),
+        )
+
+    # -- what both sides found ------------------------------------------------------------------
+
+    def results(self, case: Case) -> list[Detections]:
+        """PyTorch's detections of every image, on the very batches that the case runs.
+
+        Every backend of the same model, shape mode and batch size shares them, and so do
+        processes and runs, through the cache folder.
+        """
+
+        def run() -> list[Detections]:
+            from pytest_onnxdet.kept import KeptResults
+
+            kept = KeptResults(self.settings.cache / "reference")
+            return kept.get(
+                kept.identity(self.detector(case.spec), self.batches(case)),
+                lambda: [
+                    found
+                    for batch in self.batches(case)
+                    for found in self.reference(case.spec).run(batch)
+                ],
+            )
+
+        return self._once(case.spec, ("results", case.shape, case.batch), run)
+
+    def found(self, case: Case) -> list[Detections]:
+        """The backend's detections of every image."""
+        return self._once(
+            case.spec, ("found", case.id), lambda: self._run(case, self.session(case))
+        )
+
+    def singles(self, case: Case) -> list[Detections] | None:
+        """The backend's detections image by image, each padded as in its batch.
+
+        None for a batch size of 1. In static mode the graph of batch size 1 is run, as the
+        case's own takes no other batch size than its own.
+        """
+        if case.batch == 1:
+            return None
+        return self._run(case, self.session(replace(case, batch=1)), singly=True)
+
+    def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
+        from pytest_onnxdet.data.detections import from_outputs
+
+        return [
+            found
+            for batch in self.batches(case)
+            for part in (_split(batch) if singly else (batch,))
+            for found in from_outputs(session.run(part), part)
+        ]
+
+    def raw_reference(self, case: Case) -> list[dict[str, NDArray[Any]]]:
+        """The heads' outputs in PyTorch, for the first batches."""
+
+        def run() -> list[dict[str, NDArray[Any]]]:
+            return [self.reference(case.spec).raw(batch) for batch in self._first_batches(case)]
+
+        return self._once(case.spec, ("raw", case.shape, case.batch), run)
+
+    def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
+        """The heads' outputs of the backend, for the first batches."""
+        session = self.session(case, postprocess=False)
+        return [session.run(batch) for batch in self._first_batches(case)]
+
+    def _first_batches(self, case: Case) -> Iterator[Batch]:
+        for number, batch in enumerate(self.batches(case)):
+            if number == RAW_BATCHES:
+                return
+            yield batch
+
+    def names(self, case: Case) -> list[str]:
+        """The images' file names, in the order of :meth:`results`."""
+        dataset = self.dataset(case.spec)
+        return [dataset.path(index).name for index in range(len(dataset))]
+
+    def max_per_img(self, spec: ModelSpec) -> int | None:
+        """Where the detector cuts an image's detections; None where its config does not say."""
+        cfg: Any = self.detector(spec).cfg
+        config = cfg.model.get("test_cfg") or {}
+        value = (config.get("rcnn") or config).get("max_per_img")
+        return None if value is None else int(value)
+
+    # -- lifetime -------------------------------------------------------------------------------
+
+    def _once(self, spec: ModelSpec, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, kept until another model is asked for."""
+        if spec is not self._spec:
+            self.release()
+            self._spec = spec
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    def release(self) -> None:
+        """Closes the sessions and lets go of everything that is kept for the current model."""
+        from pytest_onnxdet.backends.base import Session
+
+        for thing in self._made.values():
+            if isinstance(thing, Session):
+                thing.close()
+        self._made.clear()
+        self._spec = None
+
+    def close(self) -> None:
+        """Ends the work; calling it twice is harmless."""
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _share_cores(self) -> None:
+        """Keeps PyTorch and OpenCV within this process's share."""
+        if self.threads is None:
+            return
+        import cv2
+        import torch
+
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)
+
+
+def fair_share() -> int | None:
+    """Threads for this process: under pytest-xdist its part of the cores, else None, no limit."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if not workers:
+        return None
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+def _split(batch: Batch) -> Iterator[Batch]:
+    """A batch's valid images, each as a batch of its own at the same padded size."""
+    from pytest_onnxdet.data.batches import Batch
+
+    for i in range(batch.valid):
+        one = slice(i, i + 1)
+        yield Batch(batch.images[one], batch.image_shape[one], batch.metas[one], valid=1)

@@ -1,0 +1,41 @@
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import toy_project
+
+# Imported here so that pytester, which forgets what an inner run imported, does not import
+# compiled modules a second time.
+import pytest_onnxdet.backends
+import pytest_onnxdet.data.datasets
+import pytest_onnxdet.kept
+import pytest_onnxdet.models.registry
+import pytest_onnxdet.report
+import pytest_onnxdet.verify.checks
+import pytest_onnxdet.workbench  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """An empty project in which the plugin is installed."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if not any(point.value == "pytest_onnxdet.plugin" for point in _entry_points()):
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_onnxdet.plugin")
+    return pytester
+
+
+def _entry_points() -> metadata.EntryPoints:
+    return metadata.entry_points(group="pytest11")
+
+
+@pytest.fixture
+def toy(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The toy project; see toy_project.py."""
+    project.makeini(toy_project.INI)
+    project.makeconftest(toy_project.CONFTEST)
+    project.makepyfile(test_graphs=toy_project.TESTS)
+    monkeypatch.setenv("TOY_LOG", str(project.path / "exports.log"))
+    return project

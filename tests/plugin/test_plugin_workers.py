@@ -1,0 +1,75 @@
+"""Under pytest-xdist: the same results, and nothing made twice."""
+
+import pytest
+from plugin_output import cases
+
+
+def test_workers_give_the_same_records(toy: pytest.Pytester) -> None:
+    arguments = ("--onnxdet", "-m", "not onnxruntime", "test_graphs.py")
+    toy.runpytest_subprocess(*arguments, "--onnxdet-report=alone").assert_outcomes(
+        passed=16, skipped=16, deselected=16
+    )
+
+    shared = toy.runpytest_subprocess(*arguments, "--onnxdet-report=shared", "-n2")
+
+    assert shared.ret == pytest.ExitCode.OK
+    assert cases(toy.path / "shared") == cases(toy.path / "alone")
+
+
+def test_every_graph_is_exported_once_among_four_workers(toy: pytest.Pytester) -> None:
+    result = toy.runpytest_subprocess("--onnxdet", "-m", "toy", "-n4", "test_graphs.py")
+
+    result.assert_outcomes(passed=16)
+    exports = (toy.path / "exports.log").read_text().splitlines()
+    # Static graphs differ by batch size, a dynamic one serves both.
+    assert sorted(exports) == sorted(
+        f"{model} {shape}"
+        for model in ("one_net", "two_net")
+        for shape in ("static", "static", "dynamic")
+    )
+
+
+def test_every_graph_is_exported_once_in_one_process(toy: pytest.Pytester) -> None:
+    toy.runpytest("--onnxdet", "-m", "toy", "test_graphs.py").assert_outcomes(
+        passed=16, deselected=32
+    )
+
+    assert len((toy.path / "exports.log").read_text().splitlines()) == 6
+
+
+def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Pytester) -> None:
+    # Collected by every worker: the models come from a conftest beside which no test is run.
+    result = toy.runpytest_subprocess(
+        "--onnxdet", "-n2", "-k", "absent and one_net and static-b1", "--onnxdet-report=out"
+    )
+
+    found = cases(toy.path / "out")
+    assert [case["check"] for case in found][:3] == ["export", "parity", "accuracy"]
+    assert {case["outcome"] for case in found} == {"skipped"}
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_worker_that_dies_leaves_a_record(toy: pytest.Pytester) -> None:
+    toy.makepyfile(
+        test_graphs="""
+        import os
+        import pytest
+
+        @pytest.mark.parity
+        def test_parity(onnxdet_case):
+            os._exit(11)
+        """
+    )
+
+    toy.runpytest_subprocess(
+        "--onnxdet",
+        "-n1",
+        "-k",
+        "toy and one_net and static-b1",
+        "--onnxdet-report=out",
+        "test_graphs.py",
+    )
+
+    (case,) = cases(toy.path / "out")
+    assert (case["check"], case["outcome"]) == ("parity", "error")
+    assert "crashed" in case["reason"]
