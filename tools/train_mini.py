@@ -10,6 +10,8 @@ The validation split is drawn from another seed than the scenes that are learnt 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import pickle
 import random
 import sys
 import time
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pytest_onnxdet.data import scenes as drawing
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.data.scenes import TRAIN_SEED, Scene, draw_scene
 from pytest_onnxdet.models.build import config_path, initialise, load_config, make_detector
@@ -50,18 +53,31 @@ class Recipe:
 
 RECIPES = {
     "retinanet": Recipe(1500),
-    "fcos": Recipe(800, "retinanet"),
-    "fsaf": Recipe(800, "retinanet"),
-    "ssd": Recipe(1200),
+    "fcos": Recipe(700, "retinanet"),
+    "fsaf": Recipe(700, "retinanet"),
+    "ssd": Recipe(1000),
     "yolov3": Recipe(1500, "retinanet", norm=35.0),
     "faster_rcnn": Recipe(900, "retinanet"),
     "cascade_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
     "mask_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
     "cascade_mask_rcnn": Recipe(500, "cascade_rcnn", rate=1e-3),
-    "cornernet": Recipe(2000, batch=4, norm=35.0),
+    "cornernet": Recipe(1500, batch=4, norm=35.0),
     "detr": Recipe(5000, "retinanet", rate=6e-4, norm=1.0),
     "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
 }
+
+
+def training_scenes(quiet: bool) -> list[Scene]:
+    """The scenes to learn from: drawn once, then kept beside the checkpoints."""
+    version = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()[:12]
+    kept = STATE / f"scenes-{SCENES}-{version}.pickle"
+    if kept.exists():
+        return list(pickle.loads(kept.read_bytes()))
+    indices = tqdm(range(SCENES), "drawing", disable=quiet, leave=False)
+    scenes = [draw_scene(TRAIN_SEED, index) for index in indices]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(pickle.dumps(scenes))
+    return scenes
 
 
 def training_pipeline(cfg: Any) -> tuple[Any, dict[str, Any], int]:
@@ -189,10 +205,7 @@ def train(spec: ModelSpec, model: Any, cfg: Any, args: argparse.Namespace) -> No
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         first = saved["step"]
-    scenes = [
-        draw_scene(TRAIN_SEED, index)
-        for index in tqdm(range(SCENES), "drawing", disable=args.quiet, leave=False)
-    ]
+    scenes = training_scenes(args.quiet)
     model.train()
     smooth: dict[str, float] = {}
     bar = tqdm(range(first, args.steps), spec.name, initial=first, total=args.steps)

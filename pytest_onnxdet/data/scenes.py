@@ -97,8 +97,8 @@ def _outline(rng: Generator, label: int, height: int, width: int) -> NDArray[np.
     """A shape wholly inside the image: float32 (p, 2) on a grid of 1/16 px."""
     largest = 0.62 * min(height, width)
     # Uniform in the logarithm: as many small ones as large ones.
-    size = float(np.exp(rng.uniform(np.log(16.0), np.log(largest))))
-    turn = rng.uniform(-0.4, 0.4)
+    size = float(np.exp(rng.uniform(np.log(20.0), np.log(largest))))
+    turn = rng.uniform(-0.2, 0.2)
     if label == 0:
         angles = np.linspace(0, 2 * np.pi, 33)[:-1]
         points = np.stack([np.cos(angles), np.sin(angles)], 1) * size / 2
@@ -130,9 +130,9 @@ def _paint(rng: Generator, image: NDArray[np.uint8], polygon: NDArray[np.float32
     around = image[y1:y2, x1:x2].reshape(-1, 3).mean(0)
     for _ in range(20):
         colour = rng.uniform(0, 255, size=3)
-        if np.abs(colour - around).max() > 70:
+        if np.abs(colour - around).max() > 80:
             break
     fill = tuple(float(round(v)) for v in colour)
-    rim = tuple(float(round(v * 0.55)) for v in colour)
+    rim = tuple(float(round(v * 0.3)) for v in colour)
     cv2.fillPoly(image, [_fixed(polygon)], fill, cv2.LINE_AA, _SHIFT)
-    cv2.polylines(image, [_fixed(polygon)], True, rim, 1, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(image, [_fixed(polygon)], True, rim, 2, cv2.LINE_AA, _SHIFT)

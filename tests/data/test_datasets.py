@@ -82,9 +82,10 @@ def perfect(dataset: Dataset) -> list[Any]:
 
 
 def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None:
-    found = shapes.evaluate(perfect(shapes))
+    results = perfect(shapes)
+    found = shapes.evaluate(results)
     assert found["bbox_mAP"] == found["segm_mAP"] == 1.0
-    boxes_only = [boxes for boxes, _ in perfect(shapes)]
+    boxes_only = [boxes for boxes, _ in results]
     assert set(shapes.evaluate(boxes_only)) & {"bbox_mAP", "segm_mAP"} == {"bbox_mAP"}
     nothing = [[np.zeros((0, 5), np.float32)] * 3] * len(shapes)
     assert shapes.evaluate(nothing)["bbox_mAP"] == 0.0
