@@ -20,7 +20,7 @@ class PointRendDetector(MaskDetector):
     def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
         head = self.detector.roi_head
         cfg = head.test_cfg
-        coarse = head.mask_head(pool_points(head.mask_roi_extractor, maps, boxes))
+        coarse = self._coarse(pool_points(head.mask_roi_extractor, maps, boxes), boxes)
         refined = self._own(coarse, labels, head.mask_head)
         for step in range(cfg.subdivision_steps):
             refined = functional.interpolate(
@@ -32,6 +32,23 @@ class PointRendDetector(MaskDetector):
                 continue
             refined = self._refine(maps, boxes, labels, coarse, refined, (height, width))
         return refined.sigmoid()
+
+    def _coarse(self, regions: Tensor, boxes: Tensor) -> Tensor:
+        """mmdet's CoarseMaskHead, with the number of rows taken from the boxes (N, K, 4).
+
+        The exporter takes the row count that the head asks of its own activations for fixed.
+        """
+        head = self.detector.roi_head.mask_head
+        for conv in head.convs:
+            regions = conv(regions)
+        if head.downsample_conv is not None:
+            regions = head.downsample_conv(regions)
+        regions = regions.flatten(1)
+        for layer in head.fcs:
+            regions = head.relu(layer(regions))
+        rows = boxes.shape[0] * boxes.shape[1]
+        result: Tensor = head.fc_logits(regions).reshape(rows, head.num_classes, *head.output_size)
+        return result
 
     def _refine(
         self,

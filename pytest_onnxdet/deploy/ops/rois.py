@@ -101,7 +101,9 @@ def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float)
     x, y = at[..., 0] / width * scale, at[..., 1] / height * scale
     grid = torch.stack([x, y], dim=-1) * 2.0 - 1.0
     found = functional.grid_sample(features, grid, align_corners=False)
-    return found.permute(0, 2, 1, 3).flatten(0, 1)
+    # The rows are counted by the boxes: the exporter takes grid_sample's traced shape for fixed.
+    rows = boxes.shape[0] * boxes.shape[1]
+    return found.permute(0, 2, 1, 3).reshape(rows, features.shape[1], points.shape[-2])
 
 
 def pool_points(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
