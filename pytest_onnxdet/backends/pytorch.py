@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
 
 
+CORNER_MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
+
+
 class Reference:
     """mmdet's detector in PyTorch.
 
@@ -36,18 +39,38 @@ class Reference:
                 img=[images], img_metas=[metas], return_loss=False, rescale=True
             )
         detections = []
-        for i in range(batch.valid):
-            probs = seen[i] if seen else None
-            detections.append(_detections(results[i], probs))
-        return detections
+        for result in results:
+            boxes = result[0] if isinstance(result, tuple) else result
+            # The mask head is only called for images that have a detection.
+            has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
+            detections.append(_detections(result, seen.pop(0) if has_masks else None))
+        return detections[: batch.valid]
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """The heads' outputs, by the names that the raw graph gives them."""
+        """The heads' outputs, by the names that the raw graph gives them.
+
+        Single-stage models: every level of the dense head. Two-stage models: of the proposal
+        network, as all that follows depends on which proposals it picks. CornerNet: the last
+        level's maps. DETR: the last decoder layer's logits and boxes.
+        """
         from pytest_onnxdet.deploy.base import named_levels
 
+        detector: Any = self.detector
         images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        size = tuple(images.shape[-2:])
+        metas = [{**meta, "batch_input_shape": size} for meta in batch.metas]
         with torch.no_grad():
-            outputs = named_levels(self.detector.forward_dummy(images))
+            features = detector.extract_feat(images)
+            if hasattr(detector, "rpn_head"):
+                outputs = named_levels(detector.rpn_head(features))
+            elif type(detector.bbox_head).__name__ == "DETRHead":
+                logits, boxes = detector.bbox_head(features, metas)
+                outputs = {"cls_score": logits[-1][-1], "bbox_pred": boxes[-1][-1]}
+            elif type(detector.bbox_head).__name__ == "CornerHead":
+                maps = detector.bbox_head(features)
+                outputs = {n: m[-1] for n, m in zip(CORNER_MAPS, maps, strict=True)}
+            else:
+                outputs = named_levels(detector.bbox_head(features))
         return {name: value.numpy() for name, value in outputs.items()}
 
 

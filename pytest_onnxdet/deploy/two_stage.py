@@ -72,7 +72,7 @@ class TwoStageDetector(DeployModel):
     def detect(
         self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Boxes and labels of the images, in the graph contract's form, at least ``least`` slots."""
+        """Boxes and labels in the graph contract's form, at least ``least`` slots an image."""
         head = self.detector.roi_head
         boxes, used = self.proposals(maps, image_shape)
         if hasattr(head, "num_stages"):

@@ -231,8 +231,11 @@ def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[st
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the tracer's warnings, each of which was looked at: shapes become Python numbers
-    only where the architecture fixes them, and parity at other shapes proves it."""
+    """Silences the tracer's warnings.
+
+    Each was looked at: shapes become Python numbers only where the architecture fixes them, and
+    parity at other shapes proves it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
