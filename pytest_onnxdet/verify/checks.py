@@ -108,6 +108,7 @@ def check_parity(
     raw: Arrays | Sequence[Arrays] | None = None,
     singles: Sequence[Detections] | None = None,
     images: Sequence[str] = (),
+    mask_ties: bool = False,
     locate: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """The candidate finds the reference's detections, and nothing else.
@@ -124,6 +125,8 @@ def check_parity(
         singles: the candidate's detections, computed image by image, each padded to the size it
             has in its batch: a batch of k must equal k singles.
         images: file names.
+        mask_ties: accept masks that differ only in pixels at the threshold, see
+            :func:`compare_detections`.
         locate: asked on failure for a line that names the stage to blame.
 
     Returns:
@@ -155,6 +158,7 @@ def check_parity(
                 classes=classes,
                 images=images,
                 max_per_img=max_per_img,
+                mask_ties=mask_ties,
             )
         except ValueError as error:
             parts.append(f"{title}: {error}")

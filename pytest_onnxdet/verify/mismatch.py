@@ -16,7 +16,10 @@ FAULTS = (
     "mask_iou",
     "order",
 )
-"""Kinds of mismatch that fail a comparison; ``order_only`` is the one kind that does not."""
+"""Kinds of mismatch that fail a comparison."""
+
+ACCEPTED = ("order_only", "mask_tie")
+"""Kinds that do not, because the numbers prove that nothing but a tie was decided differently."""
 
 _UNITS = {"box_shift": " px"}
 
@@ -26,12 +29,12 @@ class Mismatch:
     """One way in which one detection differs.
 
     Attributes:
-        kind: one of :data:`FAULTS`, or ``order_only``.
+        kind: one of :data:`FAULTS` or :data:`ACCEPTED`.
         index: the image's position in the lists that were compared.
         image: its file name, or empty.
         label: the class, by name where names were given.
         value: the difference for box_shift (px), score_drift, mask_drift and order (score); the
-            IoU for mask_iou; the detection's own score for the other kinds.
+            IoU for mask_iou and mask_tie; the detection's own score for the other kinds.
         allowed: the allowance for ``value``, None where there is none.
         reference, candidate: the detection's position in either list of the image.
         note: what the figures do not say.
@@ -61,9 +64,9 @@ class Mismatch:
     def __str__(self) -> str:
         what = f"{self.value:.6g}{_UNITS.get(self.kind, '')}"
         if self.allowed is not None:
-            bound = "at least" if self.kind == "mask_iou" else "up to"
+            bound = "at least" if self.kind in ("mask_iou", "mask_tie") else "up to"
             what += f" ({bound} {self.allowed:g}{_UNITS.get(self.kind, '')} allowed)"
-        elif self.kind not in ("order", "order_only"):
+        elif self.kind not in ("order", *ACCEPTED):
             what = f"score {what}"
         return f"{self.where}: {what}" + (f"; {self.note}" if self.note else "")
 
@@ -79,7 +82,7 @@ class ParityResult:
         order_only: accepted differences of order.
         worst: by quantity (``box_px``, ``score``, ``mask``, ``mask_iou``) the worst value over all
             pairs and where; a quantity that was never compared is missing.
-        mismatches: every mismatch, ``order_only`` included, by image.
+        mismatches: every mismatch, accepted ones included, by image.
     """
 
     images: int = 0
@@ -94,7 +97,7 @@ class ParityResult:
     @property
     def faults(self) -> list[Mismatch]:
         """The mismatches that fail the comparison."""
-        return [m for m in self.mismatches if m.kind != "order_only"]
+        return [m for m in self.mismatches if m.kind not in ACCEPTED]
 
     @property
     def vacuous(self) -> bool:
@@ -147,12 +150,13 @@ class ParityResult:
             "mask_iou": "least mask IoU",
         }
         lines += [f"  {names[key]}: {entry}" for key, entry in self.worst.items()]
-        for kind in (*FAULTS, "order_only"):
+        for kind in (*FAULTS, *ACCEPTED):
             entries = [m for m in self.mismatches if m.kind == kind]
             if not entries:
                 continue
-            entries.sort(key=lambda m: m.value if kind == "mask_iou" else -m.value)
-            accepted = " (accepted)" if kind == "order_only" else ""
+            least = kind in ("mask_iou", "mask_tie")
+            entries.sort(key=lambda m: m.value if least else -m.value)
+            accepted = " (accepted)" if kind in ACCEPTED else ""
             lines.append(f"  {kind}: {len(entries)}{accepted}")
             lines += [f"    {entry}" for entry in entries[:limit]]
             if len(entries) > limit:

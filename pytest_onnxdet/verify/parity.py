@@ -6,6 +6,9 @@ of every image. Two differences are accepted, and only when the numbers prove th
 * detections whose reference scores tie within the score allowance may swap places;
 * where the reference was cut at ``max_per_img``, a detection that ties with the last one kept may
   be replaced by another that ties with it, one for one.
+
+A third is accepted only where the caller asks for it: a mask that differs in nothing but pixels
+whose probability ties with the threshold. One such pixel takes a mask of 100 to an IoU of 0.99.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.matching import OVERLAP, assign, box_distance, iou, match
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
@@ -33,6 +36,7 @@ def compare_detections(
     classes: Sequence[str] = (),
     images: Sequence[str] = (),
     max_per_img: int | None = None,
+    mask_ties: bool = False,
 ) -> ParityResult:
     """Compares detections image by image, class by class, one to one.
 
@@ -43,6 +47,8 @@ def compare_detections(
         classes: class names in label order; labels outside it are printed as numbers.
         images: file names for the message.
         max_per_img: where the reference was cut. Only with it is a tie at the cut accepted.
+        mask_ties: accept a mask below the least IoU where every pixel that differs has, in the
+            reference, a probability within ``tolerance.mask_prob`` of the threshold.
 
     Raises:
         ValueError: the lists are not of equal length.
@@ -55,7 +61,8 @@ def compare_detections(
     result = ParityResult(images=len(reference), detections=sum(map(len, reference)))
     for index, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
         name = images[index] if index < len(images) else ""
-        _Image(result, index, name, ours, theirs, tolerance, classes).compare(max_per_img)
+        image = _Image(result, index, name, ours, theirs, tolerance, classes, mask_ties)
+        image.compare(max_per_img)
     return result
 
 
@@ -70,6 +77,7 @@ class _Image:
     theirs: Detections
     tolerance: Tolerance
     classes: Sequence[str]
+    mask_ties: bool
 
     def compare(self, max_per_img: int | None) -> None:
         pairs = match(self.ours, self.theirs, self.tolerance)
@@ -119,13 +127,29 @@ class _Image:
             return
         if ours.masks is not None and theirs.masks is not None:
             value, note = _mask_iou(ours.masks[i], theirs.masks[j])
-            self._judge("mask_iou", "mask_iou", value, allow.mask_iou, i, j, note)
+            kind = "mask_iou"
+            if value < allow.mask_iou and self._pixels_tie(i, theirs.masks[j]):
+                kind = "mask_tie" if self.mask_ties else kind
+                note += f", all within {allow.mask_prob:g} of the threshold"
+            self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
         if ours.mask_probs is not None and theirs.mask_probs is not None:
             a, b = ours.mask_probs[i], theirs.mask_probs[j]
             same = a.shape == b.shape
             gap = float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if same else np.inf
             note = "" if same else f"shape {b.shape} instead of {a.shape}"
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
+
+    def _pixels_tie(self, i: int, mask: Any) -> bool:
+        """Whether a mask lies between the reference's at a slightly higher and lower threshold."""
+        ours, slack = self.ours, self.tolerance.mask_prob
+        if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
+            return False
+        one = slice(i, i + 1)
+        sure, possible = (
+            paste_masks(ours.mask_probs[one], ours.boxes[one], mask.shape, 0.5 + shift)[0]
+            for shift in (slack, -slack)
+        )
+        return not (sure & ~mask).any() and not (mask & ~possible).any()
 
     def _judge(
         self, key: str, kind: str, value: float, allowed: float, i: int, j: int, note: str = ""
@@ -134,7 +158,7 @@ class _Image:
 
         Written so that NaN is beyond every allowance.
         """
-        least = kind == "mask_iou"
+        least = key == "mask_iou"
         entry = self._mismatch(kind, value, allowed, i, j, note)
         known = self.result.worst.get(key)
         if known is None or not (value >= known.value if least else value <= known.value):

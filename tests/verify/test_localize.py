@@ -7,7 +7,9 @@ from onnx import helper, numpy_helper
 from verify_graphs import detector, feeds, run
 from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge
 
-from pytest_onnxdet.verify.localize import Stage, localize
+from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
+from pytest_onnxdet.verify.mutate import mutations
 from pytest_onnxdet.verify.nodes import (
     first_differing_node,
     ort_runner,
@@ -61,6 +63,44 @@ def test_no_difference_and_a_sum_of_small_ones():
     blame = walk([step[0]], [step[1]], [step[2]], [step[3]])
     assert blame.stage is None
     assert "their sum is not" in str(blame)
+
+
+class Eager:
+    """A deploy model as the chain sees one: tensors in, tensors out, names of the outputs."""
+
+    outputs = ("dets", "labels")
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, images, image_shape):
+        import torch
+
+        found = run(self.model, {"input": images.numpy(), "image_shape": image_shape.numpy()})
+        return tuple(torch.from_numpy(found[name]) for name in self.outputs)
+
+
+class Backend:
+    def __init__(self, model):
+        self.model = model
+
+    def run(self, batch):
+        return run(self.model, {"input": batch.images, "image_shape": batch.image_shape})
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_the_standard_chain(tmp_path, broken):
+    mistake = next(m for m in mutations() if m.name == "box_shift").apply(detector())
+    graphs = [mistake if at >= broken else detector() for at in range(3)]
+    batches = [
+        Batch(values["input"], values["image_shape"], [{"scale_factor": np.ones(4)}] * 2)
+        for values in (feeds(0), feeds(1))
+    ]
+    reference = [one for s in range(2) for one in to_detections(run(detector(), feeds(s)))]
+    artifact = save(graphs[1], tmp_path / "model.onnx")
+    stages = standard_stages(Eager(graphs[0]), artifact, Backend(graphs[2]), batches)
+    assert tuple(stage.name for stage in stages) == NAMES
+    assert localize(reference, stages, TOLERANCE).stage == NAMES[broken]
 
 
 def test_the_outputs_of_a_copy_are_more():

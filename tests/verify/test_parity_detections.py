@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from verify_samples import CLASSES, TOLERANCE, change, detections, empty, join, nudge, take
 
-from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.verify.parity import compare_detections
 
 
@@ -166,6 +166,35 @@ def test_two_empty_masks_are_equal():
     found = detections(7, masks=True)
     blank = change(found, masks=np.zeros_like(found.masks))
     assert compare(blank, blank).metrics["min_mask_iou"] == 1.0
+
+
+def pasted(found, threshold=0.5):
+    pytest.importorskip("mmcv._ext")
+    masks = paste_masks(found.mask_probs, found.boxes, (64, 64), threshold)
+    return change(found, masks=masks)
+
+
+def test_pixels_at_the_threshold():
+    """A mask that is right up to ties is told apart, and accepted only where asked for."""
+    found = pasted(detections(13, masks=True))
+    slightly = pasted(found, 0.5009)
+    result = compare(found, slightly)
+    assert set(kinds(result)) == {"mask_iou"}
+    assert all("all within 0.001 of the threshold" in m.note for m in result.faults)
+    assert not result.ok
+    result = compare(found, slightly, mask_ties=True)
+    assert set(kinds(result)) == {"mask_tie"}
+    assert result.ok
+    assert result.metrics["min_mask_iou"] < 0.999
+    assert "(at least 0.999 allowed)" in result.format()
+
+
+def test_other_pixels_are_no_ties():
+    found = pasted(detections(13, masks=True))
+    for other in (pasted(found, 0.51), pasted(found, 0.49), change(found, masks=~found.masks)):
+        assert set(kinds(compare(found, other, mask_ties=True))) & {"mask_iou"}
+    nothing = change(found, masks=np.zeros_like(found.masks))
+    assert not compare(found, nothing, mask_ties=True).ok
 
 
 @pytest.mark.parametrize("field", ["boxes", "scores"])
