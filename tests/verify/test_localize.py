@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from verify_graphs import detector, feeds, run
+from verify_graphs import detector, feeds, run, save, to_detections
 from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge
 
 from pytest_onnxdet.data.batches import Batch
