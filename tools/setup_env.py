@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from setup_report import Progress, SetupError, diagnose
+from setup_report import SetupError, diagnose
 from setup_steps import Commands, Runner, exclusive, run_logged
 from setup_wheel import WheelCache, WheelKey, install, prove
 
@@ -210,8 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_python()
         if is_set_up(ROOT, gpu=gpu):
             return 0
-        waiting = Progress("another set-up of this clone is running, waiting")
-        with exclusive(ROOT / ".venv.lock", waiting.tick):
+        with exclusive(ROOT / ".venv.lock", "waiting for another set-up of this clone"):
             if not is_set_up(ROOT, gpu=gpu):
                 set_up(ROOT, gpu=gpu, cache=WheelCache.of_user(os.environ))
     except SetupError as error:

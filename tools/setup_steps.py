@@ -177,17 +177,25 @@ class Commands:
 
 
 @contextmanager
-def exclusive(path: Path, waiting: Callable[[], None], *, poll: float = 1.0) -> Iterator[None]:
+def exclusive(
+    path: Path, label: str, stream: TextIO | None = None, *, poll: float = 1.0
+) -> Iterator[None]:
     """Hold a lock between processes; the kernel drops it when the holder dies.
 
-    `waiting` is called about once a `poll` while another process has it.
+    `label` is what the terminal says while another process has it.
     """
-    with path.open("a") as stream:
+    progress: Progress | None = None
+    with path.open("a") as lock:
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                waiting()
+                if progress is None:
+                    progress = Progress(label, stream)
+                    progress.start()
+                progress.tick()
                 time.sleep(poll)
+        if progress is not None:
+            progress.done()
         yield

@@ -13,12 +13,12 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from setup_report import Progress, SetupError, compiled_files, diagnose, tail_of
+from setup_report import SetupError, compiled_files, diagnose, tail_of
 from setup_steps import Commands, exclusive
 
 # Measured: 9 minutes on 2 cores.
@@ -89,23 +89,10 @@ class WheelCache:
         arriving.replace(kept)
         return kept
 
-    @contextmanager
-    def lock(self, key: WheelKey, commands: Commands) -> Iterator[None]:
+    def lock(self, key: WheelKey, commands: Commands) -> AbstractContextManager[None]:
         """Let one clone build while the others wait for its wheel."""
-        progress: list[Progress] = []
-
-        def waiting() -> None:
-            if not progress:
-                progress.append(
-                    Progress("another set-up builds the same mmcv-full, waiting", commands.stream)
-                )
-                progress[0].start()
-            progress[0].tick()
-
-        with exclusive(self.folder(key) / "lock", waiting):
-            if progress:
-                progress[0].done()
-            yield
+        label = "waiting for another set-up, which has the same mmcv-full"
+        return exclusive(self.folder(key) / "lock", label, commands.stream)
 
 
 def has_operators(wheel: Path) -> bool:
