@@ -47,21 +47,21 @@ class Recipe:
     steps: int
     start: str | None = None
     rate: float = 2e-3
-    batch: int = 8
+    batch: int = 4
     norm: float = 10.0  # of the gradient, at most
 
 
 RECIPES = {
-    "retinanet": Recipe(1500),
-    "fcos": Recipe(700, "retinanet"),
-    "fsaf": Recipe(700, "retinanet"),
-    "ssd": Recipe(1000),
+    "retinanet": Recipe(1500, batch=8),
+    "fcos": Recipe(800, "retinanet"),
+    "fsaf": Recipe(800, "retinanet"),
+    "ssd": Recipe(1500),
     "yolov3": Recipe(1500, "retinanet", norm=35.0),
-    "faster_rcnn": Recipe(900, "retinanet"),
-    "cascade_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
-    "mask_rcnn": Recipe(600, "faster_rcnn", rate=1e-3),
-    "cascade_mask_rcnn": Recipe(500, "cascade_rcnn", rate=1e-3),
-    "cornernet": Recipe(1500, batch=4, norm=35.0),
+    "faster_rcnn": Recipe(1000, "retinanet"),
+    "cascade_rcnn": Recipe(700, "faster_rcnn", rate=1e-3),
+    "mask_rcnn": Recipe(700, "faster_rcnn", rate=1e-3),
+    "cascade_mask_rcnn": Recipe(600, "cascade_rcnn", rate=1e-3),
+    "cornernet": Recipe(1500, norm=35.0),
     "detr": Recipe(5000, "retinanet", rate=6e-4, norm=1.0),
     "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
 }
