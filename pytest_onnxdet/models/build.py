@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from ._torchvision import ensure_torchvision
+from .checkpoint import BuildError, read_checkpoint
+from .checkpoint import told as _told
 from .spec import ModelSpec
 
 ensure_torchvision()
@@ -18,10 +20,6 @@ import mmcv  # noqa: E402  (the stand-in has to be there first)
 import mmdet  # noqa: E402
 
 NAMED = 3  # how many offending names a message quotes
-
-
-class BuildError(Exception):
-    """A detector cannot be built; the message names the file at fault and the remedy."""
 
 
 def config_root() -> Path:
@@ -107,12 +105,15 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
         raise BuildError(f"{path}: {kind} cannot be built: {_told(error)}") from error
 
 
-def build_detector(spec: ModelSpec, weights: str | Path | None = None) -> torch.nn.Module:
+def build_detector(
+    spec: ModelSpec, weights: str | Path | None = None, downloads: Path | None = None
+) -> torch.nn.Module:
     """The spec's detector: eval mode, CPU, float32, ``CLASSES`` set, weights loaded.
 
     Args:
         spec: the model.
         weights: in place of ``spec.weights``. Where both are None the weights are fresh.
+        downloads: folder for weights that are a URL; None: in the user's cache folder.
     """
     cfg = load_config(spec)
     model = make_detector(cfg, config_path(spec))
@@ -120,7 +121,7 @@ def build_detector(spec: ModelSpec, weights: str | Path | None = None) -> torch.
     if source is None:
         initialise(model)
     else:
-        load_weights(source, model)
+        load_weights(source, model, downloads=downloads)
     model.CLASSES = spec.classes
     model.cfg = cfg
     detector: torch.nn.Module = model.float().eval()
@@ -137,18 +138,34 @@ def initialise(model: Any) -> None:
         logging.disable(before)
 
 
-def load_weights(path: str | Path, model: torch.nn.Module) -> None:
+def load_weights(
+    path: str | Path,
+    model: torch.nn.Module,
+    *,
+    trust: bool = False,
+    downloads: Path | None = None,
+) -> dict[str, Any]:
     """Fill ``model`` from a .safetensors or PyTorch file, or from a URL (fetched once).
 
-    Nothing in the file is ever executed (``weights_only=True``). Every parameter must be there
-    with its shape, and nothing else.
+    Nothing in the file is executed unless ``trust`` is set (``weights_only=True``). Every
+    parameter must be there with its shape, and nothing else.
+
+    Args:
+        path: the file, or an http(s) URL.
+        model: the detector.
+        trust: unpickle whatever the file holds, which can run code from it.
+        downloads: folder for a URL's file; None: in the user's cache folder.
+
+    Returns:
+        What the checkpoint says of itself (``meta``), {} where it says nothing.
 
     Raises:
         BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
     """
     text = str(path)
-    file = _fetch(text) if text.startswith(("http://", "https://")) else Path(path)
-    state = _read_state(file)
+    remote = text.startswith(("http://", "https://"))
+    file = _fetch(text, downloads) if remote else Path(path)
+    state, meta = _read_state(file, trust)
     own = model.state_dict()
     misshapen = [
         f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
@@ -179,49 +196,34 @@ def load_weights(path: str | Path, model: torch.nn.Module) -> None:
             f"{file}: these weights do not fit {type(model).__name__} as configured: "
             f"{'; '.join(parts)}: give the checkpoint that was trained with this config"
         )
+    return meta
 
 
-def _fetch(url: str) -> Path:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / url.rsplit("/", 1)[-1]
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file))
-        except Exception as error:
-            raise BuildError(
-                f"{url}: the checkpoint cannot be fetched: {_told(error)}: fetch it by other "
-                f"means and put it at {file}, or give the folder that holds it"
-            ) from error
-    return file
+def _fetch(url: str, folder: Path | None) -> Path:
+    from .download import DownloadError, default_folder, download
+
+    try:
+        return download(url, default_folder() if folder is None else folder)
+    except DownloadError as error:
+        raise BuildError(str(error)) from error
 
 
-def _read_state(file: Path) -> dict[str, torch.Tensor]:
+def _read_state(file: Path, trust: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A file's tensors and its ``meta``."""
     if not file.is_file():
         raise BuildError(
             f"{file}: no such weights file: give the path of a .safetensors or .pth file; the "
             "shipped ones come from `python tools/train_mini.py MODEL`"
         )
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
-    import pickle
-
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BuildError(
-            f"{file}: not a plain checkpoint (corrupt, or it holds objects other than tensors, "
-            f"which are not loaded because that would run code from the file): "
-            f"{_told(error)}: fetch it again, or save only its state_dict"
-        ) from error
-    except Exception as error:
-        raise BuildError(
-            f"{file}: the checkpoint is corrupt: {_told(error)}: fetch or train it again"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+        return _read_safetensors(file), {}
+    loaded = read_checkpoint(file, trust)
+    whole = loaded if isinstance(loaded, Mapping) else {}
+    state = whole.get("state_dict", loaded)
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise BuildError(f"{file}: holds no state_dict of tensors: save `model.state_dict()`")
-    return _unwrapped(state)
+    meta = whole.get("meta") if "state_dict" in whole else None
+    return _unwrapped(state), dict(meta) if isinstance(meta, Mapping) else {}
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
@@ -245,9 +247,3 @@ def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
         elif name.startswith("module."):
             state[name.removeprefix("module.")] = state.pop(name)
     return state
-
-
-def _told(error: BaseException) -> str:
-    """An error on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

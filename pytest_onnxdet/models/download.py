@@ -1,0 +1,193 @@
+"""Fetches checkpoints: resumed where a connection breaks, checked by name, in place or not at all.
+
+OpenMMLab names a checkpoint after its content: ``…-c2398f9e.pth`` has a SHA-256 that begins with
+``c2398f9e``. What arrives is written beside its place (``.part``), verified against that hash and
+renamed, so that a file of the final name is always whole. Of several processes that want the same
+file one fetches it and the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_onnxdet.progress import Progress
+
+TIMEOUT_S = 30.0  # without a byte
+ATTEMPTS = 4  # in a row that bring nothing
+PAUSE_S = 1.0  # before the second attempt; doubled before each further one
+_CHUNK = 1 << 18
+_HASH = re.compile(r"-([0-9a-f]{8})\.[A-Za-z]+$")
+_HOPELESS = range(400, 500)  # what asking again does not change
+_TRY_AGAIN = (408, 425, 429)
+
+
+class DownloadError(Exception):
+    """A file cannot be fetched; the message names the URL and what to do instead."""
+
+
+class _Broken(Exception):
+    """An attempt ended before the file did."""
+
+
+def default_folder() -> Path:
+    """``checkpoints`` below ``$XDG_CACHE_HOME/pytest-onnxdet`` or ``~/.cache/pytest-onnxdet``."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return base / "pytest-onnxdet" / "checkpoints"
+
+
+def named_hash(name: str) -> str | None:
+    """The eight hexadecimal digits in a checkpoint's file name, None where there are none."""
+    found = _HASH.search(name)
+    return found[1] if found else None
+
+
+def download(
+    url: str,
+    folder: Path,
+    *,
+    timeout: float = TIMEOUT_S,
+    attempts: int = ATTEMPTS,
+    pause: float = PAUSE_S,
+) -> Path:
+    """The file behind ``url`` in ``folder``, fetched unless it is there.
+
+    Args:
+        url: http or https; the last part of its path becomes the file's name.
+        folder: made where it is missing.
+        timeout: seconds without a byte after which an attempt is given up.
+        attempts: how many attempts in a row may bring nothing.
+        pause: seconds before the second attempt, doubled before each further one.
+
+    Raises:
+        DownloadError: it cannot be had, or is not what its name says.
+    """
+    place = folder / url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{place.name}.lock"):
+            if place.is_file() and _faults(place, place.name) is None:
+                return place
+            part = folder / f"{place.name}.part"
+            _fetch(url, part, place, timeout, attempts, pause)
+            os.replace(part, place)
+    except OSError as error:
+        raise DownloadError(
+            f"{url}: cannot be written to {folder}: {error.strerror or error}: {_elsewhere(place)}"
+        ) from error
+    return place
+
+
+def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pause: float) -> None:
+    """Fill ``part`` with the whole, verified file."""
+    fruitless, wait = 0, pause
+    restarted = False
+    with Progress(place.name, None, "MB") as progress:
+        while True:
+            before = part.stat().st_size if part.is_file() else 0
+            try:
+                _attempt(url, part, timeout, progress)
+            except _Broken as error:
+                now = part.stat().st_size if part.is_file() else 0
+                fruitless = 0 if now > before else fruitless + 1
+                if fruitless >= attempts:
+                    raise DownloadError(
+                        f"{url}: given up after {attempts} attempts without progress "
+                        f"({error}): try again, which goes on at {now} bytes, or "
+                        f"{_elsewhere(place)}"
+                    ) from error
+                if fruitless:
+                    time.sleep(wait)
+                    wait *= 2
+                continue
+            fault = _faults(part, place.name)
+            if fault is None:
+                return
+            part.unlink()
+            if before and not restarted:  # what lay there was of another file: once from the start
+                restarted = True
+                continue
+            raise DownloadError(
+                f"{url}: what arrived is not the file of that name: {fault}: {_elsewhere(place)}"
+            )
+
+
+def _attempt(url: str, part: Path, timeout: float, progress: Progress) -> None:
+    """One connection: appends to ``part`` what is missing.
+
+    Raises:
+        _Broken: another attempt may help.
+        DownloadError: none will.
+    """
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "pytest-onnxdet"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            have = _start(response, have)
+            length = response.headers.get("Content-Length")
+            end = None if length is None else have + int(length)
+            progress.total = end
+            with part.open("ab" if have else "wb") as file:
+                progress.at(have)
+                while chunk := response.read(_CHUNK):
+                    file.write(chunk)
+                    have += len(chunk)
+                    progress.at(have)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # there is nothing behind what is here: see if it is whole
+            return
+        if error.code in _HOPELESS and error.code not in _TRY_AGAIN:
+            raise DownloadError(
+                f"{url}: the server answers {error.code} {error.reason}: {_elsewhere(part)}"
+            ) from error
+        raise _Broken(f"the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _Broken(f"no connection: {error.reason}") from error
+    except TimeoutError as error:
+        raise _Broken(f"no data for {timeout:g} s") from error
+    except (http.client.HTTPException, ConnectionError) as error:
+        raise _Broken(f"the connection broke: {type(error).__name__}") from error
+    if end is not None and have < end:
+        raise _Broken(f"the connection broke at {have} of {end} bytes")
+
+
+def _start(response: Any, have: int) -> int:
+    """The byte at which the server's answer begins: it may send the whole file again."""
+    if have and response.status == 206:
+        told = str(response.headers.get("Content-Range", ""))
+        if told.startswith(f"bytes {have}-"):
+            return have
+        raise DownloadError(
+            f"{response.url}: was asked for what follows byte {have} and sent '{told}'"
+        )
+    return 0
+
+
+def _faults(file: Path, name: str) -> str | None:
+    """Why a file is not the one of that name; None where it is, or the name does not say."""
+    wanted = named_hash(name)
+    if wanted is None:
+        return None
+    with file.open("rb") as stream:
+        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    return None if got.startswith(wanted) else f"its SHA-256 begins {got[:8]}, not {wanted}"
+
+
+def _elsewhere(place: Path) -> str:
+    place = place.with_name(place.name.removesuffix(".part"))
+    return (
+        f"fetch it by other means and put it at {place}, or name the folder that holds it "
+        "with --onnxdet-checkpoints DIR"
+    )

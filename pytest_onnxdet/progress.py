@@ -1,0 +1,83 @@
+"""A progress line on stderr: for downloads and long runs. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+_EVERY_S = 0.2  # how often the line is drawn on a terminal
+_STEPS = 10  # how many lines a whole run prints where there is no terminal
+
+
+class Progress:
+    """How far something is. Use as a context manager.
+
+    On a terminal one line is drawn again and again; elsewhere (a log file, CI) a new line is
+    written for every tenth of the whole.
+
+    Args:
+        label: what is going on.
+        total: the end; None: unknown.
+        unit: "images", or "MB", for which counts are given in bytes.
+        stream: where to write; None: stderr.
+    """
+
+    def __init__(
+        self, label: str, total: int | None, unit: str, stream: TextIO | None = None
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._start = time.monotonic()
+        self._drawn = -_EVERY_S
+        self._step = -1
+        self.done = 0
+
+    def advance(self, count: int = 1) -> None:
+        """Go on by ``count``."""
+        self.at(self.done + count)
+
+    def at(self, done: int) -> None:
+        """Now at ``done``, which may be less than before where something starts again."""
+        self.done = done
+        now = time.monotonic() - self._start
+        if self._terminal:
+            if now - self._drawn >= _EVERY_S or done == self.total:
+                self._drawn = now
+                self._stream.write(f"\r{self._text(now)}\x1b[K")
+                self._stream.flush()
+        elif self.total:
+            step = done * _STEPS // self.total
+            if step > self._step and done:
+                self._step = step
+                self._stream.write(f"{self._text(now)}\n")
+                self._stream.flush()
+
+    def _text(self, seconds: float) -> str:
+        scale, digits = (1e6, 1) if self.unit == "MB" else (1, 0)
+        text = f"{self.label}: {self.done / scale:.{digits}f}"
+        if self.total is not None:
+            text += f"/{self.total / scale:.{digits}f} {self.unit}"
+            text += f" ({100 * self.done // max(1, self.total)} %)"
+        else:
+            text += f" {self.unit}"
+        rate = self.done / scale / seconds if seconds > 0 else 0.0
+        text += f", {rate:.1f} {self.unit}/s"
+        if self.total is not None and 0 < self.done < self.total:
+            text += f", {seconds * (self.total - self.done) / self.done:.0f} s left"
+        return text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._terminal and self.done:
+            self._stream.write("\n")
+            self._stream.flush()

@@ -1,0 +1,187 @@
+"""Downloads from a loopback server that misbehaves on request."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pytest_onnxdet.models.download import DownloadError, download, named_hash
+
+CONTENT = bytes(range(256)) * 4000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
+NAME = f"net_1x-{DIGEST}.pth"
+
+
+class Files:
+    """What the server does, and what it was asked.
+
+    Attributes:
+        cuts: after how many bytes to hang up, one for each coming request; None: not at all.
+        ranges: the Range header of every request.
+    """
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.cuts: list[int | None] = []
+        self.codes: list[int] = []
+        self.ranges: list[str | None] = []
+        self.resumes = True
+        self.delay_s = 0.0
+        self.url = ""
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    state = Files()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            state.ranges.append(asked)
+            if state.codes:
+                self.send_error(state.codes.pop(0))
+                return
+            if not self.path.endswith(".pth"):
+                self.send_error(404)
+                return
+            start = 0
+            if asked and state.resumes:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                if start >= len(state.content):
+                    self.send_error(416)
+                    return
+            body = state.content[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                end = len(state.content)
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            cut = state.cuts.pop(0) if state.cuts else None
+            for at in range(0, len(body[:cut]), 1 << 16):
+                if state.delay_s:
+                    time.sleep(state.delay_s)
+                try:
+                    self.wfile.write(body[:cut][at : at + (1 << 16)])
+                except ConnectionError:
+                    return
+            if cut is not None:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}/v2/{NAME}"
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hash_in_a_name() -> None:
+    assert named_hash("retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth") == "c2398f9e"
+    assert named_hash("latest.pth") is None
+
+
+def test_a_file_is_fetched_once(files: Files, tmp_path: Path) -> None:
+    place = download(files.url, tmp_path / "new" / "folder")
+    assert place == tmp_path / "new" / "folder" / NAME
+    assert place.read_bytes() == CONTENT
+    assert download(files.url, tmp_path / "new" / "folder") == place
+    assert files.ranges == [None]
+    assert not list(place.parent.glob("*.part"))
+
+
+def test_a_cut_connection_is_resumed(files: Files, tmp_path: Path) -> None:
+    files.cuts = [300_000, 200_000]
+    assert download(files.url, tmp_path, pause=0).read_bytes() == CONTENT
+    assert files.ranges == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_later_call_resumes_too(files: Files, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+    assert files.ranges == ["bytes=1000-"]
+
+
+def test_a_server_that_cannot_resume_sends_all_again(files: Files, tmp_path: Path) -> None:
+    files.resumes, files.cuts = False, [300_000]
+    assert download(files.url, tmp_path, pause=0).read_bytes() == CONTENT
+    assert files.ranges == [None, "bytes=300000-"]
+
+
+def test_a_remnant_of_another_file_is_started_over(files: Files, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * 1000)
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+    (tmp_path / NAME).unlink()
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * (len(CONTENT) + 5))  # answered by 416
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_damaged_file_in_place_is_fetched_again(files: Files, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT[:-1])
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_is_refused_and_nothing_stays(files: Files, tmp_path: Path) -> None:
+    files.content = CONTENT[:-1] + b"?"
+    with pytest.raises(DownloadError, match=rf"begins [0-9a-f]{{8}}, not {DIGEST}") as caught:
+        download(files.url, tmp_path)
+    assert files.url in str(caught.value) and "--onnxdet-checkpoints" in str(caught.value)
+    assert not (tmp_path / NAME).exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_not_found_is_told_at_once(files: Files, tmp_path: Path) -> None:
+    url = files.url.replace(NAME, "gone.bin")
+    with pytest.raises(DownloadError, match=r"gone\.bin: the server answers 404") as caught:
+        download(url, tmp_path)
+    assert "--onnxdet-checkpoints DIR" in str(caught.value)
+    assert len(files.ranges) == 1
+
+
+def test_a_busy_server_is_asked_again(files: Files, tmp_path: Path) -> None:
+    files.codes = [503, 429]
+    assert download(files.url, tmp_path, pause=0).read_bytes() == CONTENT
+
+
+def test_a_server_that_is_always_cut_short_is_given_up(files: Files, tmp_path: Path) -> None:
+    files.cuts = [1000, *[0] * 9]
+    with pytest.raises(DownloadError, match=r"given up after 3 .*goes on at 1000 bytes"):
+        download(files.url, tmp_path, attempts=3, pause=0)
+    assert (tmp_path / f"{NAME}.part").stat().st_size == 1000
+    assert not (tmp_path / NAME).exists()
+
+
+def test_nobody_answers(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:1/.*no connection"):
+        download(f"http://127.0.0.1:1/{NAME}", tmp_path, attempts=2, pause=0)
+
+
+def test_slow_is_not_broken_and_shows_progress(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.delay_s = 0.02
+    assert download(files.url, tmp_path, timeout=5).read_bytes() == CONTENT
+    lines = [line for line in capsys.readouterr().err.splitlines() if NAME in line]
+    assert len(lines) >= 2 and "(100 %)" in lines[-1] and "1.0/1.0 MB" in lines[-1]
+
+
+def test_a_stalled_connection_ends(files: Files, tmp_path: Path) -> None:
+    files.delay_s = 1.0
+    with pytest.raises(DownloadError, match=r"no data for 0\.1 s"):
+        download(files.url, tmp_path, timeout=0.1, attempts=2, pause=0)
+
+
+def test_a_folder_that_cannot_be_written(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match="cannot be written to"):
+        download(files.url, tmp_path / "file" / "folder")
