@@ -143,7 +143,8 @@ def paste_masks(
     import torch
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
-    for k in range(len(probs)):  # one by one, as mmdet does on a CPU
+    inside = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(axis=1)
+    for k in np.flatnonzero(inside):  # one by one, as mmdet does on a CPU
         mask, where = _do_paste_mask(
             torch.from_numpy(probs[k : k + 1, None]),
             torch.from_numpy(boxes[k : k + 1]),

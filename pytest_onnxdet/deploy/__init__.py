@@ -15,7 +15,10 @@ __all__ = ["UnsupportedPart", "lower"]
 
 
 def lower(
-    detector: nn.Module, lowering: str = "onnxruntime", limits: Limits | None = None
+    detector: nn.Module,
+    lowering: str = "onnxruntime",
+    limits: Limits | None = None,
+    fixed_shape: bool = False,
 ) -> DeployModel:
     """The deploy model of a detector. The detector is shared, not copied, and not changed.
 
@@ -23,15 +26,20 @@ def lower(
         detector: one of mmdet's detectors, in eval mode.
         lowering: ``onnxruntime`` or ``tensorrt``.
         limits: caps on candidates and detections; None keeps PyTorch's results exactly.
+        fixed_shape: whether the input's shape may be used as numbers, as static graphs bake it.
 
     Raises:
         UnsupportedPart: the detector, or a part of it, has no lowering; the message names it.
     """
     from pytest_onnxdet.deploy.base import Limits
-    from pytest_onnxdet.deploy.ops.lowering import LOWERINGS
+    from pytest_onnxdet.deploy.ops.lowering import OnnxRuntimeLowering
+    from pytest_onnxdet.deploy.ops.tensorrt import TensorRTLowering
 
-    family = _family(detector)
-    return family(detector, LOWERINGS[lowering](), limits or Limits()).eval()
+    lowerings = {kind.name: kind for kind in (OnnxRuntimeLowering, TensorRTLowering)}
+    if lowering not in lowerings:
+        raise UnsupportedPart(f"no lowering {lowering!r}; there are {', '.join(lowerings)}")
+    pieces = lowerings[lowering](fixed_shape)
+    return _family(detector)(detector, pieces, limits or Limits()).eval()
 
 
 def _family(detector: nn.Module) -> type[DeployModel]:

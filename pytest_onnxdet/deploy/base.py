@@ -40,7 +40,6 @@ class DeployModel(nn.Module, ABC):
 
     Attributes:
         outputs: names of what :meth:`forward` returns, in order.
-        fixed_shape: whether the input's shape may be used as numbers.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("dets", "labels")
@@ -50,7 +49,6 @@ class DeployModel(nn.Module, ABC):
         self.detector = detector
         self.lowering = lowering
         self.limits = limits
-        self.fixed_shape = False  # set by the exporter where (N, H, W) are baked
 
     @abstractmethod
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pytest_onnxdet.deploy.base import DeployModel, features
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, take_rows
-from pytest_onnxdet.deploy.ops.corners import SCANS, corner_pool, soft_nms
+from pytest_onnxdet.deploy.ops.corners import soft_nms
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
 
@@ -49,9 +49,7 @@ class CornerDetector(DeployModel):
             (pool.direction1_conv, pool.direction1_pool),
             (pool.direction2_conv, pool.direction2_pool),
         ):
-            axis, _ = SCANS[direction.mode]
-            size = int(level.shape[axis]) if self.fixed_shape else None
-            scanned.append(corner_pool(conv(level), direction.mode, size))
+            scanned.append(self.lowering.corner_pool(conv(level), direction.mode))
         merged = pool.aftpool_conv(scanned[0] + scanned[1])
         result: Tensor = pool.conv2(pool.relu(merged + pool.conv1(level)))
         return result

@@ -17,7 +17,6 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import decode, priors_at, take_rows
-from pytest_onnxdet.deploy.ops.lowering import class_scores
 
 
 class DenseDetector(DeployModel):
@@ -52,9 +51,11 @@ class DenseDetector(DeployModel):
             score, kept = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
             label = torch.gather(label, 1, kept)
             boxes = take_rows(boxes, kept)
-        dets, found, _ = self.lowering.nms(
+        dets, found, _ = self.lowering.nms_pairs(
             boxes,
-            class_scores(score, label, classes),
+            score,
+            label,
+            classes,
             nms_threshold(cfg),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,

@@ -20,7 +20,6 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, decode, priors_at, take_rows
-from pytest_onnxdet.deploy.ops.lowering import class_scores
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
 
@@ -60,9 +59,11 @@ class TwoStageDetector(DeployModel):
         if cfg.min_bbox_size >= 0:
             size = boxes[..., 2:] - boxes[..., :2]
             score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
-        dets, _, _ = self.lowering.nms(
+        dets, _, _ = self.lowering.nms_pairs(
             boxes,
-            class_scores(score, torch.cat(levels, dim=1), len(levels)),
+            score,
+            torch.cat(levels, dim=1),
+            len(levels),
             nms_threshold(cfg),
             cfg.max_per_img,
             least=1,

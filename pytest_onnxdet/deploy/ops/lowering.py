@@ -14,14 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_onnxdet.deploy.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.deploy.ops.custom import non_max_suppression
 from pytest_onnxdet.deploy.ops.rois import pool_rois
 
 
 class Lowering(ABC):
-    """The runtime-dependent pieces of a deploy model."""
+    """The runtime-dependent pieces of a deploy model.
+
+    Args:
+        fixed_shape: whether shapes may be used as numbers, because the graph bakes them.
+    """
 
     name: str
+
+    def __init__(self, fixed_shape: bool = False) -> None:
+        self.fixed_shape = fixed_shape
 
     @abstractmethod
     def top(self, scores: Tensor, limit: int, floor: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +41,8 @@ class Lowering(ABC):
             floor: only entries above it are kept.
 
         Returns:
-            float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) their columns.
+            float32 (N, K) scores, in descending order where there is a limit, 0 in empty slots;
+            int64 (N, K) their columns.
         """
 
     @abstractmethod
@@ -67,6 +76,32 @@ class Lowering(ABC):
             float32 (N, K, 5) corners and score, sorted by score, 0 in empty slots;
             int64 (N, K) classes, -1 in empty slots; int64 (N, K) columns of ``boxes``.
         """
+
+    def nms_pairs(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        classes: int,
+        iou_threshold: float,
+        limit: int,
+        limit_per_class: int = 0,
+        least: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`nms` of boxes that each belong to one class.
+
+        Args:
+            boxes: float32 (N, P, 4); scores: float32 (N, P); labels: int64 (N, P).
+            classes: how many classes there are.
+            iou_threshold, limit, limit_per_class, least: as for :meth:`nms`.
+        """
+        spread = class_scores(scores, labels, classes)
+        return self.nms(boxes, spread, iou_threshold, limit, limit_per_class, least)
+
+    def corner_pool(self, values: Tensor, mode: str) -> Tensor:
+        """CornerNet's running maximum of maps (N, C, H, W) in one direction."""
+        size = int(values.shape[SCANS[mode][0]]) if self.fixed_shape else None
+        return corner_pool(values, mode, size)
 
 
 class OnnxRuntimeLowering(Lowering):
@@ -134,8 +169,3 @@ def class_scores(scores: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Scores of (box, class) pairs, spread over the classes: (N, K) and (N, K) to (N, C, K)."""
     classes = torch.arange(num_classes, device=labels.device)[None, :, None]
     return torch.where(labels[:, None] == classes, scores[:, None], 0.0)
-
-
-LOWERINGS: dict[str, type[Lowering]] = {"onnxruntime": OnnxRuntimeLowering}
-
-__all__ = ["LOWERINGS", "Lowering", "OnnxRuntimeLowering", "class_scores"]

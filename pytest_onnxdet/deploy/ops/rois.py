@@ -35,18 +35,12 @@ def roi_levels(boxes: Tensor, finest_scale: float, count: int) -> Tensor:
     return level.clamp(min=0, max=count - 1).long()
 
 
-def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor) -> Tensor:
-    """RoI-align of every box from the one level that it belongs to.
+def level_scales(extractor: Any) -> list[float]:
+    """Feature pixels per input pixel of an extractor's levels.
 
-    Args:
-        extractor: mmdet's ``SingleRoIExtractor`` with mmcv's ``RoIAlign`` layers.
-        features: float32 (N, C, H, W), finest level first.
-        boxes: float32 (R, 4); ``image``: int64 (R,).
-
-    Returns:
-        float32 (R, C, h, w).
+    Raises:
+        UnsupportedPart: not mmdet's ``SingleRoIExtractor`` with average ``RoIAlign`` layers.
     """
-    features = features[: extractor.num_inputs]
     layers = extractor.roi_layers
     if type(extractor).__name__ != "SingleRoIExtractor" or any(
         type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg" for layer in layers
@@ -55,6 +49,22 @@ def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image
             f"{type(extractor).__name__} with {type(layers[0]).__name__} has no lowering; "
             "SingleRoIExtractor with average RoIAlign has"
         )
+    return [float(layer.spatial_scale) for layer in layers]
+
+
+def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor) -> Tensor:
+    """RoI-align of every box from the one level that it belongs to.
+
+    Args:
+        extractor: see :func:`level_scales`.
+        features: float32 (N, C, H, W), finest level first.
+        boxes: float32 (R, 4); ``image``: int64 (R,).
+
+    Returns:
+        float32 (R, C, h, w).
+    """
+    features = features[: extractor.num_inputs]
+    layers, scales = extractor.roi_layers, level_scales(extractor)
 
     def pool(level: int, at: Tensor, of: Tensor) -> Tensor:
         layer = layers[level]
@@ -63,7 +73,7 @@ def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image
             at,
             of,
             layer.output_size,
-            layer.spatial_scale,
+            scales[level],
             layer.sampling_ratio,
             layer.aligned,
         )
