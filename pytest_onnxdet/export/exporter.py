@@ -43,6 +43,10 @@ class ExportOptions:
         precision: ``fp32``.
         postprocess: False exports the heads' raw outputs, named by level.
         limits: caps by name, see :class:`pytest_onnxdet.deploy.base.Limits`.
+        single_input: leave the input ``image_shape`` out, as in the stock tool's graphs.
+        mask_output: ``roi`` for probabilities by region, ``image`` for bool masks of the input's
+            size.
+        simplify: pass the graph through onnxslim.
     """
 
     shape: str = "dynamic"
@@ -53,6 +57,9 @@ class ExportOptions:
     precision: str = "fp32"
     postprocess: bool = True
     limits: Mapping[str, int] = field(default_factory=dict)
+    single_input: bool = False
+    mask_output: str = "roi"
+    simplify: bool = False
 
     def __post_init__(self) -> None:
         if self.shape not in ("static", "dynamic"):
@@ -141,27 +148,44 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     from pytest_onnxdet.deploy import UnsupportedPart, lower
     from pytest_onnxdet.deploy.base import Limits, RawOutputs
     from pytest_onnxdet.deploy.ops.custom import NeedsOpset, register_translations
+    from pytest_onnxdet.deploy.outputs import adapt
+    from pytest_onnxdet.export.opset import least_opset
+    from pytest_onnxdet.export.simplify import SimplifyError, simplify
 
+    need = least_opset(detector, options.lowering)
+    if options.opset < need.opset:
+        raise ExportError(
+            f"opset {options.opset} would not be exact: {need.reason}; "
+            f"the least opset that works is {need.opset}"
+        )
+    names = list(INPUTS[:1] if options.single_input else INPUTS)
     example = (
         torch.zeros(options.batch, 3, *options.size),
         torch.tensor([options.size] * options.batch),
     )
     try:
-        model = lower(detector, options.lowering, Limits.from_config(options.limits))
-        model.fixed_shape = options.shape == "static"
+        model = lower(
+            detector,
+            options.lowering,
+            Limits.from_config(options.limits),
+            fixed_shape=options.shape == "static",
+        )
         if options.postprocess:
             outputs, module = list(model.outputs), model
         else:
             with torch.no_grad():
                 outputs = list(model.raw(*example))
             module = RawOutputs(model)
+        module = adapt(
+            module, outputs, single_input=options.single_input, mask_output=options.mask_output
+        )
         register_translations(options.opset)
         with _quiet(), torch.no_grad():
             torch.onnx.export(
                 module.eval(),
-                example,
+                example[: len(names)],
                 str(path),
-                input_names=list(INPUTS),
+                input_names=names,
                 output_names=outputs,
                 dynamic_axes=_dynamic_axes(outputs, options),
                 opset_version=options.opset,
@@ -182,8 +206,14 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         ) from error
     graph = onnx.load(str(path))
     _finish(graph, options)
+    before = len(graph.graph.node)
+    if options.simplify:
+        try:
+            graph = simplify(graph)
+        except SimplifyError as error:
+            raise ExportError(str(error)) from error
     onnx.save(graph, str(path))
-    return _info(graph, options, path)
+    return {**_info(graph, options, path), "nodes_before": before}
 
 
 def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
@@ -191,11 +221,14 @@ def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[
     free = options.shape == "dynamic"
     if free:
         axes["input"] = {0: "batch", 2: "height", 3: "width"}
-        axes["image_shape"] = {0: "batch"}
+        if not options.single_input:
+            axes["image_shape"] = {0: "batch"}
     if not options.postprocess:
         return {**axes, **({name: {0: "batch"} for name in outputs} if free else {})}
     for name in outputs:
         axes[name] = {**({0: "batch"} if free else {}), 1: "num_dets"}
+        if name == "masks" and options.mask_output == "image" and free:
+            axes[name] |= {2: "height", 3: "width"}
     return axes
 
 
@@ -204,7 +237,8 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
     import onnx
 
     have = {value.name for value in graph.graph.input}
-    if "image_shape" not in have:  # a model that never clips (YOLOv3) does not look at it
+    # A model that never clips (YOLOv3) does not look at it.
+    if "image_shape" not in have and not options.single_input:
         rows = "batch" if options.shape == "dynamic" else options.batch
         graph.graph.input.append(
             onnx.helper.make_tensor_value_info("image_shape", onnx.TensorProto.INT64, [rows, 2])

@@ -1,0 +1,67 @@
+"""The ``onnxdet`` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pytest_onnxdet import __version__
+from pytest_onnxdet.commands.common import USAGE, expected_errors
+
+COMMANDS = {
+    "export": "write a detector as an ONNX file, and verify it against PyTorch",
+    "test": "run an exported detector on a data set, and evaluate it",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Imports nothing heavy, so that ``--help`` is quick."""
+    parser = argparse.ArgumentParser(
+        prog="onnxdet",
+        description="MMDetection 2.x detectors on ONNX Runtime and TensorRT: export and test. "
+        "`pytest --onnxdet` verifies them.",
+    )
+    parser.add_argument("--version", action="version", version=f"onnxdet {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"pytest_onnxdet.commands.{name}")
+        command = commands.add_parser(
+            name, help=text, description=(module.__doc__ or text).split("\n")[0], allow_abbrev=False
+        )
+        module.add_arguments(command)
+        command.add_argument(
+            "--traceback", action="store_true", help="show where in the code an error comes from"
+        )
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the words after ``onnxdet``; None: those of the process.
+
+    Returns:
+        The exit code: 0; 1 where results differ; 2 where what was asked for cannot be done.
+    """
+    args = make_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print("onnxdet: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.traceback:
+            raise
+        known = isinstance(error, (ImportError, *expected_errors()))
+        text = str(error) if known else f"unforeseen {type(error).__name__}: {error}"
+        hint = "" if known else "\n(--traceback shows where; please report it)"
+        print(f"onnxdet {args.command}: error: {text}{hint}", file=sys.stderr)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""``onnxdet export`` and ``onnxdet test``: MMDetection's two tools over this library."""

@@ -1,0 +1,227 @@
+"""What both commands need: configs by path or name, checkpoints, options, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mmcv
+    from torch import nn
+
+    from pytest_onnxdet.models.spec import ModelSpec
+
+MINI = "mini:"
+USAGE, MISMATCH = 2, 1  # exit codes
+
+CONFIG_HELP = (
+    "config: a path, a path below MMDetection's configs (retinanet/retinanet_r50_fpn_1x_coco.py), "
+    "or mini:NAME for a detector that is shipped (mini:retinanet)"
+)
+CFG_OPTIONS_HELP = (
+    "override settings of the config: key=value, nested keys with dots, lists as "
+    'key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without white space'
+)
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done; the message names the file or option and the remedy."""
+
+
+class DictOptions(argparse.Action):
+    """mmcv's ``DictAction``, imported only when there is something to parse."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Adds ``key=value`` words to those that were given before."""
+        from pytest_onnxdet.models._torchvision import ensure_torchvision
+
+        ensure_torchvision()
+        from mmcv import DictAction
+
+        for word in values:
+            if "=" not in word:
+                parser.error(f"{option_string}: {word!r} has no '=': write key=value")
+        kept = dict(getattr(namespace, self.dest) or {})
+        DictAction(self.option_strings, self.dest, nargs="+")(
+            parser, namespace, values, option_string
+        )
+        setattr(namespace, self.dest, kept | getattr(namespace, self.dest))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A config as the commands use it.
+
+    Attributes:
+        cfg: brought up to date, with the options merged.
+        path: its file.
+        spec: the mini's spec, None for a config that was given by path.
+    """
+
+    cfg: mmcv.Config
+    path: Path
+    spec: ModelSpec | None = None
+
+
+def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
+    """The config behind a command's CONFIG.
+
+    Args:
+        name: see :data:`CONFIG_HELP`.
+        options: ``--cfg-options``.
+
+    Raises:
+        CommandError: there is none, or the options do not fit it.
+        BuildError: it is not a detector's config.
+    """
+    from pytest_onnxdet.models.build import config_path, load_config
+    from pytest_onnxdet.models.spec import ModelSpec
+
+    mini = None
+    if name.startswith(MINI):
+        mini = _mini(name)
+        spec = mini
+    else:
+        here = Path(name)
+        known = str(here.resolve()) if here.is_file() else name
+        spec = ModelSpec("model", known)
+    path = config_path(spec)
+    cfg = load_config(spec)
+    if mini is not None:
+        _use_shapes(cfg)
+    if options:
+        try:
+            cfg.merge_from_dict(dict(options))
+        except Exception as error:
+            raise CommandError(
+                f"--cfg-options: {', '.join(options)}: does not fit {path}: {_told(error)}"
+            ) from error
+    return Model(cfg, path, mini)
+
+
+def _mini(name: str) -> ModelSpec:
+    from pytest_onnxdet.models.registry import UnknownModel, builtin_registry
+
+    try:
+        return builtin_registry().get(name.removeprefix(MINI), "mini")
+    except UnknownModel as error:
+        raise CommandError(str(error)) from error
+
+
+def _use_shapes(cfg: mmcv.Config) -> None:
+    """A mini is tested on the drawn scenes, not on the data of the config that it is made from."""
+    import mmcv
+
+    from pytest_onnxdet.data.datasets import builtin_datasets
+
+    shapes = builtin_datasets().get("shapes")
+    cfg.data.test = mmcv.ConfigDict(
+        type="CocoDataset",
+        ann_file=str(shapes.annotations),
+        img_prefix=str(shapes.images),
+        classes=shapes.classes,
+        pipeline=cfg.data.test.pipeline,
+    )
+
+
+def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Module:
+    """The detector with its weights, in eval mode on the CPU, ``CLASSES`` and ``cfg`` set.
+
+    Args:
+        model: what `open_config` gave.
+        checkpoint: a file, a URL, or None or ``mini:NAME`` for a mini's own weights.
+        trust: unpickle whatever the checkpoint holds.
+
+    Raises:
+        CommandError: no checkpoint.
+        BuildError: it cannot be built, or the checkpoint does not fit.
+    """
+    from pytest_onnxdet.models.build import load_weights, make_detector
+
+    if checkpoint is None:
+        if model.spec is None:
+            raise CommandError("CHECKPOINT is missing: only mini:NAME brings its own weights")
+        checkpoint = model.spec.weights
+    elif checkpoint.startswith(MINI):
+        checkpoint = _mini(checkpoint).weights
+    assert checkpoint is not None
+    detector = make_detector(model.cfg, model.path)
+    meta = load_weights(checkpoint, detector, trust=trust)
+    classes = model.spec.classes if model.spec else meta.get("CLASSES")
+    detector.CLASSES = tuple(classes or data_classes(model.cfg))
+    detector.cfg = model.cfg
+    built: nn.Module = detector.float().eval()
+    return built
+
+
+def data_classes(cfg: mmcv.Config) -> tuple[str, ...]:
+    """Class names of the config's test data; () where it does not name them."""
+    from mmdet.datasets import DATASETS
+
+    test = cfg.data.test
+    named = test.get("classes") or getattr(DATASETS.get(test.get("type", "")), "CLASSES", None)
+    return tuple(named) if isinstance(named, list | tuple) else ()
+
+
+def writable(path: Path, option: str) -> Path:
+    """``path``, whose folder is there and can be written to.
+
+    Raises:
+        CommandError: it is not, or a folder is in the file's place.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise CommandError(f"{option}: {path} is a folder: give a file's name")
+    if not folder.is_dir():
+        raise CommandError(f"{option}: there is no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"{option}: {folder} cannot be written to: choose another place")
+    return path
+
+
+def tell(text: str) -> None:
+    """A line of the command's output."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is the whole story, so that no traceback is needed."""
+    from pytest_onnxdet.backends import BackendError
+    from pytest_onnxdet.data.batches import DataError
+    from pytest_onnxdet.export.artifacts import StoreError
+    from pytest_onnxdet.export.exporter import ExportError
+    from pytest_onnxdet.models.checkpoint import BuildError
+
+    return (CommandError, BackendError, DataError, StoreError, ExportError, BuildError)
+
+
+def display() -> bool:
+    """Whether there is a screen to open a window on."""
+    return sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+
+
+def in_words(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

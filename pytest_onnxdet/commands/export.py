@@ -1,0 +1,287 @@
+"""``onnxdet export CONFIG CHECKPOINT``: MMDetection's ``pytorch2onnx.py``, argument for argument.
+
+Beyond it: the file runs on plain ONNX Runtime, has a second input with each image's size, and
+``--verify`` compares every detection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.commands.common import (
+    CFG_OPTIONS_HELP,
+    CONFIG_HELP,
+    MISMATCH,
+    CommandError,
+    DictOptions,
+    build,
+    open_config,
+    tell,
+    warn,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.export.artifacts import Artifact
+    from pytest_onnxdet.export.exporter import ExportOptions
+
+DEPRECATED = {
+    "dataset": "coco",
+    "mean": [123.675, 116.28, 103.53],
+    "std": [58.395, 57.12, 57.375],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments, with the stock tool's names and defaults."""
+    parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="a .pth or .safetensors file, or a URL; may be left out for mini:NAME",
+    )
+    parser.add_argument("--output-file", default="tmp.onnx", help="default: tmp.onnx")
+    parser.add_argument(
+        "--input-img", help="image to try the graph on; default: a sample that is shipped"
+    )
+    parser.add_argument("--test-img", help="image for --verify and --show; default: --input-img")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs="+",
+        default=[800, 1216],
+        metavar="PX",
+        help="height and width of the input; one value is a square; default: 800 1216",
+    )
+    parser.add_argument("--opset-version", type=int, default=11, help="default: 11")
+    parser.add_argument(
+        "--dynamic-export", action="store_true", help="leave batch, height and width free"
+    )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print what the graph consists of, and write a picture of PyTorch's and the graph's "
+        "detections beside the output",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the graph's detections with PyTorch's; exit code 1 if they differ",
+    )
+    parser.add_argument("--simplify", action="store_true", help="simplify the graph with onnxslim")
+    parser.add_argument(
+        "--skip-postprocess",
+        action="store_true",
+        help="export the heads' raw outputs, named by level; single-stage models only",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictOptions,
+        metavar="KEY=VALUE",
+        help=CFG_OPTIONS_HELP,
+    )
+    more = parser.add_argument_group("beyond MMDetection's tool")
+    more.add_argument(
+        "--lowering",
+        choices=("onnxruntime", "tensorrt"),
+        default="onnxruntime",
+        help="which runtime's operators to use; default: onnxruntime",
+    )
+    more.add_argument(
+        "--batch", type=int, help="images per batch of a graph that is not dynamic; default: 1"
+    )
+    more.add_argument(
+        "--single-input",
+        action="store_true",
+        help="no input image_shape: the whole input counts as image, as in stock graphs",
+    )
+    more.add_argument(
+        "--mask-output",
+        choices=("roi", "image"),
+        default="roi",
+        help="roi: probabilities by region, pasted by the caller; image: bool masks of the "
+        "input's size, as in stock graphs; default: roi",
+    )
+    more.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="unpickle whatever CHECKPOINT holds, which can run code from it",
+    )
+    old = parser.add_argument_group("deprecated, without effect: the config says it")
+    old.add_argument("--dataset", type=str)
+    old.add_argument("--mean", type=float, nargs="+")
+    old.add_argument("--std", type=float, nargs="+")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and verify and show where asked to.
+
+    Returns:
+        The exit code: 0, or 1 where the graph does not do what PyTorch does.
+    """
+    from pytest_onnxdet.commands.images import SAMPLE, readable
+
+    for name in DEPRECATED:
+        if getattr(args, name) is not None:
+            warn(f"--{name} is deprecated and has no effect: it is read from the config")
+    size = _size(args.shape)
+    output = writable(Path(args.output_file), "--output-file")
+    image = readable(Path(args.input_img), "--input-img") if args.input_img else SAMPLE
+    if args.test_img:
+        image = readable(Path(args.test_img), "--test-img")
+    _require_simplifier(args.simplify)
+
+    model = open_config(args.config, args.cfg_options)
+    detector = build(model, args.checkpoint, args.trust_checkpoint)
+    options = _options(args, size, detector)
+    artifact = _export(detector, options, output)
+    _report(artifact, options)
+    if args.show:
+        from pytest_onnxdet.commands.summary import summarize
+
+        tell(summarize(output))
+    if not (args.verify or args.show):
+        return 0
+
+    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
+    from pytest_onnxdet.commands.verify import pictures, verify
+    from pytest_onnxdet.models.spec import Tolerance
+
+    backend = OnnxRuntimeBackend()
+    missing = backend.missing()
+    if missing:
+        raise CommandError(f"--verify and --show run the graph: {missing}")
+    good = True
+    with backend.prepare(artifact) as session:
+        if args.show and options.postprocess:
+            beside = output.with_name(f"{output.stem}_detections.png")
+            pictures(detector, session, options, image, beside)
+        if args.verify:
+            tolerance = model.spec.tolerance("onnxruntime") if model.spec else Tolerance()
+            good = verify(detector, session, options, image, tolerance)
+            tell(_verdict(good, options))
+    return 0 if good else MISMATCH
+
+
+def _verdict(good: bool, options: ExportOptions) -> str:
+    if good:
+        return "The results are the same in PyTorch and ONNX Runtime"
+    text = "The results of PyTorch and ONNX Runtime differ; the file was kept"
+    if options.limits:
+        caps = ", ".join(f"{name}={value}" for name, value in options.limits.items())
+        text += f". The graph was capped ({caps}), which PyTorch does not know"
+    return text
+
+
+def _size(shape: list[int]) -> tuple[int, int]:
+    if len(shape) > 2:
+        raise CommandError(f"--shape: {len(shape)} values: give height and width, or one for both")
+    if min(shape) < 1:
+        raise CommandError("--shape: give pixels, 1 or more")
+    return shape[0], shape[-1]
+
+
+def _require_simplifier(wanted: bool) -> None:
+    from pytest_onnxdet.export.simplify import missing
+
+    why = missing() if wanted else None
+    if why:
+        raise CommandError(f"--simplify: {why}")
+
+
+def _options(args: argparse.Namespace, size: tuple[int, int], detector: nn.Module) -> ExportOptions:
+    from pytest_onnxdet.export.exporter import ExportOptions
+
+    if args.batch is not None and args.batch < 1:
+        raise CommandError(f"--batch: {args.batch}: give 1 or more")
+    two_stage = hasattr(detector, "roi_head")
+    if args.skip_postprocess and two_stage:
+        raise CommandError(
+            f"--skip-postprocess: {type(detector).__name__} is a two-stage model: its second stage "
+            "runs on the boxes that post-processing of the first one chooses, so there are no raw "
+            "outputs to stop at; only single-stage models have them"
+        )
+    if args.mask_output == "image" and not (two_stage and detector.roi_head.with_mask):
+        raise CommandError(f"--mask-output image: {type(detector).__name__} has no masks")
+    cfg: Any = detector.cfg
+    return ExportOptions(
+        shape="dynamic" if args.dynamic_export else "static",
+        # What is traced with one image can take the batch for fixed without showing it.
+        batch=args.batch or (2 if args.dynamic_export else 1),
+        size=size,
+        lowering=args.lowering,
+        opset=args.opset_version,
+        postprocess=not args.skip_postprocess,
+        limits={} if args.skip_postprocess else limits(cfg.model.get("test_cfg") or {}),
+        single_input=args.single_input,
+        mask_output=args.mask_output,
+        simplify=args.simplify,
+    )
+
+
+def limits(test_cfg: Mapping[str, Any]) -> dict[str, int]:
+    """The caps that a config asks for and PyTorch does not know.
+
+    ``nms_pre`` and ``max_per_img`` are settings of the model itself and need no cap.
+    """
+    own = test_cfg.get("rcnn") or test_cfg
+    if (test_cfg.get("rpn") or {}).get("deploy_nms_pre"):
+        warn(
+            "test_cfg.rpn.deploy_nms_pre has no effect: proposals are not capped beyond "
+            "rpn.nms_pre; test_cfg.rcnn.deploy_nms_pre caps the second stage"
+        )
+    names = ("deploy_nms_pre", "max_output_boxes_per_class")
+    return {name: int(own[name]) for name in names if int(own.get(name) or 0) > 0}
+
+
+def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifact:
+    """The file, whole or not at all."""
+    from pytest_onnxdet.export.artifacts import Artifact
+    from pytest_onnxdet.export.exporter import export_detector
+
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{output.stem}.", suffix=".onnx", dir=output.parent
+        )
+        os.close(handle)
+        try:
+            info = export_detector(detector, options, Path(name))
+            # mkstemp lets nobody else read; a file that was asked for is read by others.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, output)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CommandError(
+            f"--output-file: {output} cannot be written: {error.strerror or error}"
+        ) from error
+    return Artifact(output, "", cached=False, info=info)
+
+
+def _report(artifact: Artifact, options: ExportOptions) -> None:
+    info = artifact.info
+    if options.simplify:
+        tell(f"Simplified: {info['nodes_before']} nodes before, {info['nodes']} after")
+    what = "raw outputs" if not options.postprocess else "detections"
+    height, width = options.size
+    shape = (
+        "any batch and size"
+        if options.shape == "dynamic"
+        else f"batch {options.batch}, {height} x {width}"
+    )
+    tell(
+        f"Successfully exported ONNX model: {artifact.path} ({what}, {shape}, opset "
+        f"{info['opset']}, {info['nodes']} nodes, {info['bytes'] / 1e6:.2f} MB)"
+    )

@@ -1,0 +1,127 @@
+"""One image at a wanted input size: through the config's own test pipeline, resized to fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_onnxdet.commands.common import CommandError
+from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
+from pytest_onnxdet.data.datasets import SHAPES
+
+if TYPE_CHECKING:
+    import mmcv
+
+#: Two of the drawn scenes that the package ships.
+SAMPLE, SECOND = SHAPES / "val" / "069.png", SHAPES / "val" / "053.png"
+
+
+def readable(path: Path, option: str) -> Path:
+    """``path``, which holds an image.
+
+    Raises:
+        CommandError: it is missing or no image.
+    """
+    import cv2
+
+    if not path.is_file():
+        raise CommandError(f"{option}: {path}: no such image")
+    if cv2.imread(str(path)) is None:
+        raise CommandError(f"{option}: {path}: cannot be read as an image: give a PNG or JPEG")
+    return path
+
+
+def prepare(cfg: mmcv.Config, path: Path, size: tuple[int, int], fill: bool = True) -> Sample:
+    """An image through the config's test pipeline at a size of choice.
+
+    Args:
+        cfg: its ``data.test.pipeline`` is used, with another target of its Resize step.
+        path: the image.
+        size: (H, W) of the network's input.
+        fill: stretch the image over the whole input, as MMDetection's export tool does; else keep
+            its aspect ratio and leave padding.
+
+    Raises:
+        DataError: the pipeline fails.
+    """
+    from mmdet.datasets.pipelines import Compose
+
+    height, width = (_fitting(cfg, length) for length in size)
+    if not fill:
+        height, width = (max(1, length * 4 // 5) for length in (height, width))
+    steps = copy.deepcopy(cfg.data.test.pipeline)
+    for step in _steps(steps):
+        if step["type"] == "MultiScaleFlipAug":
+            step.pop("scale_factor", None)
+            step.update(img_scale=(width, height), flip=False)
+        elif step["type"] == "Resize":
+            step["keep_ratio"] = not fill
+            if "img_scale" in step:
+                step["img_scale"] = (width, height)
+    try:
+        data = Compose(steps)({"img_info": {"filename": str(path)}, "img_prefix": None})
+    except Exception as error:
+        raise DataError(
+            f"{path}: the test pipeline fails at {height} x {width} "
+            f"({type(error).__name__}: {error}): correct data.test.pipeline or choose another size"
+        ) from error
+    image, meta = data["img"], data["img_metas"]
+    if isinstance(image, list | tuple):
+        image, meta = image[0], meta[0]
+    image = getattr(image, "data", image) if not hasattr(image, "numpy") else image
+    meta = meta.data if hasattr(meta, "data") else meta
+    return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
+
+
+def batch_of(
+    cfg: mmcv.Config,
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    *,
+    fill: Sequence[bool],
+    own_size: bool = False,
+) -> Batch:
+    """Images as one batch of exactly (H, W).
+
+    Args:
+        cfg: the config.
+        paths: the images.
+        size: (H, W).
+        fill: for each image, see `prepare`.
+        own_size: results are wanted in pixels of the input and not of the original image.
+    """
+    samples = [prepare(cfg, path, size, full) for path, full in zip(paths, fill, strict=True)]
+    if own_size:
+        for sample in samples:
+            shape = sample.meta["img_shape"]
+            sample.meta.update(ori_shape=shape, scale_factor=np.ones(4, np.float32))
+    return collate(samples, size)
+
+
+def _steps(steps: Sequence[Any]) -> Iterator[Any]:
+    for step in steps:
+        yield step
+        yield from _steps(step.get("transforms", ()))
+
+
+def _fitting(cfg: mmcv.Config, length: int) -> int:
+    """The longest side that is no longer than ``length`` after the pipeline's own padding.
+
+    CornerNet's pipeline centres the image on a canvas, whose side is the image's with the low bits
+    set, or a multiple of a number.
+    """
+    for step in _steps(cfg.data.test.pipeline):
+        if step["type"] == "RandomCenterCropPad":
+            mode, value = step["test_pad_mode"]
+            if mode == "logical_or":
+                most = (length + 1) // (value + 1) * (value + 1) - 1
+            else:
+                most = length // value * value
+            if most < 1:
+                raise CommandError(f"--shape: {length} px is too small for this config's canvas")
+            return int(most)
+    return length

@@ -1,0 +1,251 @@
+"""``onnxdet test CONFIG MODEL``: MMDetection's ``deployment/test.py``, argument for argument.
+
+Images are streamed: what stays in memory of an image is its boxes and run-length encoded masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.commands.common import (
+    CFG_OPTIONS_HELP,
+    CONFIG_HELP,
+    CommandError,
+    DictOptions,
+    in_words,
+    open_config,
+    tell,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.export.artifacts import Artifact
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments, with the stock tool's names and defaults."""
+    parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
+    parser.add_argument("model", metavar="MODEL", help="an .onnx file or a TensorRT engine")
+    parser.add_argument(
+        "--backend",
+        required=True,
+        choices=("onnxruntime", "tensorrt"),
+        help="what runs the model",
+    )
+    parser.add_argument("--out", help="write the results to this .pkl file, in mmdet's format")
+    parser.add_argument(
+        "--format-only",
+        action="store_true",
+        help="write the results in the data set's own format and do not evaluate them "
+        "(--eval-options jsonfile_prefix=PATH says where)",
+    )
+    parser.add_argument(
+        "--eval",
+        nargs="+",
+        metavar="METRIC",
+        help="bbox, segm, proposal, proposal_fast for COCO; mAP, recall for VOC",
+    )
+    parser.add_argument("--show", action="store_true", help="show painted images on the screen")
+    parser.add_argument("--show-dir", help="write painted images into this folder")
+    parser.add_argument(
+        "--show-score-thr",
+        type=float,
+        default=0.3,
+        help="least score of a painted detection; default: 0.3",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictOptions,
+        metavar="KEY=VALUE",
+        help=CFG_OPTIONS_HELP,
+    )
+    parser.add_argument(
+        "--eval-options",
+        nargs="+",
+        action=DictOptions,
+        metavar="KEY=VALUE",
+        help="arguments of the data set's evaluate() or format_results(): classwise=True",
+    )
+    more = parser.add_argument_group("beyond MMDetection's tool")
+    more.add_argument(
+        "--batch-size",
+        type=int,
+        help="images per batch; default: what the graph was exported for, 1 if it is dynamic",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the data set, then write, format, evaluate what was asked for.
+
+    Returns:
+        The exit code, 0.
+    """
+    from pytest_onnxdet.commands.evaluate import check_metrics, evaluate, format_results, open_data
+
+    _check(args)
+    out = writable(Path(args.out), "--out") if args.out else None
+    data = open_data(open_config(args.config, args.cfg_options))
+    check_metrics(data, args.eval or ())
+    session = open_model(Path(args.model), args.backend)
+    with session:
+        batch = batch_size(session.artifact, args.batch_size)
+        start = time.perf_counter()
+        results = collect(args, data, session, batch)
+        seconds = time.perf_counter() - start
+    tell(f"{len(results)} images in {seconds:.1f} s ({seconds / len(results) * 1e3:.1f} ms each)")
+    if out:
+        try:
+            with out.open("wb") as file:
+                pickle.dump(results, file)
+        except OSError as error:
+            raise CommandError(f"--out: {out} cannot be written: {error.strerror}") from error
+        tell(f"Results: {out}")
+    options = args.eval_options or {}
+    if args.format_only:
+        tell(format_results(data, results, options))
+    if args.eval:
+        start = time.perf_counter()
+        figures = evaluate(data, results, args.eval, options)
+        tell("\n".join(f"{name}: {value}" for name, value in figures.items()))
+        tell(f"Evaluated in {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before anything is loaded."""
+    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
+        raise CommandError(
+            "nothing to do: ask for at least one of --out, --eval, --format-only, --show, "
+            "--show-dir"
+        )
+    if args.eval and args.format_only:
+        raise CommandError("--eval and --format-only exclude each other: give one of them")
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise CommandError(f"--out: {args.out}: the file's name must end in .pkl or .pickle")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise CommandError(f"--batch-size: {args.batch_size}: give 1 or more")
+    if not Path(args.model).is_file():
+        raise CommandError(f"MODEL: {args.model}: no such file: make it with `onnxdet export`")
+
+
+def open_model(path: Path, name: str) -> Session:
+    """The model, loaded by a backend.
+
+    Raises:
+        CommandError: the backend is missing, or the file is none that it loads.
+        BackendError: the runtime refuses the model.
+    """
+    from pytest_onnxdet.backends import builtin_backends
+
+    backend = builtin_backends().get(name)
+    why = f"{name} has no backend here" if backend is None else backend.missing()
+    if backend is None or why is not None:
+        raise CommandError(f"--backend {name}: {why}")
+    return backend.prepare(describe(path, name))
+
+
+def describe(path: Path, backend: str) -> Artifact:
+    """A file as an artifact: what is not of this package's store has no record beside it."""
+    from pytest_onnxdet.export.artifacts import Artifact
+
+    if path.suffix != ".onnx":
+        if backend == "onnxruntime":
+            raise CommandError(f"MODEL: {path}: onnxruntime runs .onnx files; give one")
+        return Artifact(path, "", cached=False, info={"inputs": ["input", "image_shape"]})
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise CommandError(
+            f"MODEL: {path}: not a readable ONNX file ({type(error).__name__}): export it again"
+        ) from error
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise CommandError(
+            f"MODEL: {path}: needs custom operators of {in_words(foreign)}: export the detector "
+            "with `onnxdet export`, whose graphs need none"
+        )
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    names = [value.name for value in inputs]
+    if "input" not in names or set(names) - {"input", "image_shape"}:
+        raise CommandError(
+            f"MODEL: {path}: takes {in_words(names) or 'nothing'}: a detector's graph takes input, "
+            "and may take image_shape"
+        )
+    axes = inputs[names.index("input")].type.tensor_type.shape.dim
+    shape = [d.dim_value if d.HasField("dim_value") else None for d in axes]
+    info: dict[str, Any] = {"inputs": names, "static_shape": None}
+    if len(shape) == 4 and all(shape):
+        info["static_shape"] = shape
+    return Artifact(path, "", cached=False, info=info)
+
+
+def batch_size(artifact: Artifact, asked: int | None) -> int:
+    """Images per batch.
+
+    Raises:
+        CommandError: the graph was exported for another number.
+    """
+    fixed = artifact.static_shape
+    if fixed is None:
+        return asked or 1
+    if asked not in (None, fixed[0]):
+        raise CommandError(
+            f"--batch-size {asked}: {artifact.path} takes batches of {fixed[0]}: leave the option "
+            "out, or export with --batch or --dynamic-export"
+        )
+    return fixed[0]
+
+
+def collect(args: argparse.Namespace, data: Dataset, session: Session, batch: int) -> list[Any]:
+    """mmdet's result of every image; painted images on the way."""
+    from pytest_onnxdet.commands.results import mmdet_results
+    from pytest_onnxdet.progress import Progress
+
+    classes = tuple(data.coco.CLASSES)
+    results: list[Any] = []
+    with Progress("test", len(data), "images") as progress:
+        for found in stream(data, session, batch):
+            for one in found:
+                index = len(results)
+                results += mmdet_results([one], len(classes))
+                if args.show_dir or args.show:
+                    _paint(args, data, index, one)
+            progress.at(len(results))
+    return results
+
+
+def stream(data: Dataset, session: Session, batch: int) -> Iterator[list[Detections]]:
+    """Detections of the whole data set, batch by batch."""
+    from pytest_onnxdet.commands.results import detections
+    from pytest_onnxdet.data.batches import batches
+
+    fixed = session.artifact.static_shape
+    size = (fixed[2], fixed[3]) if fixed else None
+    for one in batches(data, batch, size, fill=fixed is not None):
+        yield detections(session.run(one), one)
+
+
+def _paint(args: argparse.Namespace, data: Dataset, index: int, found: Detections) -> None:
+    import cv2
+
+    from pytest_onnxdet.commands.pictures import paint, save, show
+
+    path = data.path(index)
+    image: Any = cv2.imread(str(path))
+    picture = paint(image, found, data.coco.CLASSES, args.show_score_thr)
+    if args.show_dir:
+        save(Path(args.show_dir) / path.relative_to(data.spec.images), picture)
+    if args.show:
+        show(picture, path.name)

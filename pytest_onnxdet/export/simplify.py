@@ -1,0 +1,100 @@
+"""Simplifies a graph with onnxslim, and holds it to the interface that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import onnx
+
+#: The exporter's names for axes that a dynamic graph leaves to its caller.
+FREE = ("batch", "height", "width", "num_dets")
+
+
+class SimplifyError(Exception):
+    """A graph cannot be simplified; the message says why and what helps."""
+
+
+def missing() -> str | None:
+    """None where the simplifier is installed, else how to get it."""
+    if find_spec("onnxslim") is None:
+        return "onnxslim is not installed: pip install onnxslim"
+    return None
+
+
+def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A smaller graph that computes the same, with the same inputs, outputs and free axes.
+
+    Args:
+        graph: left as it is.
+
+    Raises:
+        SimplifyError: the simplifier is missing, fails, or changes the graph's interface.
+    """
+    why = missing()
+    if why is not None:
+        raise SimplifyError(why)
+    import onnxslim
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    _drop_empty_axes(copy)
+    try:
+        slim = onnxslim.slim(copy)
+    except Exception as error:
+        raise SimplifyError(
+            f"onnxslim fails on this graph ({type(error).__name__}: {error}): leave --simplify out"
+        ) from error
+    for side in ("input", "output"):
+        before, after = (_interface(model, side) for model in (graph, slim))
+        if not _kept(before, after):
+            raise SimplifyError(
+                f"onnxslim changes the graph's {side}s from {before} to {after}: "
+                "leave --simplify out"
+            )
+    # Shapes of inner values that it inferred: they are not needed, and may be of one input only.
+    del slim.graph.value_info[:]
+    # It leaves its own stamp; who made the graph has not changed.
+    slim.producer_name, slim.producer_version = graph.producer_name, graph.producer_version
+    return slim
+
+
+def _drop_empty_axes(model: onnx.ModelProto) -> None:
+    """An empty list of axes reduces over all of them, as no list does, but onnxslim fails on it."""
+    for node in _nodes(model.graph):
+        kept = [a for a in node.attribute if a.name != "axes" or a.ints]
+        if node.op_type.startswith("Reduce") and len(kept) < len(node.attribute):
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _interface(model: onnx.ModelProto, side: str) -> dict[str, tuple[int | str, ...]]:
+    """By name the type, then the axes: a number where fixed, else the axis's name."""
+    found: dict[str, tuple[int | str, ...]] = {}
+    for value in getattr(model.graph, side):
+        kind = value.type.tensor_type
+        axes = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
+        found[value.name] = (onnx.TensorProto.DataType.Name(kind.elem_type), *axes)
+    return found
+
+
+def _kept(
+    before: dict[str, tuple[int | str, ...]], after: dict[str, tuple[int | str, ...]]
+) -> bool:
+    """Whether the interface is the same, but for sizes that the exporter could not tell."""
+    return list(before) == list(after) and all(
+        len(ours) == len(theirs)
+        and all(
+            isinstance(new, str) if old in FREE else old == new or isinstance(old, str)
+            for old, new in zip(ours, theirs, strict=True)
+        )
+        for ours, theirs in zip(before.values(), after.values(), strict=True)
+    )
