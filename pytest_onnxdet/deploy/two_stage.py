@@ -127,7 +127,7 @@ class TwoStageDetector(DeployModel):
         scores = logits.softmax(dim=-1)[..., :-1]
         scores = torch.where((scores > cfg.score_thr) & used[..., None], scores, 0.0)
         # Only regions with a class above the threshold can give a detection: decode just those.
-        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0)
+        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0, least=1)
         scores = take_rows(scores, rows).transpose(1, 2)
         boxes, deltas = take_rows(boxes, rows), take_rows(deltas, rows)
         if head.reg_class_agnostic:

@@ -200,7 +200,7 @@ def _last(layer: Any) -> nn.Module:
 
 def _foreground(layer: nn.Module, channels: int) -> Target:
     """A softmax score layer: background, its last channel, far ahead of most of the classes."""
-    return Target(layer, 2.0, 0.02, 3.0, channels, 0, rest=True)
+    return Target(layer, 1.0, 0.02, 3.0, channels, 0, rest=True)
 
 
 def _two_stage(model: Any) -> list[list[Target]]:

@@ -32,13 +32,16 @@ class Lowering(ABC):
         self.fixed_shape = fixed_shape
 
     @abstractmethod
-    def top(self, scores: Tensor, limit: int, floor: float) -> tuple[Tensor, Tensor]:
+    def top(
+        self, scores: Tensor, limit: int, floor: float, least: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """The best entries of each row.
 
         Args:
             scores: float32 (N, P), not negative.
             limit: the most entries kept for a row; not positive: all.
             floor: only entries above it are kept.
+            least: the fewest slots of the result, at most P.
 
         Returns:
             float32 (N, K) scores, in descending order where there is a limit, 0 in empty slots;
@@ -109,9 +112,11 @@ class OnnxRuntimeLowering(Lowering):
 
     name = "onnxruntime"
 
-    def top(self, scores: Tensor, limit: int, floor: float) -> tuple[Tensor, Tensor]:
+    def top(
+        self, scores: Tensor, limit: int, floor: float, least: int = 0
+    ) -> tuple[Tensor, Tensor]:
         kept = scores > floor
-        count = kept.sum(dim=1).amax()
+        count = kept.sum(dim=1).amax().clamp(min=least)
         if limit > 0:
             count = count.clamp(max=limit)
         values, index = torch.topk(torch.where(kept, scores, 0.0), count, dim=1)

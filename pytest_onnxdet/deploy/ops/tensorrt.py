@@ -42,7 +42,9 @@ class TensorRTLowering(Lowering):
 
     name = "tensorrt"
 
-    def top(self, scores: Tensor, limit: int, floor: float) -> tuple[Tensor, Tensor]:
+    def top(
+        self, scores: Tensor, limit: int, floor: float, least: int = 0
+    ) -> tuple[Tensor, Tensor]:
         kept = torch.where(scores > floor, scores, 0.0)
         if limit <= 0:
             columns = torch.arange(scores.shape[1], device=scores.device)[None]
