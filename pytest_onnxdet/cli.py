@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from pytest_onnxdet import __version__
@@ -49,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        with warnings.catch_warnings():
+            # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.
+            if not args.traceback:
+                warnings.simplefilter("ignore")
+            return int(args.run(args))
     except KeyboardInterrupt:
         print("onnxdet: interrupted", file=sys.stderr)
         return 130

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pytest_onnxdet.commands.common import CommandError, Model
+from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
@@ -99,21 +98,18 @@ def evaluate(
     try:
         if metrics_of(data) == COCO:
             return dict(dataset.evaluate(results, metric=list(metrics), **given))
-        for metric in metrics:  # mmdet's VOC evaluation takes one at a time
-            wanted = [_proposals(r) for r in results] if metric == "recall" else results
-            figures |= dataset.evaluate(wanted, metric=metric, **given)
+        if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
+            own = {k: v for k, v in given.items() if k != "proposal_nums"}
+            figures |= dataset.evaluate(results, metric="mAP", **own)
+        if "recall" in metrics:
+            objects = [dataset.get_ann_info(i)["bboxes"] for i in range(len(dataset))]
+            own = {k: v for k, v in given.items() if k not in ("scale_ranges", "logger")}
+            figures |= recalls(objects, results, **own)
     except (TypeError, KeyError) as error:
         raise CommandError(
             f"--eval-options: {data.spec.name}'s evaluate() does not take this: {error}"
         ) from error
     return figures
-
-
-def _proposals(result: Any) -> Any:
-    """All classes' boxes of an image, best first: recall asks whether, not as what, it is found."""
-    boxes = result[0] if isinstance(result, tuple) else result
-    rows = np.concatenate(boxes).astype(np.float32)
-    return rows[np.argsort(-rows[:, 4], kind="stable")]
 
 
 def format_results(data: Dataset, results: list[Any], options: Mapping[str, Any]) -> str:

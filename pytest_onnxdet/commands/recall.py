@@ -1,0 +1,73 @@
+"""Recall of VOC objects, as mmdet counts it.
+
+mmdet's ``eval_recalls`` makes one array of images with different numbers of objects, which numpy
+refuses since 1.24, and takes proposals where a detector has classes. The counting here is the same:
+objects and boxes are paired greedily by overlap, within each image's best boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROPOSALS = (100, 300, 1000)
+
+
+def recalls(
+    objects: Sequence[NDArray[np.float32]],
+    results: Sequence[Any],
+    proposal_nums: Sequence[int] = PROPOSALS,
+    iou_thr: float | Sequence[float] = 0.5,
+) -> dict[str, float]:
+    """Which part of the objects is found, whatever class they are given.
+
+    Args:
+        objects: for each image float32 (n, 4), corners.
+        results: for each image mmdet's result.
+        proposal_nums: how many of an image's best boxes may be used.
+        iou_thr: least overlap of a found object, one or several.
+
+    Returns:
+        ``recall@NUM@IOU`` for each, and with several thresholds ``AR@NUM``, their mean.
+    """
+    thresholds = [iou_thr] if isinstance(iou_thr, int | float) else list(iou_thr)
+    pairs = [(gt, best_first(result)) for gt, result in zip(objects, results, strict=True)]
+    figures: dict[str, float] = {}
+    for number in proposal_nums:
+        overlaps = np.concatenate(
+            [np.zeros(0), *(greedy_overlaps(gt, boxes[:number]) for gt, boxes in pairs)]
+        )
+        found = [float((overlaps >= t).mean()) if overlaps.size else 0.0 for t in thresholds]
+        for threshold, value in zip(thresholds, found, strict=True):
+            figures[f"recall@{number}@{threshold}"] = value
+        if len(thresholds) > 1:
+            figures[f"AR@{number}"] = float(np.mean(found))
+    return figures
+
+
+def best_first(result: Any) -> NDArray[np.float32]:
+    """All classes' boxes of an image, float32 (n, 5), by descending score."""
+    boxes = result[0] if isinstance(result, tuple) else result
+    rows = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
+    return rows[np.argsort(-rows[:, 4], kind="stable")]
+
+
+def greedy_overlaps(
+    objects: NDArray[np.float32], boxes: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The IoU at which each object is found, 0 where it is not: the best pair goes first."""
+    from mmdet.core.evaluation.bbox_overlaps import bbox_overlaps
+
+    found = np.zeros(len(objects))
+    if not len(objects) or not len(boxes):
+        return found
+    # VOC counts pixels: a box from 1 to 1 is 1 px wide.
+    overlaps = bbox_overlaps(objects, boxes[:, :4], use_legacy_coordinate=True).astype(np.float64)
+    for _ in range(min(overlaps.shape)):
+        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        found[row] = overlaps[row, column]
+        overlaps[row], overlaps[:, column] = -1, -1
+    return found

@@ -1,0 +1,86 @@
+"""What the tests of the commands are about: two small detectors and what a command gave."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+CLASSES = ("circle", "square", "triangle")
+SIZE = ("96", "128")
+
+PIPELINE = """
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='MultiScaleFlipAug',
+        img_scale=(128, 96),
+        flip=False,
+        transforms=[
+            dict(type='Resize', keep_ratio=True),
+            dict(type='RandomFlip'),
+            dict(type='Normalize', mean=[120., 110., 100.], std=[60., 60., 60.], to_rgb=True),
+            dict(type='Pad', size_divisor=32),
+            dict(type='ImageToTensor', keys=['img']),
+            dict(type='Collect', keys=['img']),
+        ])
+]
+"""
+
+TINY = """
+model = dict(
+    type='RetinaNet',
+    backbone=dict(
+        type='ResNet', depth=18, base_channels=4, num_stages=2, strides=(1, 2),
+        dilations=(1, 1), out_indices=(0, 1), frozen_stages=-1, norm_eval=False),
+    neck=dict(type='FPN', in_channels=[4, 8], out_channels=8, num_outs=2),
+    bbox_head=dict(
+        type='RetinaHead', num_classes=3, in_channels=8, stacked_convs=1, feat_channels=8,
+        anchor_generator=dict(
+            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
+            strides=[4, 8]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
+    test_cfg=dict(
+        nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=20))
+"""
+
+
+class Ran(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Tiny(NamedTuple):
+    """A config and a checkpoint."""
+
+    config: Path
+    checkpoint: Path
+
+
+def calibrated(cfg_name: Path) -> torch.nn.Module:
+    """The config's detector with random weights that detect something."""
+    from pytest_onnxdet.commands.common import open_config
+    from pytest_onnxdet.commands.images import SAMPLE, SECOND, batch_of
+    from pytest_onnxdet.models.build import initialise, make_detector
+    from pytest_onnxdet.models.calibrate import calibrate
+
+    model = open_config(str(cfg_name), None)
+    torch.manual_seed(0)
+    detector = make_detector(model.cfg, model.path)
+    initialise(detector)
+    detector.eval()
+    batch = batch_of(model.cfg, (SAMPLE, SECOND), (96, 128), fill=(True, True))
+    calibrate(detector, torch.from_numpy(batch.images), batch.metas)
+    return detector
+
+
+def data_of(annotations: Path, images: Path, kind: str = "CocoDataset") -> str:
+    """A config's data section."""
+    return f"""
+data = dict(test=dict(
+    type='{kind}', ann_file='{annotations}', img_prefix='{images}', classes={CLASSES},
+    pipeline=test_pipeline))
+"""

@@ -1,0 +1,95 @@
+"""Two detectors small enough to export many times, and the command run in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, calibrated, data_of
+
+from pytest_onnxdet.cli import main
+from pytest_onnxdet.data.datasets import SHAPES
+
+IMAGES = 6
+
+
+@pytest.fixture
+def onnxdet(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs the command with these words; never lets an exception through."""
+
+    def run(*words: object) -> Ran:
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotations of the first drawn scenes only."""
+    document = json.loads((SHAPES / "annotations.json").read_text())
+    document["images"] = document["images"][:IMAGES]
+    kept = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    path = tmp_path_factory.mktemp("few") / "few.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Tiny:
+    """A RetinaNet of two levels with random weights that detect something."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = folder / "tiny_retinanet.py"
+    config.write_text(TINY + PIPELINE + data_of(few, SHAPES / "val"))
+    detector = calibrated(config)
+    checkpoint = folder / "tiny.pth"
+    state = {"meta": {"CLASSES": CLASSES}, "state_dict": detector.state_dict()}
+    torch.save(state, checkpoint)
+    return Tiny(config, checkpoint)
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Tiny:
+    """The mini Mask R-CNN as a config file of its own, likewise with random weights."""
+    from pytest_onnxdet.commands.common import open_config
+
+    folder = tmp_path_factory.mktemp("masked")
+    config = folder / "mini_mask_rcnn.py"
+    options = {"model.test_cfg.rcnn.max_per_img": 8, "data.test.ann_file": str(few)}
+    cfg = open_config("mini:mask_rcnn", options).cfg
+    cfg.dump(str(config))
+    detector = calibrated(config)
+    torch.save({"state_dict": detector.state_dict()}, folder / "masked.pth")
+    return Tiny(config, folder / "masked.pth")
+
+
+@pytest.fixture(scope="session")
+def dynamic(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny detector's dynamic graph."""
+    path = tmp_path_factory.mktemp("graphs") / "dynamic.onnx"
+    words = ["export", *map(str, tiny), "--output-file", str(path), "--dynamic-export"]
+    assert main([*words, "--shape", *SIZE]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def stock_masks(masked: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mask model's dynamic graph with the stock tool's interface; it is verified."""
+    path = tmp_path_factory.mktemp("graphs") / "stock.onnx"
+    words = ["export", *map(str, masked), "--output-file", str(path), "--dynamic-export"]
+    words += ["--single-input", "--mask-output", "image", "--opset-version", "16", "--verify"]
+    assert main([*words, "--shape", *SIZE, "--show"]) == 0
+    return path
