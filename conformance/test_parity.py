@@ -31,5 +31,6 @@ def test_parity(
         raw=bench.raw(case),
         singles=bench.singles(case),
         images=bench.names(case),
+        locate=lambda: bench.blame(case),
     )
     onnxdet_record(metrics)

@@ -96,6 +96,10 @@ OPTIONS = (
 )
 
 
+#: Where pytest looks for its ini options.
+INI_FILES = ("pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Registers ``--onnxdet``, the options and the ini keys."""
     group = parser.getgroup("onnxdet", "onnxdet: do exported detectors do what PyTorch does?")
@@ -133,6 +137,11 @@ def read_settings(config: pytest.Config) -> Settings:
         pytest.UsageError: a value that cannot be used, with the form that can.
     """
     values = _Values(config)
+    for option in OPTIONS:
+        if option.metavar == "DIR":
+            values.refuse_mistaken(option.name)
+    random = values.text("checkpoints") == NONE
+    limit = next(iter(values.numbers("limit")), None)
     return Settings(
         cache=values.folder("cache") or _user_cache(),
         models=values.words("model"),
@@ -213,6 +222,30 @@ class _Values:
         if path.exists() and not path.is_dir():
             self.refuse(name, str(path), "this is a file; give a folder")
         return path
+
+    def refuse_mistaken(self, name: str) -> None:
+        """Refuses a folder that pytest took for the place of the tests.
+
+        Before any plugin is loaded, pytest looks for the ini file from the words of the command
+        line that name something that exists. After ``--onnxdet-cache /x`` that is ``/x``, and
+        the project's own ini file would silently not count.
+        """
+        if self._config.args_source is pytest.Config.ArgsSource.ARGS:
+            return  # pytest looks from the tests that were named, too
+        here = self._config.invocation_params.dir
+        above = (here, *here.parents)
+        found = self._config.inipath
+        if found is not None and found.parent in above:
+            return
+        if not any((folder / ini).is_file() for folder in above for ini in INI_FILES):
+            return
+        words = [str(word) for word in self._config.invocation_params.args]
+        for option, word in zip(words, words[1:], strict=False):
+            if option == f"--onnxdet-{name}" and (here / word).exists():
+                raise pytest.UsageError(
+                    f"{option} {word}: pytest took this folder for the place of the tests and "
+                    f"read no ini file of this project; write {option}={word}"
+                )
 
     def refuse(self, name: str, value: str, remedy: str) -> NoReturn:
         """Ends the run with a message that says where the value came from."""

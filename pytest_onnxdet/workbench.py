@@ -285,6 +285,24 @@ class Workbench:
         value = (config.get("rcnn") or config).get("max_per_img")
         return None if value is None else int(value)
 
+    def blame(self, case: Case) -> str:
+        """Which stage changes the detections: lowering, export or runtime, in words."""
+        from pytest_onnxdet.deploy import lower
+        from pytest_onnxdet.verify.localize import localize, standard_stages
+
+        batches: Any = self.batches(case)  # iterated over, never held as a whole
+        deploy = lower(self.detector(case.spec), case.backend.lowering)
+        return str(
+            localize(
+                self.results(case),
+                standard_stages(deploy, self.artifact(case), self.session(case), batches),
+                case.spec.tolerance(case.backend.name),
+                classes=case.spec.classes,
+                images=self.names(case),
+                max_per_img=self.max_per_img(case.spec),
+            )
+        )
+
     # -- lifetime -------------------------------------------------------------------------------
 
     def _once(self, spec: ModelSpec, key: Hashable, make: Callable[[], T]) -> T:

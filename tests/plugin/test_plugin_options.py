@@ -140,7 +140,7 @@ def test_checkpoints_replace_every_weights_file(toy: pytest.Pytester) -> None:
 def test_what_cannot_be_used_is_a_usage_error(
     toy: pytest.Pytester, arguments: list[str], message: str
 ) -> None:
-    result = toy.runpytest("--onnxdet", *arguments)
+    result = toy.runpytest("--collect-only", "--onnxdet", *arguments)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
@@ -150,17 +150,33 @@ def test_what_cannot_be_used_is_a_usage_error(
 def test_a_bad_ini_value_names_the_file(toy: pytest.Pytester) -> None:
     toy.makeini("[pytest]\nonnxdet_batch = many\n")
 
-    result = toy.runpytest("--onnxdet")
+    result = toy.runpytest("--collect-only", "--onnxdet")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: onnxdet_batch in *tox.ini: 'many': give whole numbers*"])
+
+
+def test_a_folder_that_pytest_takes_for_the_tests_is_refused(
+    toy: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, elsewhere = toy.mkdir("project"), toy.mkdir("elsewhere")
+    for name in ("tox.ini", "conftest.py", "test_graphs.py"):
+        (toy.path / name).rename(project / name)
+    monkeypatch.chdir(project)
+
+    spaced = toy.runpytest("--collect-only", "--onnxdet", "--onnxdet-cache", str(elsewhere))
+    joined = toy.runpytest("--collect-only", "--onnxdet", f"--onnxdet-cache={elsewhere}")
+
+    assert spaced.ret == pytest.ExitCode.USAGE_ERROR
+    spaced.stderr.fnmatch_lines([f"ERROR: *read no ini file*write --onnxdet-cache={elsewhere}"])
+    assert joined.ret == pytest.ExitCode.OK
 
 
 def test_a_name_registered_twice_is_a_usage_error(toy: pytest.Pytester) -> None:
     source = (toy.path / "conftest.py").read_text()
     toy.makeconftest(source.replace('"two_net"', '"one_net"'))
 
-    result = toy.runpytest("--onnxdet")
+    result = toy.runpytest("--collect-only", "--onnxdet")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: onnxdet: model 'one_net' * is registered already*"])
