@@ -16,6 +16,7 @@ from torch.nn import functional
 from pytest_onnxdet.deploy.base import DeployModel, features
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, take_rows
 from pytest_onnxdet.deploy.ops.corners import soft_nms
+from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
 
@@ -133,7 +134,7 @@ class CornerDetector(DeployModel):
             scores float32 (N, k); cells int64 (N, k); classes int64 (N, k); x and y in cells with
             the offset added, float32 (N, k, 2).
         """
-        heat = heat.sigmoid()
+        heat = sigmoid(heat)
         peak = functional.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
         heat = torch.where(peak == heat, heat, 0.0)
         score, index = torch.topk(heat.flatten(1), k, dim=1)

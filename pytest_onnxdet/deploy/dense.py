@@ -17,6 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import decode, priors_at, take_rows
+from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
 class DenseDetector(DeployModel):
@@ -37,7 +38,7 @@ class DenseDetector(DeployModel):
             score, pair = self.lowering.top(rows.flatten(1), nms_pre, cfg.score_thr)
             prior = torch.div(pair, classes, rounding_mode="floor")
             if len(maps) == 3:  # FCOS: the factor comes after threshold and selection
-                score = score * take_rows(channels_last(maps[2], 1), prior)[..., 0].sigmoid()
+                score = score * sigmoid(take_rows(channels_last(maps[2], 1), prior)[..., 0])
             scores.append(score)
             labels.append(pair - prior * classes)
             priors.append(priors_at(head.prior_generator, level, maps[0].shape[-2:], prior))
@@ -67,5 +68,5 @@ class DenseDetector(DeployModel):
         head = self.detector.bbox_head
         rows = channels_last(cls_score, head.cls_out_channels)
         if head.use_sigmoid_cls:
-            return rows.sigmoid()
+            return sigmoid(rows)
         return rows.softmax(dim=-1)[..., :-1]

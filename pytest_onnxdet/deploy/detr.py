@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pytest_onnxdet.deploy.base import DeployModel, features
 from pytest_onnxdet.deploy.ops.boxes import clip, take_rows
+from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
 class DetrDetector(DeployModel):
@@ -25,7 +26,7 @@ class DetrDetector(DeployModel):
         logits, boxes = self._heads(input, image_shape)
         limit = limits.max_per_img or head.test_cfg.get("max_per_img", head.num_query)
         if head.loss_cls.use_sigmoid:
-            scores, pair = torch.topk(logits.sigmoid().flatten(1), limit, dim=1)
+            scores, pair = torch.topk(sigmoid(logits).flatten(1), limit, dim=1)
             query = torch.div(pair, head.num_classes, rounding_mode="floor")
             labels = pair - query * head.num_classes
         else:

@@ -20,6 +20,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, decode, priors_at, take_rows
+from pytest_onnxdet.deploy.ops.lowering import sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
 
@@ -46,7 +47,7 @@ class TwoStageDetector(DeployModel):
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
         scores, priors, deltas, levels = [], [], [], []
         for level, (cls_score, bbox_pred) in enumerate(zip(*head(maps), strict=True)):
-            probability = channels_last(cls_score, 1)[..., 0].sigmoid()
+            probability = sigmoid(channels_last(cls_score, 1)[..., 0])
             score, prior = self.lowering.top(probability, cfg.get("nms_pre", -1), 0.0)
             scores.append(score)
             levels.append(torch.full_like(prior, level))

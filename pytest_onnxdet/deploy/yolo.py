@@ -17,6 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import priors_at, take_rows
+from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
 class YoloDetector(DeployModel):
@@ -32,7 +33,7 @@ class YoloDetector(DeployModel):
         boxes, objectness, classes = [], [], []
         for level, (prediction, stride) in enumerate(zip(maps, head.featmap_strides, strict=True)):
             rows = channels_last(prediction, head.num_attrib)
-            confidence = rows[..., 4].sigmoid()
+            confidence = sigmoid(rows[..., 4])
             # Priors below conf_thr can give no detection; the rest is decoded, in order.
             confidence, prior = self.lowering.top(
                 confidence, limits.nms_pre or 0, self._floor(cfg.get("conf_thr", -1))
@@ -41,7 +42,7 @@ class YoloDetector(DeployModel):
             anchors = priors_at(head.prior_generator, level, prediction.shape[-2:], prior)
             boxes.append(self._decode(anchors, rows, stride))
             objectness.append(confidence)
-            classes.append(rows[..., 5:].sigmoid())
+            classes.append(sigmoid(rows[..., 5:]))
 
         confidence = torch.cat(objectness, dim=1)
         box, probability = torch.cat(boxes, dim=1), torch.cat(classes, dim=1)
@@ -81,6 +82,6 @@ class YoloDetector(DeployModel):
             float32 (N, K, 4), corners in network-input pixels, not clipped.
         """
         centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5
-        centre = centre + (rows[..., :2].sigmoid() - 0.5) * stride
+        centre = centre + (sigmoid(rows[..., :2]) - 0.5) * stride
         half = (anchors[..., 2:] - anchors[..., :2]) * 0.5 * rows[..., 2:4].exp()
         return torch.cat([centre - half, centre + half], dim=-1)
