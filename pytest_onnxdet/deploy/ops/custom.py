@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEAST_OPSET = 11
+from pytest_onnxdet.models._torchvision import ensure_torchvision
+
+ensure_torchvision()  # mmcv, imported where an operator runs in PyTorch, imports torchvision
 
 
 @torch.library.custom_op("onnxdet::non_max_suppression", mutates_args=())
