@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.models.structure import structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
@@ -51,6 +52,7 @@ class Settings:
         batches: images per batch, each at least 1.
         precisions: ``fp32``, ``fp16``.
         checkpoints: folder to take every model's weights from; None: where the spec says.
+        random_weights: no checkpoints at all, see :mod:`pytest_onnxdet.models.structure`.
         data: COCO folder of the full-size models, see :data:`COCO_FILES`; None: none.
         report: folder for the report's files; None: no files.
         limit: only the first so many images of a data set; None: all.
@@ -67,6 +69,7 @@ class Settings:
     data: Path | None = None
     report: Path | None = None
     limit: int | None = None
+    random_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +187,11 @@ def choose_models(settings: Settings, registry: Registry) -> tuple[ModelSpec, ..
         specs = registry.select(settings.models, settings.profile)
     except LookupError as error:
         raise SettingsError(str(error)) from error
+    if settings.random_weights:
+        known = [
+            spec.dataset if settings.data or spec.dataset != COCO else "shapes" for spec in specs
+        ]
+        return tuple(map(structure_spec, specs, known))
     if settings.checkpoints is None:
         return specs
     return tuple(_with_checkpoint(spec, settings.checkpoints) for spec in specs)

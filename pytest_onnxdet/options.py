@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from pytest_onnxdet.cases import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, Settings
+from pytest_onnxdet.models.structure import LIMIT, NONE
 
 
 class Option(NamedTuple):
@@ -70,7 +71,9 @@ OPTIONS = (
         "DIR",
         False,
         "Take the weights of every selected model from this folder: MODEL.safetensors, "
-        "MODEL.pth or the documented file name. Default: where the model's spec says.",
+        "MODEL.pth or the documented file name. Default: where the model's spec says; what is a "
+        "URL there is downloaded into the cache. 'none' asks for random weights, which show "
+        "whether a graph is right but not its AP.",
     ),
     Option(
         "data",
@@ -150,10 +153,11 @@ def read_settings(config: pytest.Config) -> Settings:
         shapes=values.chosen("shape", SHAPES) or SHAPES,
         batches=tuple(values.numbers("batch")) or DEFAULT_BATCHES,
         precisions=values.words("precision") or (DEFAULT_PRECISION,),
-        checkpoints=values.folder("checkpoints", exists=True),
+        checkpoints=None if random else values.folder("checkpoints", exists=True),
+        random_weights=random,
         data=values.folder("data", exists=True),
         report=values.folder("report"),
-        limit=next(iter(values.numbers("limit")), None),
+        limit=LIMIT if random and limit is None else limit,
     )
 
 
@@ -177,6 +181,11 @@ class _Values:
         if not words:
             self.refuse(name, "an empty value", "leave the option out for its default")
         return tuple(words)
+
+    def text(self, name: str) -> str | None:
+        """What was given for an option of one value, as it stands."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        return given if given is not None else self._config.getini(f"onnxdet_{name}") or None
 
     def word(self, name: str) -> str | None:
         """One word, or None where nothing was given."""

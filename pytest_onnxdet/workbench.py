@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_onnxdet.cases import Case, Settings
 from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
+from pytest_onnxdet.models.structure import CALIBRATION, is_structure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,9 +106,25 @@ class Workbench:
             with torch.random.fork_rng(devices=[]):
                 # Weights that are drawn are drawn alike in every worker.
                 torch.manual_seed(0)
-                return build_detector(spec)
+                if is_structure(spec):
+                    return self._calibrated(spec)
+                return build_detector(spec, downloads=self.settings.cache / "checkpoints")
 
         return self._once(spec, "detector", build)
+
+    def _calibrated(self, spec: ModelSpec) -> nn.Module:
+        """The detector with random weights that detect something."""
+        import torch
+
+        from pytest_onnxdet.data.batches import collate
+        from pytest_onnxdet.models.build import build_detector
+        from pytest_onnxdet.models.calibrate import calibrate
+
+        detector = build_detector(replace(spec, weights=None))
+        dataset = self.dataset(spec)
+        batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
+        calibrate(detector, torch.from_numpy(batch.images), batch.metas)
+        return detector
 
     def reference(self, spec: ModelSpec) -> Reference:
         """The detector as something that runs batches."""

@@ -1,0 +1,37 @@
+"""The structure check: a documented detector without its checkpoint. Imports nothing heavy.
+
+Random weights that detect something (:mod:`pytest_onnxdet.models.calibrate`) show whether a graph
+computes what PyTorch computes. They say nothing of AP, so such cases carry a profile of their own,
+by which every table tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .spec import ModelSpec
+
+PROFILE = "structure"
+#: What is given in place of a folder to ask for no checkpoint at all.
+NONE = "none"
+#: Images that are enough for it, and those that the weights are calibrated on.
+LIMIT, CALIBRATION = 4, 2
+
+
+def structure_spec(spec: ModelSpec, dataset: str = "shapes") -> ModelSpec:
+    """The spec with random weights, on the drawn scenes unless there is a better data set.
+
+    ``weights`` is no file but a name, so that graphs in the cache are told apart by it.
+    """
+    return replace(
+        spec,
+        profile=PROFILE,
+        weights=f"random, calibrated on {dataset}",
+        dataset=dataset,
+        expected_ap={},
+    )
+
+
+def is_structure(spec: ModelSpec) -> bool:
+    """Whether the spec's weights are random."""
+    return spec.profile == PROFILE
