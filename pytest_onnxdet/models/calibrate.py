@@ -71,9 +71,7 @@ def calibrate(
 
 
 def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]) -> None:
-    detector(
-        img=[images], img_metas=[[dict(m) for m in metas]], return_loss=False, rescale=False
-    )
+    detector(img=[images], img_metas=[[dict(m) for m in metas]], return_loss=False, rescale=False)
 
 
 def _set_batch_norm(detector: nn.Module, images: Tensor) -> None:
