@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def evaluate(
         raise CommandError("--eval segm: the model gives no masks: leave segm out")
     figures: dict[str, Any] = {}
     try:
+        # mmdet warns of what it does to mask areas, each time.
+        warnings.simplefilter("ignore")
         if metrics_of(data) == COCO:
             return dict(dataset.evaluate(results, metric=list(metrics), **given))
         if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_models import SIZE, Ran, Tiny
+from cli_models import Ran, Tiny
 from draw_voc import draw
 
 from pytest_onnxdet.data.datasets import SHAPES
@@ -273,18 +273,6 @@ def test_models_that_are_none(onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path:
         onnx.save(model, str(tmp_path / name))
     assert "takes image: a detector's graph takes input" in told("odd.onnx")
     assert "no dets and no labels" in told("raw.onnx")
-
-
-def test_a_mini_by_name(onnxdet: Run, few: Path, tmp_path: Path) -> None:
-    """The documented walk, from export to AP; the expected AP is on all images."""
-    file = tmp_path / "r.onnx"
-    ran = onnxdet("export", "mini:retinanet", "--output-file", file, "--shape", *SIZE)
-    assert ran.code == 0, ran.err
-    ran = onnxdet(
-        *("test", "mini:retinanet", file, *ORT, "--eval", "bbox", "--cfg-options"),
-        *(f"data.test.ann_file={few}", "data.test.pipeline.1.img_scale=(128,96)"),
-    )
-    assert ran.code == 2 and "does not fit" in ran.err  # a tall image: this graph is static
 
 
 def test_recall_pairs_each_object_with_one_box() -> None:
