@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -249,7 +250,7 @@ class _Values:
         if not any((folder / ini).is_file() for folder in above for ini in INI_FILES):
             return
         words = [str(word) for word in self._config.invocation_params.args]
-        for option, word in zip(words, words[1:], strict=False):
+        for option, word in pairwise(words):
             if option == f"--onnxdet-{name}" and (here / word).exists():
                 raise pytest.UsageError(
                     f"{option} {word}: pytest took this folder for the place of the tests and "

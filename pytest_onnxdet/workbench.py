@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_onnxdet.cases import Case, Settings
@@ -301,6 +302,32 @@ class Workbench:
         config = cfg.model.get("test_cfg") or {}
         value = (config.get("rcnn") or config).get("max_per_img")
         return None if value is None else int(value)
+
+    def settle(self, case: Case, index: int, singly: bool = False) -> Detections | None:
+        """What mmdet makes of the backend's raw outputs for one image; see ``check_parity``.
+
+        Args:
+            case: the case.
+            index: the image's place in the data set.
+            singly: whether the image is run alone, padded as in its batch.
+
+        Returns:
+            None where the raw outputs differ from PyTorch's by more than the allowance, and for
+            two-stage models.
+        """
+        from pytest_onnxdet.verify.raw import compare_raw
+
+        tolerance = case.spec.tolerance(case.backend.name)
+        reference = self.reference(case.spec)
+        number, place = divmod(index, case.batch)
+        batch = next(islice(iter(self.batches(case)), number, None))
+        runs = case
+        if singly:
+            batch, place, runs = list(_split(batch))[place], 0, replace(case, batch=1)
+        raw = self.session(runs, postprocess=False).run(batch)
+        agreed = compare_raw(reference.raw(batch), raw, tolerance.raw_rtol, tolerance.raw_atol)
+        found = reference.post_process(raw, batch) if agreed.ok else None
+        return None if found is None else found[place]
 
     def blame(self, case: Case) -> str:
         """Which stage changes the detections: lowering, export or runtime, in words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +72,42 @@ class Reference:
             else:
                 outputs = named_levels(detector.bbox_head(features))
         return {name: value.numpy() for name, value in outputs.items()}
+
+    def post_process(
+        self, raw: Mapping[str, NDArray[np.float32]], batch: Batch
+    ) -> list[Detections] | None:
+        """mmdet's own post-processing of heads' outputs, whoever computed them.
+
+        Args:
+            raw: what :meth:`raw` gives, from PyTorch or a backend.
+            batch: the batch it belongs to.
+
+        Returns:
+            Detections of the valid images; None for two-stage models, where detections do not
+            follow from the proposal network's outputs alone.
+        """
+        from mmdet.core import bbox2result
+
+        detector: Any = self.detector
+        if hasattr(detector, "rpn_head"):
+            return None
+        head = detector.bbox_head
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in raw.items()}
+        if type(head).__name__ == "DETRHead":
+            outputs = [[tensors["cls_score"][None]], [tensors["bbox_pred"][None]]]
+        elif type(head).__name__ == "CornerHead":
+            outputs = [[tensors[name]] for name in CORNER_MAPS]
+        else:
+            kinds = dict.fromkeys(name.rpartition("_")[0] for name in tensors)
+            outputs = [
+                [value for name, value in tensors.items() if name.rpartition("_")[0] == kind]
+                for kind in kinds
+            ]
+        metas = [dict(meta) for meta in batch.metas]
+        with torch.no_grad():
+            found = head.get_bboxes(*outputs, img_metas=metas, rescale=True)
+        results = [bbox2result(dets, labels, head.num_classes) for dets, labels in found]
+        return [Detections.from_mmdet(result) for result in results[: batch.valid]]
 
 
 def _detections(result: Any, seen: tuple[Any, Any] | None) -> Detections:

@@ -1,0 +1,74 @@
+"""How long the backend takes for a batch, and PyTorch for the same one in the same run.
+
+The two take turns, so that what slows the machine down slows both; the speed-up is the median of
+the rounds' ratios. A round works through several batches, as images differ in how much there is to
+find. Nothing is too slow here: ``--onnxdet-baseline`` compares with an earlier run's speed-ups.
+
+pytest-benchmark shows the times, saves and compares them, and its ``--benchmark-max-time`` and
+``--benchmark-min-rounds`` say how long to measure.
+"""
+
+import copy
+import itertools
+import os
+
+import pytest
+
+from pytest_onnxdet.verify.latency import (
+    GRAPH,
+    TORCH,
+    cores,
+    detection_subjects,
+    measure,
+    torch_threads,
+)
+
+BATCHES = 3
+
+
+@pytest.fixture(scope="session")
+def how_long(request):
+    """Seconds and least rounds of a case; skips before anything is built for nothing."""
+    config = request.config
+    if not config.pluginmanager.hasplugin("benchmark"):
+        pytest.skip("latency needs pytest-benchmark: pip install pytest-benchmark")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip(
+            "latency is not measured under pytest-xdist, whose workers slow each other down: "
+            "run pytest --onnxdet -m latency without -n"
+        )
+    if config.getoption("benchmark_disable") or config.getoption("benchmark_skip"):
+        pytest.skip("latency is switched off by pytest-benchmark's options")
+    options = (config.getoption(f"benchmark_{name}") for name in ("max_time", "min_rounds"))
+    return float(next(options)), int(next(options))
+
+
+@pytest.fixture
+def benchmark(how_long, request):
+    """pytest-benchmark's own fixture, of which ``how_long`` knows that it is there."""
+    return request.getfixturevalue("benchmark")
+
+
+@pytest.mark.latency
+def test_latency(
+    how_long, onnxdet_case, onnxdet_workbench, onnxdet_session, benchmark, onnxdet_record
+):
+    case, bench, threads = onnxdet_case, onnxdet_workbench, cores()
+    seconds, rounds = how_long
+    batches = list(itertools.islice(bench.batches(case), BATCHES))
+    session = case.backend.prepare(bench.artifact(case), threads=threads)
+    with session, torch_threads(threads):
+        measured = measure(
+            detection_subjects(session, bench.reference(case.spec), batches),
+            seconds=seconds,
+            least=rounds,
+            calls=len(batches),
+        )
+    eager = copy.copy(benchmark)
+    for row, name, subject in ((eager, TORCH, TORCH), (benchmark, case.backend.name, GRAPH)):
+        row.name = f"{name} {case.shape} beside {case.id}" if row is eager else case.id
+        row.fullname = f"{row.fullname} {name}" if row is eager else row.fullname
+        row.group = f"{case.spec.name} batch {case.batch}"
+        row.pedantic(lambda: None, rounds=1)
+        row.stats.stats.data[:] = [ms / 1e3 for ms in measured.timings[subject].times]
+    onnxdet_record(measured.figures(), threads=threads)

@@ -1,0 +1,236 @@
+"""Measures how long things take, side by side.
+
+A machine's speed drifts: clocks rise and fall, other processes come and go. What is compared is
+therefore measured in turns, one call of each subject a round, and compared round by round: drift
+slower than a round cancels in each round's ratio. The order turns around every round, so that none
+always runs with the caches that the same other one left. Times start to count when warm-up has
+stopped making them shorter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.backends.pytorch import Reference
+    from pytest_onnxdet.data.batches import Batch
+
+Subject = Callable[[], object]
+
+#: Names of the subjects of :func:`detection_subjects`.
+TORCH, GRAPH, RESULTS = "PyTorch", "graph", "results"
+
+#: Rounds of a warm-up that count together: stable means that the best of these is no better.
+WINDOW = 3
+#: Warm-up goes on while the best time still falls by more than this part.
+SETTLED = 0.05
+MOST_WARM_UP = 20
+#: With fewer rounds, an interquartile range says nothing.
+LEAST_ROUNDS = 5
+MOST_ROUNDS = 1000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one subject, in milliseconds and in the order of the rounds."""
+
+    times: tuple[float, ...]
+
+    @property
+    def rounds(self) -> int:
+        """How many there are."""
+        return len(self.times)
+
+    @property
+    def min(self) -> float:
+        """The shortest."""
+        return min(self.times)
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.times)
+
+    @property
+    def iqr(self) -> float:
+        """Width of the middle half: the noise, without the rounds that something disturbed."""
+        if len(self.times) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.times, n=4, method="inclusive")
+        return high - low
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What :func:`measure` found.
+
+    Attributes:
+        timings: by subject.
+        warm_up: rounds before the ones that count.
+    """
+
+    timings: Mapping[str, Timing]
+    warm_up: int
+
+    def ratio(self, names: Sequence[str], to: str) -> float:
+        """Time of ``names``, one after the other, over time of ``to``: the median of the rounds."""
+        ours = zip(*(self.timings[name].times for name in names), strict=True)
+        pairs = zip(ours, self.timings[to].times, strict=True)
+        return statistics.median(sum(times) / reference for times, reference in pairs)
+
+    def figures(self) -> dict[str, Any]:
+        """A latency record's figures, from the subjects of :func:`detection_subjects`.
+
+        ``ms`` is the graph's time, ``results_ms`` what comes on top of it for boxes and masks at
+        the original images' sizes. PyTorch's time has both, and so has the ``speedup``.
+        """
+        ours, theirs = self.timings[GRAPH], self.timings[TORCH]
+        return {
+            "ms": ours.median,
+            "torch_ms": theirs.median,
+            "speedup": 1 / self.ratio((GRAPH, RESULTS), TORCH),
+            "min": ours.min,
+            "median": ours.median,
+            "iqr": ours.iqr,
+            "torch_iqr": theirs.iqr,
+            "rounds": ours.rounds,
+            "warm_up": self.warm_up,
+            "results_ms": self.timings[RESULTS].median,
+        }
+
+
+def detection_subjects(
+    session: Session, reference: Reference, batches: Sequence[Batch]
+) -> dict[str, Subject]:
+    """What a latency check measures; each subject works through all batches.
+
+    The detector in PyTorch ends with boxes and pasted masks at the original images' sizes. A graph
+    ends before: scaling back and pasting is a subject of its own, on the graph's last outputs.
+    """
+    from pytest_onnxdet.data.detections import from_outputs
+
+    outputs = [session.run(batch) for batch in batches]
+
+    def run_reference() -> None:
+        for batch in batches:
+            reference.run(batch)
+
+    def run_graph() -> None:
+        for batch in batches:
+            session.run(batch)
+
+    def run_results() -> None:
+        for output, batch in zip(outputs, batches, strict=True):
+            from_outputs(output, batch)
+
+    return {TORCH: run_reference, GRAPH: run_graph, RESULTS: run_results}
+
+
+def measure(
+    subjects: Mapping[str, Subject],
+    *,
+    seconds: float = 1.0,
+    least: int = LEAST_ROUNDS,
+    most: int = MOST_ROUNDS,
+    calls: int = 1,
+    synchronize: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
+    """Measures subjects in turns.
+
+    Args:
+        subjects: what is called, by name. Each call does the same work every time.
+        seconds: rounds go on until they took so long, all subjects together, ...
+        least, most: ... but there are at least and at most so many.
+        calls: how many units of work a call does; times are for one of them.
+        synchronize: waits until the device has done what was asked of it. It is called before a
+            subject starts and again before its time is taken; None for what runs on the CPU.
+        clock: the time, in seconds.
+
+    Raises:
+        ValueError: there is nothing to measure, or no round is asked for.
+    """
+    if not subjects or least < 1 or most < least or calls < 1:
+        raise ValueError(
+            "measure needs a subject, at least one round and at least one call: got "
+            f"{len(subjects)} subjects, {least} to {most} rounds, {calls} calls"
+        )
+
+    def once(subject: Subject) -> float:
+        if synchronize is not None:
+            synchronize()
+        start = clock()
+        subject()
+        if synchronize is not None:
+            synchronize()
+        return clock() - start
+
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    names = list(subjects)
+    with _no_collection():
+        warm = _warm_up(list(subjects.values()), once)
+        start = clock()
+        for done in range(most):
+            if done >= least and clock() - start >= seconds:
+                break
+            for name in names if done % 2 == 0 else reversed(names):
+                times[name].append(once(subjects[name]) * 1e3 / calls)
+    return Measured({name: Timing(tuple(found)) for name, found in times.items()}, warm)
+
+
+def _warm_up(subjects: Sequence[Subject], once: Callable[[Subject], float]) -> int:
+    """Runs rounds until no subject gets faster any more; returns how many."""
+    history: list[list[float]] = []
+    for done in range(1, MOST_WARM_UP + 1):
+        history.append([once(subject) for subject in subjects])
+        if done > WINDOW and all(
+            min(times[-WINDOW:]) >= (1 - SETTLED) * min(times[:-WINDOW])
+            for times in zip(*history, strict=True)
+        ):
+            return done
+    return MOST_WARM_UP
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from running within a measurement."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch and OpenCV with so many threads, as long as the block lasts."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
