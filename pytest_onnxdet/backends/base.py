@@ -99,17 +99,40 @@ class Backend(ABC):
     Attributes:
         name: what ``--onnxdet-backend`` and the marker call it.
         lowering: which lowering of the deploy model it runs: ``onnxruntime`` or ``tensorrt``.
+        builds: whether :meth:`build` makes something of a graph before it is run.
+        default: whether it runs when no backend is asked for; one that is not is for those who
+            name it.
     """
 
     name: ClassVar[str]
     lowering: ClassVar[str] = "onnxruntime"
+    builds: ClassVar[bool] = False
+    default: ClassVar[bool] = True
 
     @abstractmethod
     def missing(self) -> str | None:
-        """None when the backend can run here, else what is missing and how to get it.
+        """None when the backend is of use here, else what is missing and how to get it.
 
         Must not import the runtime: it is asked while pytest collects.
         """
+
+    def unrunnable(self) -> str | None:
+        """Why sessions cannot run here although graphs can be built, None where they can.
+
+        Asked of a backend that is not missing, and as light.
+        """
+        return None
+
+    def build(self, artifact: Artifact) -> dict[str, Any]:
+        """Makes of a graph what the runtime runs, ahead of time. For backends that ``builds``.
+
+        Returns:
+            ``seconds``, ``engine_bytes`` and what else is worth reporting.
+
+        Raises:
+            BackendError: the runtime refuses the graph.
+        """
+        raise BackendError(f"the backend {self.name!r} builds nothing ahead of time")
 
     @abstractmethod
     def prepare(self, artifact: Artifact, threads: int | None = None) -> Session:

@@ -81,3 +81,18 @@ class OnnxRuntimeBackend(Backend):
         if device is None:
             device = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
         return OnnxRuntimeSession(artifact, device, threads)
+
+
+class TensorRTLoweringBackend(OnnxRuntimeBackend):
+    """The ``tensorrt`` lowering on ONNX Runtime's CPU: proves that its graphs are exact.
+
+    They are plain ONNX, and compare all pairs of candidates where ``onnxruntime``'s own lowering
+    looks at few: too slow for every run, so this one runs for those who name it.
+    """
+
+    name: ClassVar[str] = "onnxruntime[tensorrt-lowering]"
+    lowering: ClassVar[str] = "tensorrt"
+    default: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__("cpu")

@@ -259,6 +259,7 @@ def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[st
         "shape": options.shape,
         "lowering": options.lowering,
         "precision": options.precision,
+        "traced_shape": [options.batch, 3, *options.size],
         "static_shape": ([options.batch, 3, *options.size] if options.shape == "static" else None),
     }
 

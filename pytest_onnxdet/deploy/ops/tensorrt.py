@@ -64,7 +64,9 @@ class TensorRTLowering(Lowering):
             )
             return found
         values, index = torch.topk(functional.pad(scores, (0, limit)), limit, dim=1)
-        return values, torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
+        index = torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
+        # No more slots than there are entries: what follows compares all pairs of them.
+        return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor

@@ -1,0 +1,296 @@
+"""TensorRT engines: which library, for which target, for which shapes; built once and kept.
+
+NVIDIA ships one Python API in two packages. ``tensorrt`` times kernels and so builds only where
+the GPU is. ``tensorrt_rtx`` compiles for a named compute capability and needs no GPU to build; it
+chooses kernels when the engine is loaded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.backends.base import BackendError
+from pytest_onnxdet.backends.cuda import Gpu
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.export.artifacts import Artifact
+
+Limits = tuple[int, int, int]
+
+#: The compute capability that engines are built for where there is no GPU to ask.
+AHEAD = "SM80"
+# Below this no detector of the zoo has a last level; with a smaller minimum nothing is gained.
+LEAST_SIZE = 64
+LOG_LINES = 30
+# Bumped when a change below makes other engines from the same graph.
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Library:
+    """Which of NVIDIA's packages is used.
+
+    Attributes:
+        name: ``tensorrt`` or ``tensorrt_rtx``, as it is imported.
+        version: of the installed distribution; empty where that cannot be told.
+    """
+
+    name: str
+    version: str
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it builds without a GPU."""
+        return self.name == "tensorrt_rtx"
+
+    @property
+    def fp16(self) -> bool:
+        """Whether its builder lowers an fp32 graph to fp16 by itself.
+
+        TensorRT 11 and TensorRT for RTX build strongly typed networks alone, in the graph's types.
+        """
+        return self.name == "tensorrt" and self.version.startswith("10.")
+
+    def load(self) -> Any:
+        """The imported module; raises BackendError where it does not import."""
+        try:
+            return import_module(self.name)
+        except Exception as error:
+            raise BackendError(
+                f"{self.name} {self.version} is installed and does not import: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def find_library(gpu: bool) -> Library | None:
+    """The package to use: ``tensorrt`` where both can work, else the one that can.
+
+    Args:
+        gpu: whether there is one. Without, only ``tensorrt_rtx`` is of use.
+    """
+    for name in ("tensorrt", "tensorrt_rtx") if gpu else ("tensorrt_rtx", "tensorrt"):
+        if find_spec(name) is not None:
+            owners = packages_distributions().get(name, ())
+            return Library(name, version(owners[0]) if owners else "")
+    return None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that an engine of a dynamic graph takes, each as (N, H, W).
+
+    Attributes:
+        least, most: the limits, each included.
+        usual: what kernels are chosen for.
+    """
+
+    least: Limits
+    usual: Limits
+    most: Limits
+
+    def __post_init__(self) -> None:
+        rows = zip(self.least, self.usual, self.most, strict=True)
+        if not all(0 < low <= middle <= high for low, middle, high in rows):
+            raise ValueError(f"a profile needs least <= usual <= most, each from 1; got {self}")
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Profile | None:
+        """The range that a dynamic graph was traced for; None for a static graph.
+
+        The suite traces above the largest image and batch of the data set, so this holds them;
+        what it does not hold widens it, see :meth:`with_shape`.
+        """
+        if artifact.static_shape is not None:
+            return None
+        batch, _, height, width = artifact.info.get("traced_shape") or (1, 3, 800, 1344)
+        least = (1, min(LEAST_SIZE, height), min(LEAST_SIZE, width))
+        return cls(least, (1, height, width), (batch, height, width))
+
+    def holds(self, shape: Limits) -> bool:
+        """Whether an engine of this profile takes (N, H, W)."""
+        rows = zip(self.least, shape, self.most, strict=True)
+        return all(low <= value <= high for low, value, high in rows)
+
+    def with_shape(self, shape: Limits) -> Profile:
+        """The smallest profile that holds this one and (N, H, W)."""
+        n, h, w = zip(self.least, shape, strict=True)
+        least = (min(n), min(h), min(w))
+        n, h, w = zip(self.most, shape, strict=True)
+        return Profile(least, self.usual, (max(n), max(h), max(w)))
+
+    def __str__(self) -> str:
+        return " to ".join("x".join(map(str, part)) for part in (self.least, self.most))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an engine besides its graph.
+
+    Attributes:
+        library: what builds it.
+        gpu: what it is for; None: built ahead of time for :data:`AHEAD`.
+        precision: ``fp32`` or ``fp16``.
+        profile: for a dynamic graph.
+    """
+
+    library: Library
+    gpu: Gpu | None
+    precision: str = "fp32"
+    profile: Profile | None = None
+
+    def parts(self, artifact: Artifact) -> Mapping[str, Any]:
+        """What the engine's place in the cache is named by."""
+        from pytest_onnxdet.export.artifacts import file_digest
+
+        return {"graph": file_digest(artifact.path), "recipe": RECIPE, "target": AHEAD} | asdict(
+            self
+        )
+
+
+def build(artifact: Artifact, recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Builds an engine and writes it to ``path``.
+
+    Returns:
+        ``seconds``, ``engine_bytes``, ``layers`` of the network, ``library``, ``target`` and the
+        builder's ``warnings``.
+
+    Raises:
+        BackendError: the parser refuses a node, or the builder the network; with the node's name
+            and operator, and the end of the builder's log.
+    """
+    trt = recipe.library.load()
+    name, log = artifact.path.name, make_log(trt)
+    start = time.perf_counter()
+    builder = _builder(trt, log, recipe)
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    # fp16 is for the builder to choose only in a weakly typed network.
+    strong = recipe.precision == "fp32"
+    network = builder.create_network(1 << int(typed) if typed is not None and strong else 0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(artifact.path)):
+        raise BackendError(f"{recipe.library.name} does not parse {name}: {_refused(parser)}")
+    config = _config(trt, builder, network, recipe)
+    try:
+        engine = builder.build_serialized_network(network, config)
+    except Exception as error:
+        raise BackendError(_failed(recipe, name, log, f"{type(error).__name__}: {error}")) from None
+    if engine is None:
+        raise BackendError(_failed(recipe, name, log, "no engine came of it"))
+    path.write_bytes(memoryview(engine))
+    return {
+        "seconds": time.perf_counter() - start,
+        "engine_bytes": path.stat().st_size,
+        "layers": int(network.num_layers),
+        "library": f"{recipe.library.name} {recipe.library.version}",
+        "target": AHEAD if recipe.gpu is None else str(recipe.gpu),
+        "warnings": len(log.lines),
+    }
+
+
+def make_log(trt: Any) -> Any:
+    """A logger for NVIDIA's API that keeps warnings and errors, in its ``lines``."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.WARNING):
+                self.lines.append(f"{getattr(severity, 'name', severity)}: {message}")
+
+    return Log()
+
+
+def _builder(trt: Any, log: Any, recipe: Recipe) -> Any:
+    try:
+        builder = trt.Builder(log)
+    except Exception as error:
+        log.lines.append(f"{type(error).__name__}: {error}")
+        builder = None
+    if builder is None:
+        raise BackendError(
+            f"{recipe.library.name} {recipe.library.version} makes no builder"
+            f"{_tail(log)}\nwhere there is no GPU, or its driver is older than the library asks "
+            "for, only tensorrt_rtx builds"
+        )
+    return builder
+
+
+def _config(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
+    config = builder.create_builder_config()
+    # TF32 rounds what a convolution multiplies to 10 bits: no longer PyTorch's fp32.
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if recipe.precision == "fp16":
+        if not recipe.library.fp16:
+            raise BackendError(
+                f"{recipe.library.name} {recipe.library.version} computes in the types of the "
+                "graph: it has no fp16 for a graph of fp32; tensorrt 10 has"
+            )
+        config.set_flag(trt.BuilderFlag.FP16)
+    if recipe.gpu is None and recipe.library.ahead:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, AHEAD), 0)
+    if recipe.profile is not None:
+        limits = builder.create_optimization_profile()
+        for i in range(network.num_inputs):
+            name = network.get_input(i).name
+            limits.set_shape(name, *input_shapes(name, recipe.profile))
+        config.add_optimization_profile(limits)
+    return config
+
+
+def input_shapes(name: str, profile: Profile) -> tuple[tuple[int, ...], ...]:
+    """Least, usual and most shape of an input of the graph's contract.
+
+    Raises:
+        BackendError: the contract has no such input.
+    """
+    limits = (profile.least, profile.usual, profile.most)
+    if name == "input":
+        return tuple((n, 3, h, w) for n, h, w in limits)
+    if name == "image_shape":
+        return tuple((n, 2) for n, _, _ in limits)
+    raise BackendError(
+        f"the graph's input {name!r} has no optimization profile; the contract has "
+        "the inputs 'input' and 'image_shape'"
+    )
+
+
+def _refused(parser: Any) -> str:
+    """What the parser says, with the node that it stopped at."""
+    found = []
+    for i in range(parser.num_errors):
+        error = parser.get_error(i)
+        node, kind = _ask(error, "node_name"), _ask(error, "node_operator")
+        where = f"node {node or error.node()}{f' ({kind})' if kind else ''}"
+        found.append(f"{where}: {error.desc()}")
+    return "; ".join(found) or "it gives no reason"
+
+
+def _ask(error: Any, name: str) -> str:
+    """A detail of a parser's error that only newer versions have."""
+    method = getattr(error, name, None)
+    return str(method()) if method is not None else ""
+
+
+def _failed(recipe: Recipe, name: str, log: Any, why: str) -> str:
+    limits = "" if recipe.profile is None else f" for {recipe.profile}"
+    return (
+        f"{recipe.library.name} {recipe.library.version} does not build {name}{limits}: {why}"
+        f"{_tail(log)}"
+    )
+
+
+def _tail(log: Any) -> str:
+    """The end of the log, where the reason is."""
+    lines = log.lines[-LOG_LINES:]
+    return "".join(f"\n  {line}" for line in lines)
