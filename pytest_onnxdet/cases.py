@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHAPES = ("static", "dynamic")
 CHECKS = {
     "export": "the graph exports, is valid and keeps the contract",
+    "build": "the graph builds into an engine, ahead of time and without a GPU",
     "parity": "the detections are PyTorch's",
     "accuracy": "COCO AP is PyTorch's",
     "latency": "the time for a batch is measured",
@@ -47,7 +48,8 @@ class Settings:
         cache: folder of exported graphs and reference results.
         models: globs over model names; empty: every model of the profile.
         profile: ``mini``, ``full`` or a profile that a downstream repository registered.
-        backends: names; empty: every registered one, the missing ones as skips.
+        backends: names; empty: every registered one that is run by default, the missing ones as
+            skips.
         shapes: of :data:`SHAPES`.
         batches: images per batch, each at least 1.
         precisions: ``fp32``, ``fp16``.
@@ -229,7 +231,8 @@ def choose_backends(
         raise SettingsError(
             f"no backend {', '.join(map(repr, unknown))}; there are: {', '.join(backends)}"
         )
-    chosen = {name: backends[name] for name in settings.backends or backends}
+    wanted = settings.backends or [name for name, b in backends.items() if b.default]
+    chosen = {name: backends[name] for name in wanted}
     missing = {name: why for name, b in chosen.items() if (why := b.missing()) is not None}
     if settings.backends and missing:
         raise SettingsError("; ".join(f"backend {name!r}: {why}" for name, why in missing.items()))

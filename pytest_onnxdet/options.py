@@ -51,7 +51,8 @@ OPTIONS = (
         "NAME,...",
         True,
         "Verify only these backends; one that is missing is an error. "
-        "Default: every backend there is; one that is missing is a skip.",
+        "Default: every backend there is; one that is missing is a skip. Only by name: "
+        "'onnxruntime[tensorrt-lowering]', TensorRT's graphs on ONNX Runtime, which is slow.",
     ),
     Option(
         "shape",

@@ -199,10 +199,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     suite = metafunc.config.stash.get(SUITE, None)
     if suite is None or "onnxdet_case" not in metafunc.fixturenames:
         return
+    building = metafunc.definition.get_closest_marker("build") is not None
+    running = "onnxdet_session" in metafunc.fixturenames
     params = []
     for case in suite.cases:
+        if building and not case.backend.builds:
+            continue
         marks = [getattr(pytest.mark, name) for name in case.markers]
         why = suite.missing.get(case.backend.name)
+        if why is None and running:
+            why = case.backend.unrunnable()
         if why is not None:
             marks.append(pytest.mark.skip(reason=why))
         params.append(pytest.param(case, id=case.id, marks=marks))
@@ -225,6 +231,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             gone = set(dropped)
             items[:] = [item for item in items if item not in gone]
         return
+    # A build test has no case where no chosen backend builds.
+    idle = [item for item in items if check_of(item) == "build" and case_of(item) is None]
+    if idle:
+        config.hook.pytest_deselected(items=idle)
+        items[:] = [item for item in items if item not in idle]
     # By case, so that one detector at a time is in memory; by check, so that a graph that does
     # not export is the first thing reported. Other tests keep their places.
     order = {id(case): place for place, case in enumerate(suite.cases)}
