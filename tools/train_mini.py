@@ -62,7 +62,7 @@ RECIPES = {
     "mask_rcnn": Recipe(700, "faster_rcnn", rate=1e-3),
     "cascade_mask_rcnn": Recipe(600, "cascade_rcnn", rate=1e-3),
     "cornernet": Recipe(1500, norm=35.0),
-    "detr": Recipe(5000, "retinanet", rate=6e-4, norm=1.0),
+    "detr": Recipe(3500, "retinanet", rate=1e-3, batch=8, norm=1.0),
     "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
 }
 

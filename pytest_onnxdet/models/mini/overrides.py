@@ -123,7 +123,8 @@ def _detr() -> dict[str, Any]:
     encoder = "model.bbox_head.transformer.encoder"
     decoder = "model.bbox_head.transformer.decoder"
     return {
-        "model.backbone": _resnet(out_indices=(3,)),
+        # Stride 16 for the documented 32: 5 x 4 positions would be too few for six shapes.
+        "model.backbone": _resnet(out_indices=(3,), strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
         "model.bbox_head.num_classes": NUM_CLASSES,
         "model.bbox_head.in_channels": STAGES[-1],
         "model.bbox_head.num_query": queries,
