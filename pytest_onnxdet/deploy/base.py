@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart
@@ -105,9 +106,10 @@ def named_levels(outputs: Any) -> dict[str, Tensor]:
     }
 
 
-def channels_last(value: Tensor, width: int) -> Tensor:
-    """A level's map (N, A * width, H, W) as rows (N, H * W * A, width), in the priors' order."""
-    return value.permute(0, 2, 3, 1).reshape(value.shape[0], -1, width)
+def joined(levels: Sequence[Tensor], width: int) -> Tensor:
+    """All levels' maps (N, A * width, H, W) as rows (N, P, width), in the priors' order."""
+    flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in levels], dim=1)
+    return flat.reshape(levels[0].shape[0], -1, width)
 
 
 def nms_threshold(cfg: Any, key: str = "nms") -> float:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pytest_onnxdet.deploy.base import (
     DeployModel,
-    channels_last,
     features,
+    joined,
     named_levels,
     nms_threshold,
 )
-from pytest_onnxdet.deploy.ops.boxes import decode, priors_at, take_rows
+from pytest_onnxdet.deploy.ops.boxes import Candidates, decode, take_rows
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
@@ -29,25 +29,18 @@ class DenseDetector(DeployModel):
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         head, cfg, limits = self.detector.bbox_head, self.detector.bbox_head.test_cfg, self.limits
         classes = head.cls_out_channels if head.use_sigmoid_cls else head.cls_out_channels - 1
-        outputs = head(features(self.detector, input))
+        levels = head(features(self.detector, input))
         nms_pre = cfg.get("nms_pre", -1) if limits.nms_pre is None else limits.nms_pre
 
-        scores, labels, priors, predictions = [], [], [], []
-        for level, maps in enumerate(zip(*outputs, strict=True)):
-            rows = self._scores(maps[0])
-            score, pair = self.lowering.top(rows.flatten(1), nms_pre, cfg.score_thr)
-            prior = torch.div(pair, classes, rounding_mode="floor")
-            if len(maps) == 3:  # FCOS: the factor comes after threshold and selection
-                score = score * sigmoid(take_rows(channels_last(maps[2], 1), prior)[..., 0])
-            scores.append(score)
-            labels.append(pair - prior * classes)
-            priors.append(priors_at(head.prior_generator, level, maps[0].shape[-2:], prior))
-            predictions.append(take_rows(channels_last(maps[1], 4), prior))
-
-        score, label = torch.cat(scores, dim=1), torch.cat(labels, dim=1)
-        boxes = decode(
-            head.bbox_coder, torch.cat(priors, dim=1), torch.cat(predictions, dim=1), image_shape
-        )
+        candidates = Candidates(head.prior_generator, levels[0], self.lowering.fixed_shape, classes)
+        scores = self._scores(joined(levels[0], head.cls_out_channels)).flatten(1)
+        score, pair = self.lowering.top_of_levels(scores, candidates.sizes, nms_pre, cfg.score_thr)
+        prior = candidates.rows(pair)
+        label = pair - prior * classes
+        if len(levels) == 3:  # FCOS: the factor comes after threshold and selection
+            score = score * sigmoid(take_rows(joined(levels[2], 1), prior)[..., 0])
+        predictions = take_rows(joined(levels[1], 4), prior)
+        boxes = decode(head.bbox_coder, candidates.priors(pair), predictions, image_shape)
         if limits.deploy_nms_pre > 0:
             score, kept = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
             label = torch.gather(label, 1, kept)
@@ -63,10 +56,8 @@ class DenseDetector(DeployModel):
         )
         return dets, found
 
-    def _scores(self, cls_score: Tensor) -> Tensor:
-        """Foreground probabilities (N, P, C) of a level's classification map."""
-        head = self.detector.bbox_head
-        rows = channels_last(cls_score, head.cls_out_channels)
-        if head.use_sigmoid_cls:
+    def _scores(self, rows: Tensor) -> Tensor:
+        """Foreground probabilities (N, P, C) of logits (N, P, C), or (N, P, C + 1) for softmax."""
+        if self.detector.bbox_head.use_sigmoid_cls:
             return sigmoid(rows)
         return rows.softmax(dim=-1)[..., :-1]

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pytest_onnxdet.deploy.base import (
     DeployModel,
-    channels_last,
     features,
+    joined,
     named_levels,
     nms_threshold,
 )
-from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, decode, priors_at, take_rows
+from pytest_onnxdet.deploy.ops.boxes import Candidates, UnsupportedPart, decode, take_rows
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
@@ -45,26 +45,25 @@ class TwoStageDetector(DeployModel):
         cfg = head.test_cfg
         if not head.use_sigmoid_cls:
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
-        scores, priors, deltas, levels = [], [], [], []
-        for level, (cls_score, bbox_pred) in enumerate(zip(*head(maps), strict=True)):
-            probability = sigmoid(channels_last(cls_score, 1)[..., 0])
-            score, prior = self.lowering.top(probability, cfg.get("nms_pre", -1), 0.0)
-            scores.append(score)
-            levels.append(torch.full_like(prior, level))
-            priors.append(priors_at(head.prior_generator, level, cls_score.shape[-2:], prior))
-            deltas.append(take_rows(channels_last(bbox_pred, 4), prior))
-        boxes = decode(
-            head.bbox_coder, torch.cat(priors, dim=1), torch.cat(deltas, dim=1), image_shape
+        scores, deltas = head(maps)
+        candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
+        score, prior = self.lowering.top_of_levels(
+            sigmoid(joined(scores, 1)[..., 0]), candidates.sizes, cfg.get("nms_pre", -1), 0.0
         )
-        score = torch.cat(scores, dim=1)
+        boxes = decode(
+            head.bbox_coder,
+            candidates.priors(prior),
+            take_rows(joined(deltas, 4), prior),
+            image_shape,
+        )
         if cfg.min_bbox_size >= 0:
             size = boxes[..., 2:] - boxes[..., :2]
             score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
         dets, _, _ = self.lowering.nms_pairs(
             boxes,
             score,
-            torch.cat(levels, dim=1),
-            len(levels),
+            candidates.levels(prior),
+            len(scores),
             nms_threshold(cfg),
             cfg.max_per_img,
             least=1,

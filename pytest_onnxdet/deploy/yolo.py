@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pytest_onnxdet.deploy.base import (
     DeployModel,
-    channels_last,
     features,
+    joined,
     named_levels,
     nms_threshold,
 )
-from pytest_onnxdet.deploy.ops.boxes import priors_at, take_rows
+from pytest_onnxdet.deploy.ops.boxes import Candidates, take_rows
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
@@ -30,22 +30,18 @@ class YoloDetector(DeployModel):
         head, cfg, limits = self.detector.bbox_head, self.detector.bbox_head.test_cfg, self.limits
         (maps,) = head(features(self.detector, input))
 
-        boxes, objectness, classes = [], [], []
-        for level, (prediction, stride) in enumerate(zip(maps, head.featmap_strides, strict=True)):
-            rows = channels_last(prediction, head.num_attrib)
-            confidence = sigmoid(rows[..., 4])
-            # Priors below conf_thr can give no detection; the rest is decoded, in order.
-            confidence, prior = self.lowering.top(
-                confidence, limits.nms_pre or 0, self._floor(cfg.get("conf_thr", -1))
-            )
-            rows = take_rows(rows, prior)
-            anchors = priors_at(head.prior_generator, level, prediction.shape[-2:], prior)
-            boxes.append(self._decode(anchors, rows, stride))
-            objectness.append(confidence)
-            classes.append(sigmoid(rows[..., 5:]))
-
-        confidence = torch.cat(objectness, dim=1)
-        box, probability = torch.cat(boxes, dim=1), torch.cat(classes, dim=1)
+        candidates = Candidates(head.prior_generator, maps, self.lowering.fixed_shape)
+        rows = joined(maps, head.num_attrib)
+        # Priors below conf_thr can give no detection; the rest is decoded, in order.
+        confidence, prior = self.lowering.top_of_levels(
+            sigmoid(rows[..., 4]),
+            candidates.sizes,
+            limits.nms_pre or 0,
+            self._floor(cfg.get("conf_thr", -1)),
+        )
+        rows = take_rows(rows, prior)
+        box = self._decode(candidates.priors(prior), rows, candidates.strides(prior))
+        probability = sigmoid(rows[..., 5:])
         if limits.deploy_nms_pre > 0:
             confidence, kept = self.lowering.top(confidence, limits.deploy_nms_pre, 0.0)
             box, probability = take_rows(box, kept), take_rows(probability, kept)
@@ -70,13 +66,13 @@ class YoloDetector(DeployModel):
         return float(below)
 
     @staticmethod
-    def _decode(anchors: Tensor, rows: Tensor, stride: int) -> Tensor:
+    def _decode(anchors: Tensor, rows: Tensor, stride: Tensor) -> Tensor:
         """Centre offsets within a cell and log sizes (YOLOv3, arXiv:1804.02767, section 2.1).
 
         Args:
             anchors: float32 (N, K, 4), corners.
             rows: float32 (N, K, 5 + classes), raw predictions.
-            stride: input pixels per cell.
+            stride: float32 (N, K, 1), input pixels per cell.
 
         Returns:
             float32 (N, K, 4), corners in network-input pixels, not clipped.

@@ -8,8 +8,10 @@ limits that are tensors (each image has its own size) instead of Python numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,42 +35,126 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
     return values.flatten(0, 1)[index + start]
 
 
-def priors_at(generator: Any, level: int, size: tuple[Any, Any], index: Tensor) -> Tensor:
-    """The priors with the given numbers, computed without laying out the whole grid.
+def quotient(index: Tensor, by: Tensor | int) -> Tensor:
+    """Whole quotient of numbers that are not negative.
+
+    Rounding to zero is rounding down there, and is one operator; ``rounding_mode="floor"`` is ten.
+    """
+    if isinstance(by, int) and by == 1:
+        return index
+    return torch.div(index, by, rounding_mode="trunc")
+
+
+class Candidates:
+    """The (prior, class) pairs of all levels: level after level, each in mmdet's order.
+
+    Looking up all levels' priors in one go keeps the graph small: it is the number of operators,
+    not their size, that costs time in post-processing.
 
     Args:
         generator: mmdet's ``AnchorGenerator`` (or a subclass) or ``MlvlPointGenerator``.
-        level: feature level.
-        size: the level's height and width.
-        index: int64 (N, K), numbers in the order of ``grid_priors``.
+        maps: a map (N, C, H, W) of each level.
+        fixed_shape: bake all priors into the graph. Otherwise the asked-for ones are computed,
+            without laying out the grids.
+        classes: how many candidates a prior makes; their numbers follow each other.
 
-    Returns:
-        float32 (N, K, 4) anchors as corners, or (N, K, 2) points, in network-input pixels.
+    Attributes:
+        sizes: how many candidates each level has.
+
+    Raises:
+        UnsupportedPart: another generator.
     """
-    from mmdet.core.anchor import AnchorGenerator, MlvlPointGenerator
 
-    stride_w, stride_h = generator.strides[level]
-    if isinstance(generator, AnchorGenerator):
-        base = generator.base_anchors[level].to(index.device)
-        count = base.shape[0]
-        cell = torch.div(index, count, rounding_mode="floor")
-        row = torch.div(cell, size[1], rounding_mode="floor")
-        x = (cell - row * size[1]).to(base.dtype) * stride_w
-        y = row.to(base.dtype) * stride_h
-        shift = torch.stack([x, y, x, y], dim=-1)
-        if count == 1:
-            return base[0] + shift
-        return base[index - cell * count] + shift
-    if isinstance(generator, MlvlPointGenerator):
-        row = torch.div(index, size[1], rounding_mode="floor")
-        column = index - row * size[1]
-        x = (column.to(torch.float32) + generator.offset) * stride_w
-        y = (row.to(torch.float32) + generator.offset) * stride_h
-        return torch.stack([x, y], dim=-1)
-    raise UnsupportedPart(
-        f"the prior generator {type(generator).__name__} has no lowering; "
-        "AnchorGenerator and MlvlPointGenerator have"
-    )
+    def __init__(
+        self, generator: Any, maps: Sequence[Tensor], fixed_shape: bool, classes: int = 1
+    ) -> None:
+        from mmdet.core.anchor import AnchorGenerator, MlvlPointGenerator
+
+        if not isinstance(generator, (AnchorGenerator, MlvlPointGenerator)):
+            raise UnsupportedPart(
+                f"the prior generator {type(generator).__name__} has no lowering; "
+                "AnchorGenerator and MlvlPointGenerator have"
+            )
+        self._generator: Any = generator
+        self._device = maps[0].device
+        self._fixed, self._classes = fixed_shape, classes
+        self._counts = [int(count) for count in generator.num_base_priors]
+        self._maps: list[tuple[Any, Any]] = [(level.shape[2], level.shape[3]) for level in maps]
+        if fixed_shape:
+            self._maps = [(int(height), int(width)) for height, width in self._maps]
+        self.sizes: list[Any] = [
+            height * width * (count * classes)
+            for (height, width), count in zip(self._maps, self._counts, strict=True)
+        ]
+
+    def priors(self, index: Tensor) -> Tensor:
+        """The priors of the candidates with the given numbers.
+
+        Args:
+            index: int64 (N, K).
+
+        Returns:
+            float32 (N, K, 4) anchors as corners, or (N, K, 2) points, in network-input pixels.
+        """
+        generator = self._generator
+        if self._fixed:
+            grids = generator.grid_priors(self._maps, device="cpu")
+            # By way of numpy, so that a tracer sees a constant and not how it was made.
+            table = np.concatenate([grid.numpy() for grid in grids])
+            return torch.from_numpy(table).to(self._device)[self.rows(index)]
+        level, within = self._placed(index)
+        local = quotient(within, self._classes)
+        counts = self._counts
+        if len(set(counts)) == 1:
+            count, first = counts[0], level * counts[0]
+        else:
+            count = self._of(level, counts)
+            first = self._of(level, [sum(counts[:place]) for place in range(len(counts))])
+        cell = local if max(counts) == 1 else quotient(local, count)
+        width = self._of(level, [width for _, width in self._maps])
+        row = quotient(cell, width)
+        at = torch.stack([cell - row * width, row], dim=-1).to(torch.float32)
+        if not hasattr(generator, "base_anchors"):
+            return (at + generator.offset) * self.strides(index)
+        shift = at * self.strides(index)
+        bases = torch.cat([base.to(self._device) for base in generator.base_anchors])
+        base = first if max(counts) == 1 else first + (local - cell * count)
+        return bases[base] + torch.cat([shift, shift], dim=-1)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The numbers of the candidates' priors, over all levels: int64 (N, K)."""
+        return quotient(index, self._classes)
+
+    def strides(self, index: Tensor) -> Tensor:
+        """Input pixels per cell, across and down, where candidates are: float32 (N, K, 2)."""
+        strides = torch.tensor(self._generator.strides, dtype=torch.float32, device=self._device)
+        return strides[self.levels(index)]
+
+    def levels(self, index: Tensor) -> Tensor:
+        """The candidates' levels: int64 (N, K)."""
+        return self._placed(index)[0]
+
+    def _placed(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Each candidate's level and its number within it."""
+        starts = [0]
+        for size in self.sizes[:-1]:
+            starts.append(starts[-1] + size)
+        if len(starts) == 1:
+            return torch.zeros_like(index), index
+        bounds = stacked(starts, self._device)
+        level = (index[..., None] >= bounds[1:]).sum(dim=-1)
+        return level, index - bounds[level]
+
+    def _of(self, level: Tensor, values: list[Any]) -> Any:
+        """Of one whole number a level, those of the given levels."""
+        return values[0] if len(values) == 1 else stacked(values, self._device)[level]
+
+
+def stacked(numbers: Sequence[Any], device: Any) -> Tensor:
+    """Whole numbers as one int64 tensor, also those that are sizes of a shape being traced."""
+    if not any(torch.is_tensor(number) for number in numbers):
+        return torch.tensor(numbers, device=device)
+    return torch.stack([torch.as_tensor(number, device=device) for number in numbers])
 
 
 def clip(boxes: Tensor, image_shape: Tensor) -> Tensor:
@@ -81,7 +167,8 @@ def clip(boxes: Tensor, image_shape: Tensor) -> Tensor:
     Returns:
         float32 (N, ..., 4).
     """
-    limit = image_shape.to(boxes.dtype).flip(1).repeat(1, 2)
+    corners = torch.tensor([1, 0, 1, 0], device=boxes.device)
+    limit = image_shape.to(boxes.dtype).index_select(1, corners)
     limit = limit[:, None] if boxes.dim() == 3 else limit[:, None, None]
     return torch.minimum(boxes.clamp(min=0), limit)
 
@@ -111,9 +198,10 @@ def decode(coder: Any, priors: Tensor, predictions: Tensor, image_shape: Tensor)
 
 def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
     """(dx, dy, dw, dh) of Girshick et al., https://arxiv.org/abs/1311.2524, appendix C."""
-    means = torch.tensor(coder.means, dtype=deltas.dtype, device=deltas.device)
-    stds = torch.tensor(coder.stds, dtype=deltas.dtype, device=deltas.device)
-    deltas = deltas * stds + means
+    if any(std != 1 for std in coder.stds):
+        deltas = deltas * torch.tensor(coder.stds, dtype=deltas.dtype, device=deltas.device)
+    if any(coder.means):
+        deltas = deltas + torch.tensor(coder.means, dtype=deltas.dtype, device=deltas.device)
     shift, stretch = deltas[..., :2], deltas[..., 2:]
     centre = (priors[..., :2] + priors[..., 2:]) * 0.5
     size = priors[..., 2:] - priors[..., :2]

@@ -8,12 +8,14 @@ work is done for the candidates that exist, not for the most there could be.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_onnxdet.deploy.ops.boxes import quotient
 from pytest_onnxdet.deploy.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.deploy.ops.custom import non_max_suppression
 from pytest_onnxdet.deploy.ops.rois import pool_rois
@@ -47,6 +49,25 @@ class Lowering(ABC):
             float32 (N, K) scores, in descending order where there is a limit, 0 in empty slots;
             int64 (N, K) their columns.
         """
+
+    def top_of_levels(
+        self, scores: Tensor, sizes: Sequence[Any], limit: int, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        """The best entries of each level of each row.
+
+        Args:
+            scores: float32 (N, P), not negative, level after level.
+            sizes: how many columns each level has.
+            limit: the most entries kept for a row and level; not positive: all.
+            floor: only entries above it are kept.
+
+        Returns:
+            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns.
+        """
+        if limit <= 0 or len(sizes) == 1:
+            return self.top(scores, limit, floor)
+        levels = [self.top(level, limit, floor) for level in scores.split(list(sizes), dim=1)]
+        return _joined(levels, sizes)
 
     @abstractmethod
     def pool_rois(
@@ -115,12 +136,30 @@ class OnnxRuntimeLowering(Lowering):
     def top(
         self, scores: Tensor, limit: int, floor: float, least: int = 0
     ) -> tuple[Tensor, Tensor]:
-        kept = scores > floor
-        count = kept.sum(dim=1).amax().clamp(min=least)
-        if limit > 0:
-            count = count.clamp(max=limit)
-        values, index = torch.topk(torch.where(kept, scores, 0.0), count, dim=1)
-        return values, index
+        count = most_above(scores, floor)
+        if least or limit > 0:
+            count = count.clamp(min=least or None, max=limit if limit > 0 else None)
+        values, index = torch.topk(scores, count, dim=1)
+        return torch.where(values > floor, values, 0.0), index
+
+    def top_of_levels(
+        self, scores: Tensor, sizes: Sequence[Any], limit: int, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        if limit <= 0 or len(sizes) == 1:
+            return self.top(scores, limit, floor)
+        # No level has more than all levels together: counting once, and taking out the empty slots
+        # in the end, is cheaper than counting for each level.
+        count = most_above(scores, floor) if floor > 0 else None
+        first = limit if count is None else count.clamp(max=limit)
+        levels = [
+            torch.topk(part, _smaller(first, size), dim=1)
+            for part, size in zip(scores.split(list(sizes), dim=1), sizes, strict=True)
+        ]
+        values, index = _joined(levels, sizes)
+        if count is None:
+            return values, index
+        values, order = torch.topk(values, _smaller(count, values.shape[1]), dim=1)
+        return torch.where(values > floor, values, 0.0), torch.gather(index, 1, order)
 
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
@@ -142,32 +181,85 @@ class OnnxRuntimeLowering(Lowering):
             found = non_max_suppression(
                 boxes.reshape(-1, p, 4), scores.reshape(-1, 1, p), per_class, iou_threshold
             )
-            row = found[:, 0]
-            image = torch.div(row, classes, rounding_mode="floor")
-            label, column = row - image * classes, found[:, 2]
-            corners = boxes.reshape(-1, 4)[row * p + column]
+            row, column = found[:, 0], found[:, 2]
+            image = quotient(row, classes)
+            label = row - image * classes
+            corner = at = row * p + column
         else:
             found = non_max_suppression(boxes, scores, per_class, iou_threshold)
             image, label, column = found[:, 0], found[:, 1], found[:, 2]
-            corners = boxes.reshape(-1, 4)[image * p + column]
-        score = scores.reshape(-1)[(image * classes + label) * p + column]
+            corner, at = image * p + column, (image * classes + label) * p + column
+        score = scores.reshape(-1)[at]
+        picked = torch.cat([boxes.reshape(-1, 4)[corner], score[:, None]], dim=1)
+        return self._best(picked, image, label, column, n, limit, least)
 
-        # (M,) detections of all images to (N, K): each image ranks its own, the others count as 0.
+    def nms_pairs(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        classes: int,
+        iou_threshold: float,
+        limit: int,
+        limit_per_class: int = 0,
+        least: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        per_class = min(limit, limit_per_class) if limit_per_class > 0 else limit
+        spread = class_scores(scores, labels, classes)
+        found = non_max_suppression(boxes, spread, per_class, iou_threshold)
+        image, label, column = found[:, 0], found[:, 1], found[:, 2]
+        rows = torch.cat([boxes, scores[..., None]], dim=2)
+        picked = rows.reshape(-1, 5)[image * boxes.shape[1] + column]
+        return self._best(picked, image, label, column, boxes.shape[0], limit, least)
+
+    @staticmethod
+    def _best(
+        picked: Tensor,
+        image: Tensor,
+        label: Tensor,
+        column: Tensor,
+        n: int,
+        limit: int,
+        least: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections (M, 5) of all images to (N, K, 5): each image ranks its own."""
         mine = image[None] == torch.arange(n, device=image.device)[:, None]
-        ranks = torch.where(mine, score[None], 0.0)
+        ranks = torch.where(mine, picked[:, 4][None], 0.0)
         if least:  # one more entry, of score 0, for the slot of an image without detections
-            ranks = functional.pad(ranks, (0, 1))
-            corners, label = functional.pad(corners, (0, 0, 0, 1)), functional.pad(label, (0, 1))
-            column = functional.pad(column, (0, 1))
+            ranks, picked = functional.pad(ranks, (0, 1)), functional.pad(picked, (0, 0, 0, 1))
+            label, column = functional.pad(label, (0, 1)), functional.pad(column, (0, 1))
         count = mine.sum(dim=1).amax().clamp(min=least, max=limit)
         ranked, rank = torch.topk(ranks, count, dim=1)
         used = ranked > 0
-        dets = torch.cat([corners[rank], ranked[..., None]], dim=2)
-        return (
-            dets * used[..., None].to(dets.dtype),
-            torch.where(used, label[rank], -1),
-            column[rank],
-        )
+        dets = torch.where(used[..., None], picked[rank], 0.0)
+        return dets, torch.where(used, label[rank], -1), column[rank]
+
+
+def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Values and columns of every level side by side, columns counted over all levels."""
+    columns, start = [levels[0][1]], sizes[0]
+    for (_, index), size in zip(levels[1:], sizes[1:], strict=True):
+        columns.append(index + start)
+        start = start + size
+    return torch.cat([values for values, _ in levels], dim=1), torch.cat(columns, dim=1)
+
+
+def _smaller(count: Any, size: Any) -> Any:
+    """The smaller of two whole numbers, each of them a number or a traced size."""
+    if torch.is_tensor(count) and torch.is_tensor(size):
+        return torch.minimum(count, size)
+    if torch.is_tensor(count):
+        return count.clamp(max=size)
+    return size.clamp(max=count) if torch.is_tensor(size) else min(count, size)
+
+
+def most_above(scores: Tensor, floor: float) -> Tensor:
+    """The most entries above ``floor`` that a row of scores (N, P) has, as an int64 scalar.
+
+    Summed in float32, which is several times faster than in int64, and exact up to 2**24. Rows
+    that could have more are of heads whose ``nms_pre`` is far below that.
+    """
+    return (scores > floor).to(torch.float32).sum(dim=1).amax().to(torch.int64)
 
 
 def class_scores(scores: Tensor, labels: Tensor, num_classes: int) -> Tensor:
