@@ -267,6 +267,7 @@ def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse
     args.out.mkdir(parents=True, exist_ok=True)
     path: Path = args.out / f"{spec.name}.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, metadata=header)
+    path.chmod(0o644)  # safetensors writes for the owner alone; a wheel keeps that
     return path
 
 
