@@ -44,6 +44,16 @@ def config_path(spec: ModelSpec) -> Path:
     return path
 
 
+def _parse(path: Path) -> mmcv.Config:
+    """The config file as mmcv reads it."""
+    try:
+        return mmcv.Config.fromfile(str(path))
+    except SystemError:
+        # CPython 3.11's ast module keeps its recursion depth in shared state, and parsing fails
+        # ("AST constructor recursion depth mismatch") when a collection interrupts it. Once.
+        return mmcv.Config.fromfile(str(path))
+
+
 def load_config(spec: ModelSpec) -> mmcv.Config:
     """The spec's config with its overrides, brought up to date as mmdet's test tool does.
 
@@ -54,7 +64,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
 
     path = config_path(spec)
     try:
-        cfg = replace_cfg_vals(mmcv.Config.fromfile(str(path)))
+        cfg = replace_cfg_vals(_parse(path))
     except Exception as error:  # a config is Python: anything can come out of it
         raise BuildError(
             f"{path}: the config does not parse: {_told(error)}: correct the file"

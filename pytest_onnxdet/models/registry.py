@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from .spec import ModelSpec
 
@@ -82,8 +83,9 @@ class Registry:
 
 
 def builtin_registry() -> Registry:
-    """The minis that are shipped and the documented full-size detectors."""
+    """The minis whose weights are shipped, and the documented full-size detectors."""
     from .mini import mini_specs
     from .zoo import zoo_specs
 
-    return Registry((*mini_specs(), *zoo_specs()))
+    shipped = (spec for spec in mini_specs() if spec.weights and Path(spec.weights).is_file())
+    return Registry((*shipped, *zoo_specs()))

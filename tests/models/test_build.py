@@ -14,11 +14,12 @@ from pytest_onnxdet.models.build import (
     load_config,
     load_weights,
 )
+from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.models.mini.overrides import MINIS
-from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.models.registry import Registry
 from pytest_onnxdet.models.spec import ModelSpec
 
-REGISTRY = builtin_registry()
+REGISTRY = Registry(mini_specs())
 
 
 def fresh(name: str) -> ModelSpec:
