@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_onnxdet.axes import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, fixed_markers
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import structure_spec
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
     from pytest_onnxdet.models.registry import Registry
 
-SHAPES = ("static", "dynamic")
-CHECKS = {
-    "export": "the graph exports, is valid and keeps the contract",
-    "build": "the graph builds into an engine, ahead of time and without a GPU",
-    "parity": "the detections are PyTorch's",
-    "accuracy": "COCO AP is PyTorch's",
-    "latency": "the time for a batch is measured",
-}
-DEFAULT_BATCHES = (1, 2)
-DEFAULT_PRECISION = "fp32"
 #: The data set of the full-size models, which ``Settings.data`` locates.
 COCO = "coco_val2017"
 COCO_FILES = ("annotations/instances_val2017.json", "val2017")
@@ -50,7 +41,7 @@ class Settings:
         profile: ``mini``, ``full`` or a profile that a downstream repository registered.
         backends: names; empty: every registered one that is run by default, the missing ones as
             skips.
-        shapes: of :data:`SHAPES`.
+        shapes: of :data:`pytest_onnxdet.axes.SHAPES`.
         batches: images per batch, each at least 1.
         precisions: ``fp32``, ``fp16``.
         checkpoints: folder to take every model's weights from; None: where the spec says.
@@ -139,14 +130,6 @@ class BackendRegistry:
 def marker_name(name: str) -> str:
     """A backend's name as a pytest marker: what ``-m`` cannot parse becomes an underscore."""
     return re.sub(r"\W+", "_", name).strip("_")
-
-
-def fixed_markers() -> dict[str, str]:
-    """Markers that do not depend on what is registered, with their descriptions."""
-    table = {"onnxdet": "every test that runs for onnxdet cases"}
-    table |= {shape: f"onnxdet cases of {shape} input shape" for shape in SHAPES}
-    table |= {check: f"onnxdet check: {text}" for check, text in CHECKS.items()}
-    return table | {f"batch{n}": f"onnxdet cases of batch size {n}" for n in DEFAULT_BATCHES}
 
 
 def named_markers(

@@ -7,12 +7,10 @@ memoised by the workbench, not by pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from pytest_onnxdet.outcome import METRICS, SUITE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,13 +21,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.artifacts import Artifact
     from pytest_onnxdet.workbench import Batches, Workbench
-
-
-class Recorder(Protocol):
-    """What ``onnxdet_record`` is."""
-
-    def __call__(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """Adds figures to the test's record; a name given twice keeps the later figure."""
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +38,7 @@ def onnxdet_case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(scope="session")
 def onnxdet_workbench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
     """Makes and memoises what cases need; the other fixtures are drawn from it."""
+    from pytest_onnxdet.outcome import SUITE
     from pytest_onnxdet.workbench import Workbench
 
     suite = request.config.stash[SUITE]
@@ -104,13 +96,18 @@ def onnxdet_found(onnxdet_case: Case, onnxdet_workbench: Workbench) -> list[Dete
 
 
 @pytest.fixture
-def onnxdet_record(request: pytest.FixtureRequest) -> Recorder:
+def onnxdet_record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """``onnxdet_record({"max_box_px": 0.002})`` puts figures into the summary and the report.
+
+    Takes a mapping, keywords, or both, as often as wanted; of two figures of one name the later
+    one counts.
 
     Figures are numbers, texts, lists and dictionaries of those, or numpy's scalars. A test that
     carries a check's marker and passes without having recorded any is an error: it compared
     nothing.
     """
+    from pytest_onnxdet.outcome import METRICS
+
     metrics = request.node.stash.setdefault(METRICS, {})
 
     def record(given: Mapping[str, Any] | None = None, /, **more: Any) -> None:

@@ -6,15 +6,17 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_onnxdet.cases import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, Settings
-from pytest_onnxdet.models.structure import LIMIT, NONE
+from pytest_onnxdet.axes import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.cases import Settings
 
 
-class Option(NamedTuple):
+class Option:
     """One option with a value; ``--onnxdet-<name>`` and the ini key ``onnxdet_<name>``.
 
     Attributes:
@@ -141,9 +143,12 @@ def read_settings(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: a value that cannot be used, with the form that can.
     """
+    from pytest_onnxdet.cases import Settings
+    from pytest_onnxdet.models.structure import LIMIT, NONE
+
     values = _Values(config)
     for option in OPTIONS:
-        if option.metavar == "DIR":
+        if option.metavar in ("DIR", "FILE"):
             values.refuse_mistaken(option.name)
     random = values.text("checkpoints") == NONE
     limit = next(iter(values.numbers("limit")), None)

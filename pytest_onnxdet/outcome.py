@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_onnxdet.cases import CHECKS, Case
+from pytest_onnxdet.axes import CHECKS
+from pytest_onnxdet.cases import Case
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.plugin import Suite
     from pytest_onnxdet.report.records import Record
+    from pytest_onnxdet.suite import Suite
 
 SUITE: pytest.StashKey[Suite] = pytest.StashKey()
 METRICS: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -153,7 +154,7 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
 
 
 class Collector:
-    """Gathers records at the controller. Registered as a plugin of an enabled run.
+    """Gathers records at the controller.
 
     Args:
         cases: every case of the run, to name those of a worker that died.
@@ -163,7 +164,7 @@ class Collector:
         self._cases = {case.id: case for case in cases}
         self._found: dict[str, dict[str, Any]] = {}
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def add(self, report: pytest.TestReport) -> None:
         """Keeps the last word on every test: a failing teardown, a rerun, override."""
         record = dict(report.user_properties).get(PROPERTY)
         if record is None and report.failed and report.nodeid not in self._found:
