@@ -26,10 +26,9 @@ class Option:
         help: for ``--help``.
     """
 
-    name: str
-    metavar: str
-    many: bool
-    help: str
+    # A plain class: dataclasses and named tuples are generated at import, which takes longer.
+    def __init__(self, name: str, metavar: str, many: bool, help: str) -> None:
+        self.name, self.metavar, self.many, self.help = name, metavar, many, help
 
 
 OPTIONS = (
