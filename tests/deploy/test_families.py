@@ -31,6 +31,8 @@ from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.parity import compare_detections
 
 MODELS = builtin_registry().names("mini")
+# Detections that are kept of an image: fewer than the minis' regions can give.
+MOST = 10
 # Masks of the many poor boxes that a shifted bias lets through cross 0.5 anywhere, and one pixel of
 # a small mask is more than 0.1 % of it. Masks are held to the bar by the conformance suite.
 BOXES = Tolerance(mask_prob=1.0, mask_iou=0.0, reason="only boxes are looked at here")
@@ -107,6 +109,9 @@ def family(
     folder = tmp_path_factory.mktemp(request.param)
     detector = build_detector(spec)
     dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
+    (detector.roi_head if hasattr(detector, "roi_head") else detector.bbox_head).test_cfg[
+        "max_per_img"
+    ] = MOST
     batch = collate([dataset.sample(i) for i in (0, 1)])
     height, width = batch.images.shape[2:]
     options = ExportOptions(shape="dynamic", batch=3, size=(height + 32, width + 32))
@@ -123,11 +128,6 @@ def held(family: Family, count: Callable[[int], bool]) -> None:
     if sum(map(len, reference)):
         result = compare_detections(reference, found, BOXES)
         assert result.ok, result.format()
-
-
-def most(detector: Any) -> int:
-    cfg = detector.test_cfg
-    return int((cfg.get("rcnn") or cfg).max_per_img)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -179,17 +179,16 @@ def test_one_detection(family: Family) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_more_detections_than_are_kept(family: Family) -> None:
-    limit = most(family.detector)
     amounts = [0.0] if type(family.detector).__name__ == "DETR" else [2.0, 4.0, 6.0, 8.0, 10.0]
     for amount in amounts:
         undo = family.shift(amount) if amount else lambda: None
         try:
-            if all(len(one) == limit for one in Reference(family.detector).run(family.batch)):
-                held(family, lambda n: n == limit)
+            if all(len(one) == MOST for one in Reference(family.detector).run(family.batch)):
+                held(family, lambda n: n == MOST)
                 return
         finally:
             undo()
-    pytest.fail(f"no bias gives {limit} detections")
+    pytest.fail(f"no bias gives {MOST} detections")
 
 
 @pytest.mark.filterwarnings("ignore")
