@@ -48,6 +48,7 @@ class Settings:
         random_weights: no checkpoints at all, see :mod:`pytest_onnxdet.models.structure`.
         data: COCO folder of the full-size models, see :data:`COCO_FILES`; None: none.
         report: folder for the report's files; None: no files.
+        baseline: an earlier run's report.json to compare with; None: none.
         limit: only the first so many images of a data set; None: all.
     """
 
@@ -63,6 +64,7 @@ class Settings:
     report: Path | None = None
     limit: int | None = None
     random_weights: bool = False
+    baseline: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,6 +98,13 @@ OPTIONS = (
         False,
         "Write report.json and its readable forms into this folder, which is made if missing.",
     ),
+    Option(
+        "baseline",
+        "FILE",
+        False,
+        "Compare with the report.json of an earlier run, and fail where AP, parity or the "
+        "speed-up over PyTorch became worse than tolerances and noise allow.",
+    ),
     Option("limit", "N", False, "Verify on the first N images of a data set only. Default: all."),
 )
 
@@ -163,6 +170,7 @@ def read_settings(config: pytest.Config) -> Settings:
         random_weights=random,
         data=values.folder("data", exists=True),
         report=values.folder("report"),
+        baseline=values.file("baseline"),
         limit=LIMIT if random and limit is None else limit,
     )
 
@@ -221,7 +229,25 @@ class _Values:
         return list(dict.fromkeys(map(int, words)))
 
     def folder(self, name: str, exists: bool = False) -> Path | None:
-        """A folder: from the command line relative to where pytest was called, else to the ini."""
+        """A folder, None where nothing was given."""
+        path = self._path(name, "a folder")
+        if path is None:
+            return None
+        if exists and not path.is_dir():
+            self.refuse(name, str(path), "there is no such folder")
+        if path.exists() and not path.is_dir():
+            self.refuse(name, str(path), "this is a file; give a folder")
+        return path
+
+    def file(self, name: str) -> Path | None:
+        """A file that exists, None where nothing was given."""
+        path = self._path(name, "a file")
+        if path is not None and not path.is_file():
+            self.refuse(name, str(path), "there is no such file")
+        return path
+
+    def _path(self, name: str, form: str) -> Path | None:
+        """From the command line relative to where pytest was called, else to the ini."""
         given = self._config.getoption(f"onnxdet_{name}")
         base = self._config.invocation_params.dir
         if given is None:
@@ -230,13 +256,8 @@ class _Values:
         if given is None:
             return None
         if not given.strip():
-            self.refuse(name, "an empty value", "give a folder")
-        path = Path(os.path.abspath(base / Path(given).expanduser()))
-        if exists and not path.is_dir():
-            self.refuse(name, str(path), "there is no such folder")
-        if path.exists() and not path.is_dir():
-            self.refuse(name, str(path), "this is a file; give a folder")
-        return path
+            self.refuse(name, "an empty value", f"give {form}")
+        return Path(os.path.abspath(base / Path(given).expanduser()))
 
     def refuse_mistaken(self, name: str) -> None:
         """Refuses a folder that pytest took for the place of the tests.

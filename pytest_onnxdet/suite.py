@@ -63,7 +63,17 @@ def start(config: pytest.Config) -> None:
     except (SettingsError, ValueError, LookupError) as error:
         raise pytest.UsageError(f"onnxdet: {error}") from error
     config.stash[SUITE] = suite
-    config.pluginmanager.register(SuitePlugin(config, suite), "onnxdet-suite")
+    plugin = SuitePlugin(config, suite)
+    config.pluginmanager.register(plugin, "onnxdet-suite")
+    if settings.baseline is not None and not hasattr(config, "workerinput"):
+        from pytest_onnxdet.gate import BaselineGate
+        from pytest_onnxdet.report import ReportError
+
+        try:
+            gate = BaselineGate(settings.baseline, plugin.collector)
+        except ReportError as error:
+            raise pytest.UsageError(f"--onnxdet-baseline: {error}") from error
+        config.pluginmanager.register(gate, "onnxdet-baseline")
 
 
 def make_suite(config: pytest.Config, settings: Settings) -> Suite:
