@@ -1,0 +1,158 @@
+"""Measuring in turns, with a clock that only the subjects move."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+
+import pytest
+
+from pytest_onnxdet.verify.latency import (
+    GRAPH,
+    MOST_WARM_UP,
+    RESULTS,
+    TORCH,
+    Measured,
+    Timing,
+    measure,
+    torch_threads,
+)
+
+
+class Clock:
+    """Time passes when a subject runs, and not otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def subject(self, name: str, seconds: Iterator[float]) -> Callable[[], None]:
+        def run() -> None:
+            self.calls.append(name)
+            self.now += next(seconds)
+
+        return run
+
+
+def test_drift_cancels_in_the_ratio() -> None:
+    clock = Clock()
+
+    def drifting(seconds: float) -> Iterator[float]:
+        # The machine gets slower by a tenth with every call of either.
+        while True:
+            yield seconds * 1.1 ** len(clock.calls)
+
+    found = measure(
+        {"a": clock.subject("a", drifting(1.0)), "b": clock.subject("b", drifting(2.0))},
+        seconds=0,
+        least=9,
+        clock=clock,
+    )
+    # A pair is measured within one call's drift, in both orders, however far the times run away.
+    assert found.timings["a"].times[-1] > 4 * found.timings["a"].times[0]
+    assert found.ratio(["a"], "b") == pytest.approx(0.5, rel=0.11)
+
+
+def test_turns_alternate_and_times_are_milliseconds_for_a_unit() -> None:
+    clock = Clock()
+    subjects = {
+        "a": clock.subject("a", repeat(0.004)),
+        "b": clock.subject("b", repeat(0.008)),
+    }
+    found = measure(subjects, seconds=0, least=4, calls=2, clock=clock)
+    assert "".join(clock.calls[-8:]) == "abbaabba"
+    assert found.timings["a"].times == pytest.approx((2.0,) * 4)
+    assert found.timings["b"].median == pytest.approx(4.0)
+    assert found.ratio(["a", "b"], "b") == pytest.approx(1.5)
+
+
+def test_warm_up_ends_when_times_no_longer_fall() -> None:
+    clock = Clock()
+    falling = chain([9.0, 7.0, 5.0, 3.0, 1.0], repeat(1.0))
+    found = measure({"a": clock.subject("a", falling)}, seconds=0, least=5, clock=clock)
+    assert found.timings["a"].times == (1000.0,) * 5
+    assert 5 < found.warm_up < MOST_WARM_UP
+
+
+def test_warm_up_gives_up_on_what_never_settles() -> None:
+    clock = Clock()
+    falling = (0.5**n for n in range(1000))
+    found = measure({"a": clock.subject("a", falling)}, seconds=0, least=2, most=2, clock=clock)
+    assert found.warm_up == MOST_WARM_UP
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (1.0, 8), (50.0, 20)])
+def test_rounds_go_on_for_the_time_within_their_bounds(seconds: float, rounds: int) -> None:
+    clock = Clock()
+    subjects = {name: clock.subject(name, repeat(0.0625)) for name in "ab"}
+    found = measure(subjects, seconds=seconds, least=3, most=20, clock=clock)
+    assert {timing.rounds for timing in found.timings.values()} == {rounds}
+
+
+def test_a_device_is_waited_for_before_and_after() -> None:
+    clock = Clock()
+    pending = [0.0]
+
+    def launch() -> None:
+        pending[0] += 3.0
+
+    def synchronize() -> None:
+        clock.now += pending[0]
+        pending[0] = 0.0
+
+    found = measure({"a": launch}, seconds=0, least=5, synchronize=synchronize, clock=clock)
+    assert found.timings["a"].times == (3000.0,) * 5
+
+
+def test_one_disturbed_round_moves_neither_median_nor_ratio() -> None:
+    times = [10.0, 10.1, 9.9, 10.0, 90.0]
+    found = Measured({"a": Timing(tuple(times)), "b": Timing((20.0,) * 5)}, warm_up=4)
+    assert found.timings["a"].median == 10.0
+    assert found.timings["a"].iqr == pytest.approx(0.1)
+    assert found.timings["a"].min == 9.9
+    assert found.ratio(["a"], "b") == 0.5
+
+
+def test_figures_count_results_on_both_sides() -> None:
+    timings = {
+        TORCH: Timing((40.0, 42.0, 44.0)),
+        GRAPH: Timing((18.0, 19.0, 20.0)),
+        RESULTS: Timing((2.0, 2.0, 2.0)),
+    }
+    figures = Measured(timings, warm_up=4).figures()
+    assert figures["ms"] == figures["median"] == 19.0
+    assert figures["torch_ms"] == 42.0
+    assert figures["results_ms"] == 2.0
+    assert figures["speedup"] == pytest.approx(2.0)
+    assert figures["rounds"] == 3 and figures["warm_up"] == 4
+    assert figures["torch_iqr"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("options", [{"least": 0}, {"least": 5, "most": 4}, {"calls": 0}])
+def test_nothing_to_measure_is_an_error(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least one round"):
+        measure({"a": lambda: None}, **options)
+    with pytest.raises(ValueError, match="0 subjects"):
+        measure({})
+
+
+def test_the_collector_rests_and_comes_back_even_after_an_error() -> None:
+    def fail() -> None:
+        assert not gc.isenabled()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        measure({"a": fail})
+    assert gc.isenabled()
+
+
+def test_threads_are_pinned_for_the_block_only() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with torch_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
