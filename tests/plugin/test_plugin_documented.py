@@ -1,0 +1,111 @@
+"""docs/downstream.md, taken at its word: its files make a project, and its commands work in it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from plugin_output import cases, ids
+
+PAGE = Path(__file__).parents[2] / "docs/downstream.md"
+BLOCK = re.compile(r"<!-- file: (\S+?)(, continued)? -->\n```\w+\n(.*?)```", re.DOTALL)
+IMAGES = 4
+
+
+@pytest.fixture
+def documented(project: pytest.Pytester) -> pytest.Pytester:
+    """The page's project; detector and data are those of the smallest built-in model."""
+    from pytest_onnxdet.data.datasets import SHAPES
+    from pytest_onnxdet.models.registry import builtin_registry
+
+    files: dict[str, str] = {}
+    for name, continued, text in BLOCK.findall(PAGE.read_text()):
+        files[name] = files.get(name, "") + text if continued else text
+    assert sorted(files) == ["conftest.py", "pytest.ini", "tests/test_product.py"]
+    for name, text in files.items():
+        path = project.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    spec = builtin_registry().get("retinanet")
+    assert spec.weights is not None
+    (project.path / "detector").mkdir()
+    shutil.copy(spec.weights, project.path / "detector/weights.safetensors")
+    (project.path / "detector/config.py").write_text(config_text())
+    (project.path / "data/val").mkdir(parents=True)
+    annotations = json.loads((SHAPES / "annotations.json").read_text())
+    annotations["images"] = annotations["images"][:IMAGES]
+    kept = {image["id"] for image in annotations["images"]}
+    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] in kept]
+    (project.path / "data/val.json").write_text(json.dumps(annotations))
+    for image in annotations["images"]:
+        shutil.copy(SHAPES / "val" / image["file_name"], project.path / "data/val")
+    return project
+
+
+def config_text() -> str:
+    """A config file of one's own: the documented one, thinned as the built-in model is."""
+    from pytest_onnxdet.models.mini.overrides import MINIS
+
+    mini = MINIS["retinanet"]
+    return (
+        "from mmcv import Config\n"
+        "from pytest_onnxdet.models.build import config_root\n"
+        f"_cfg = Config.fromfile(str(config_root() / {mini['config']!r}))\n"
+        f"_cfg.merge_from_dict({mini['overrides']!r})\n"
+        "model = _cfg.model.to_dict()\n"
+        "data = _cfg.data.to_dict()\n"
+    )
+
+
+def test_the_model_is_verified_on_both_runtimes(documented: pytest.Pytester) -> None:
+    result = documented.runpytest_subprocess(
+        "--onnxdet",
+        "-m",
+        "shape_finder and parity and dynamic and batch2 and not tensorrt",
+        "--onnxdet-report=out",
+    )
+
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    found = cases(documented.path / "out")
+    assert [(case["id"], case["outcome"]) for case in found] == [
+        ("shape_finder-onnxruntime-dynamic-b2", "passed"),
+        ("shape_finder-onnxruntime_plain-dynamic-b2", "passed"),
+    ]
+    assert {case["metrics"]["images"] for case in found} == {IMAGES}
+    assert all(case["metrics"]["matched"] > 0 for case in found)
+    own = documented.runpytest_subprocess(
+        "--onnxdet",
+        "tests",
+        "-m",
+        "onnxruntime_plain and dynamic and batch2",
+        "--onnxdet-report=own",
+    )
+
+    own.assert_outcomes(passed=3)
+    assert {case["check"] for case in cases(documented.path / "own")} == {
+        "the_graph_fits_the_device",
+        "empty_slots_are_marked",
+        "parity",
+    }
+
+
+def test_what_the_commands_collect(documented: pytest.Pytester) -> None:
+    both = ids(
+        documented.runpytest_subprocess(
+            "--onnxdet",
+            "--collect-only",
+            "-q",
+            "-m",
+            "onnxruntime_plain",
+            "tests",
+            "--pyargs",
+            "pytest_onnxdet.conformance",
+        )
+    )
+    neither = documented.runpytest_subprocess("--collect-only", "-q", "tests")
+
+    assert any("test_product.py::test_sure_detections_agree[" in name for name in both)
+    assert any("test_accuracy[shape_finder-onnxruntime_plain-static-b1]" in name for name in both)
+    assert not any("onnxruntime-" in name for name in both)
+    assert neither.ret == pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,114 @@
+"""PyTorch's detections on disk: read back as they were, and never half."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.kept import KeptResults, read, write
+
+
+def detections(count: int, size: tuple[int, int] | None = None, seed: int = 0) -> Detections:
+    rng = np.random.default_rng(seed)
+    masks = probs = None
+    if size is not None:
+        masks = rng.random((count, *size)) > 0.5
+        probs = rng.random((count, 7, 7), dtype=np.float32)
+    return Detections(
+        rng.random((count, 4), dtype=np.float32),
+        rng.random(count, dtype=np.float32),
+        rng.integers(0, 3, count),
+        masks,
+        probs,
+    )
+
+
+def same(one: Detections, other: Detections) -> bool:
+    pairs = [
+        (getattr(one, name), getattr(other, name))
+        for name in ("boxes", "scores", "labels", "masks", "mask_probs")
+    ]
+    return all(
+        (a is None and b is None)
+        or (a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b))
+        for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [detections(0)],
+        [detections(3), detections(0), detections(1)],
+        # Sizes whose pixels do not fill whole bytes, and an image without a detection.
+        [detections(3, (5, 7)), detections(0, (1, 1)), detections(2, (11, 13), seed=1)],
+    ],
+)
+def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) -> None:
+    write(tmp_path / "kept.npz", found)
+
+    again = read(tmp_path / "kept.npz")
+
+    assert len(again) == len(found)
+    assert all(same(a, b) for a, b in zip(again, found, strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
+
+
+def test_computes_once(tmp_path: Path) -> None:
+    kept, calls = KeptResults(tmp_path), []
+
+    def compute() -> list[Detections]:
+        calls.append(1)
+        return [detections(2)]
+
+    first, second = (kept.get({"model": "a"}, compute) for _ in range(2))
+    other = kept.get({"model": "b"}, compute)
+
+    assert len(calls) == 2
+    assert same(first[0], second[0])
+    assert len(other) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path: Path, damage: str) -> None:
+    kept = KeptResults(tmp_path)
+    kept.get({}, lambda: [detections(50)])
+    (file,) = tmp_path.glob("*.npz")
+    whole = file.read_bytes()
+    middle = len(whole) // 3
+    file.write_bytes(
+        {
+            "cut": whole[: len(whole) // 2],
+            "flip": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+            "empty": b"",
+            "text": b"not an archive",
+        }[damage]
+    )
+
+    with pytest.warns(UserWarning, match=r"are damaged .*PyTorch is run again"):
+        again = kept.get({}, lambda: [detections(50)])
+
+    assert same(again[0], detections(50))
+    assert same(kept.get({}, lambda: [])[0], detections(50))
+
+
+def test_arrays_that_do_not_belong_together_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / "kept.npz"
+    np.savez(
+        path, counts=[2], boxes=np.zeros((1, 4)), scores=np.zeros(2), labels=np.zeros(2)
+    )  # fmt: skip
+
+    with pytest.raises(ValueError, match="do not belong together"):
+        read(path)
+
+
+def test_a_failing_reference_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> list[Detections]:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        KeptResults(tmp_path).get({}, fail)
+
+    assert not list(tmp_path.glob("*.npz*"))

@@ -1,0 +1,188 @@
+"""The workbench without a detector: what it memoises, shares out and asks of the exporter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_onnxdet.backends.base import Arrays, Backend, Session
+from pytest_onnxdet.cases import BackendRegistry, Case, Settings, make_cases
+from pytest_onnxdet.data.batches import Sample
+from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.workbench import Workbench, fair_share
+
+SPECS = (ModelSpec("one_net", "one.py"), ModelSpec("two_net", "two.py"))
+
+
+class CountingSession(Session):
+    batches: list[tuple[int, ...]]
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        self.batches = []
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        self.batches.append(feeds["input"].shape)
+        count = len(feeds["input"])
+        return {
+            "dets": np.ones((count, 1, 5), np.float32),
+            "labels": np.zeros((count, 1), np.int64),
+        }
+
+
+class CountingBackend(Backend):
+    name = "counting"
+
+    def missing(self) -> str | None:
+        return None
+
+    def prepare(self, artifact: Artifact, threads: int | None = None) -> Session:
+        return CountingSession(artifact)
+
+
+class Images:
+    """Three images of different sizes."""
+
+    sizes = ((20, 30), (40, 10), (25, 25))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def sample(self, index: int) -> Sample:
+        height, width = self.sizes[index]
+        meta = {
+            "img_shape": (height, width, 3),
+            "ori_shape": (height, width, 3),
+            "scale_factor": np.ones(4, np.float32),
+        }
+        return Sample(np.zeros((3, height, width), np.float32), meta)
+
+    def fitted_size(self) -> tuple[int, int]:
+        return 64, 32
+
+
+class Bench(Workbench):
+    def dataset(self, spec: ModelSpec) -> Any:
+        return Images()
+
+    def _export(self, case: Case, options: Any, store: ArtifactStore) -> Artifact:
+        def build(path: Path) -> dict[str, Any]:
+            path.write_text("graph")
+            shape = [options.batch, 3, *options.size] if options.shape == "static" else None
+            return {"inputs": ["input", "image_shape"], "static_shape": shape}
+
+        return store.get({"model": case.spec.name, "options": str(options)}, build)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Bench(Settings(cache=tmp_path), datasets=None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> dict[str, Case]:
+    backends = BackendRegistry([CountingBackend()]).as_dict()
+    return {
+        case.id.replace("counting-", ""): case
+        for case in make_cases(Settings(cache=tmp_path), SPECS, backends)
+    }
+
+
+def test_static_batches_have_one_size_and_are_filled(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    batches = list(bench.batches(cases["one_net-static-b2"]))
+
+    assert [batch.images.shape for batch in batches] == [(2, 3, 64, 32)] * 2
+    assert [batch.valid for batch in batches] == [2, 1]
+    assert len(bench.batches(cases["one_net-static-b2"])) == 2
+
+
+def test_dynamic_batches_have_their_own_sizes(bench: Workbench, cases: dict[str, Case]) -> None:
+    batches = bench.batches(cases["one_net-dynamic-b2"])
+
+    for _ in range(2):  # they can be gone through again
+        assert [batch.images.shape for batch in batches] == [(2, 3, 40, 30), (1, 3, 25, 25)]
+
+
+def test_static_graphs_bake_what_is_run(bench: Workbench, cases: dict[str, Case]) -> None:
+    options = bench.export_options(cases["one_net-static-b2"])
+
+    assert (options.shape, options.batch, options.size) == ("static", 2, (64, 32))
+
+
+def test_dynamic_graphs_are_traced_at_what_is_not_run(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    options = [bench.export_options(cases[f"one_net-dynamic-b{n}"]) for n in (1, 2)]
+
+    assert options[0] == options[1]
+    assert options[0].batch not in (1, 2)
+    assert options[0].size == (96, 64)
+
+
+def test_a_spec_fixes_the_static_size(bench: Workbench) -> None:
+    assert bench.static_size(ModelSpec("a", "a.py", static_shape=(300, 300))) == (300, 300)
+
+
+def test_graphs_and_sessions_are_made_once(bench: Workbench, cases: dict[str, Case]) -> None:
+    one, two = cases["one_net-dynamic-b1"], cases["one_net-dynamic-b2"]
+
+    assert bench.artifact(one) is bench.artifact(two)
+    assert bench.session(one) is bench.session(two)
+    assert bench.artifact(one) is not bench.artifact(one, postprocess=False)
+    assert bench.artifact(one).path != bench.second_export(one).path
+
+
+def test_another_model_closes_what_the_last_one_held(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    session = bench.session(cases["one_net-dynamic-b1"])
+    again = bench.session(cases["two_net-dynamic-b1"])
+
+    assert not session._open
+    assert again._open
+    bench.close()
+    bench.close()
+    assert not again._open
+
+
+def test_every_image_is_found_once(bench: Workbench, cases: dict[str, Case]) -> None:
+    found = bench.found(cases["one_net-static-b2"])
+
+    assert len(found) == len(Images())
+    assert bench.found(cases["one_net-static-b2"]) is found
+
+
+def test_singles_run_each_image_at_its_batchs_size(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    case = cases["one_net-dynamic-b2"]
+    session = bench.session(case)
+    assert isinstance(session, CountingSession)
+
+    assert bench.singles(cases["one_net-dynamic-b1"]) is None
+    assert len(bench.singles(case) or []) == len(Images())
+    assert session.batches == [(1, 3, 40, 30), (1, 3, 40, 30), (1, 3, 25, 25)]
+
+
+def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    assert len(bench.singles(cases["one_net-static-b2"]) or []) == len(Images())
+
+
+@pytest.mark.parametrize(("workers", "share"), [("1", 8), ("3", 2), ("20", 1)])
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: str, share: int) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+    assert fair_share() == share
+
+
+def test_alone_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
+
+    assert fair_share() is None
