@@ -247,6 +247,7 @@ def make_cases(
     Raises:
         SettingsError: there is none: a run without a case would pass without a comparison.
     """
+    offered = {name: precisions(backend) for name, backend in backends.items()}
     cases = tuple(
         Case(spec, backend, shape, batch, precision)
         for spec in specs
@@ -254,7 +255,7 @@ def make_cases(
         for batch in settings.batches
         for backend in backends.values()
         for precision in settings.precisions
-        if precision in precisions(backend)
+        if precision in offered[backend.name]
     )
     if not cases:
         raise SettingsError("the options leave no case to verify")

@@ -31,6 +31,7 @@ from pytest_onnxdet.options import read_settings
 from pytest_onnxdet.outcome import SUITE, Collector, case_of, check_of, judge
 
 if TYPE_CHECKING:
+    from pytest_onnxdet.backends import Backend
     from pytest_onnxdet.data.datasets import DatasetRegistry
 
 
@@ -143,6 +144,13 @@ class SuitePlugin:
         self.config = config
         self.suite = suite
         self.collector = Collector(suite.cases)
+        self._asked: dict[str, str | None] = {}
+
+    def _unrunnable(self, backend: Backend) -> str | None:
+        """Why a backend has no sessions here; asked once, as the answer may take a while."""
+        if backend.name not in self._asked:
+            self._asked[backend.name] = backend.unrunnable()
+        return self._asked[backend.name]
 
     def pytest_report_header(self) -> list[str]:
         """Says what is about to be verified."""
@@ -172,7 +180,7 @@ class SuitePlugin:
             marks = [getattr(pytest.mark, name) for name in case.markers]
             why = self.suite.missing.get(case.backend.name)
             if why is None and running:
-                why = case.backend.unrunnable()
+                why = self._unrunnable(case.backend)
             if why is not None:
                 marks.append(pytest.mark.skip(reason=why))
             params.append(pytest.param(case, id=case.id, marks=marks))
