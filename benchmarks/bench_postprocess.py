@@ -43,8 +43,9 @@ def network(graph: onnx.GraphProto) -> set[str]:
     maker = {name: node for node in graph.node for name in node.output if name}
     scopes: dict[str, str | None] = {}  # by node: its module, "" for none, None for the runtime's
     for node in graph.node:
-        names = (node.name, node.output[0])  # of fused nodes, one of the two is the exporter's
-        found = next((m for name in names if (m := re.match(r"/(?:([^/]+)/)?", name))), None)
+        # Of fused nodes, one of the two is the exporter's. Operators start with a capital.
+        names = (node.name, node.output[0])
+        found = next((m for name in names if (m := re.match(r"/(?:([a-z][^/]*)/)?", name))), None)
         scopes[node.name] = (found.group(1) or "") if found else None
     for node in graph.node:  # in topological order
         if scopes[node.name] is None:

@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """An empty project in which the plugin is installed."""
+    """An empty project in which the plugin is installed.
+
+    Runs in this process know ONNX Runtime alone of the built-in backends: the plugin treats all
+    alike, and looking for TensorRT takes longer than such a run.
+    """
+    ort = pytest_onnxdet.backends.OnnxRuntimeBackend()
+    monkeypatch.setattr(pytest_onnxdet.backends, "builtin_backends", lambda: {ort.name: ort})
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if not any(point.value == "pytest_onnxdet.plugin" for point in _entry_points()):
         monkeypatch.setenv("PYTHONPATH", str(ROOT))

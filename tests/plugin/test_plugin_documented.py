@@ -58,36 +58,30 @@ def config_text() -> str:
     )
 
 
-def test_the_model_is_verified_on_both_runtimes(documented: pytest.Pytester) -> None:
+def test_the_model_and_the_projects_tests_on_both_runtimes(documented: pytest.Pytester) -> None:
+    skipped = "not (tensorrt or export or accuracy or latency)"
     result = documented.runpytest_subprocess(
         "--onnxdet",
+        "tests",
+        "--pyargs",
+        "pytest_onnxdet.conformance",
         "-m",
-        "shape_finder and parity and dynamic and batch2 and not tensorrt",
+        f"shape_finder and dynamic and batch2 and {skipped}",
         "--onnxdet-report=out",
     )
 
-    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    result.assert_outcomes(passed=8)
     found = cases(documented.path / "out")
-    assert [(case["id"], case["outcome"]) for case in found] == [
-        ("shape_finder-onnxruntime-dynamic-b2", "passed"),
-        ("shape_finder-onnxruntime_plain-dynamic-b2", "passed"),
-    ]
-    assert {case["metrics"]["images"] for case in found} == {IMAGES}
-    assert all(case["metrics"]["matched"] > 0 for case in found)
-    own = documented.runpytest_subprocess(
-        "--onnxdet",
-        "tests",
-        "-m",
-        "onnxruntime_plain and dynamic and batch2",
-        "--onnxdet-report=own",
+    backends = ("onnxruntime", "onnxruntime_plain")
+    assert sorted((case["backend"], case["check"]) for case in found) == sorted(
+        (backend, check)
+        for backend in backends
+        for check in ("the_graph_fits_the_device", "empty_slots_are_marked", "parity", "parity")
     )
-
-    own.assert_outcomes(passed=3)
-    assert {case["check"] for case in cases(documented.path / "own")} == {
-        "the_graph_fits_the_device",
-        "empty_slots_are_marked",
-        "parity",
-    }
+    suites = [case for case in found if "matched" in case["metrics"]]
+    assert len(suites) == len(backends)
+    assert {case["metrics"]["images"] for case in suites} == {IMAGES}
+    assert all(case["metrics"]["matched"] > 0 for case in suites)
 
 
 def test_what_the_commands_collect(documented: pytest.Pytester) -> None:
