@@ -303,7 +303,7 @@ class Workbench:
         value = (config.get("rcnn") or config).get("max_per_img")
         return None if value is None else int(value)
 
-    def settle(self, case: Case, index: int, singly: bool = False) -> Detections | None:
+    def settle(self, case: Case, index: int, singly: bool = False) -> list[Detections]:
         """What mmdet makes of the backend's raw outputs for one image; see ``check_parity``.
 
         Args:
@@ -312,8 +312,9 @@ class Workbench:
             singly: whether the image is run alone, padded as in its batch.
 
         Returns:
-            None where the raw outputs differ from PyTorch's by more than the allowance, and for
-            two-stage models.
+            The detections with PyTorch's own order of equal values and with ONNX's; nothing where
+            the raw outputs differ from PyTorch's by more than the allowance, and for two-stage
+            models.
         """
         from pytest_onnxdet.verify.raw import compare_raw
 
@@ -326,8 +327,10 @@ class Workbench:
             batch, place, runs = list(_split(batch))[place], 0, replace(case, batch=1)
         raw = self.session(runs, postprocess=False).run(batch)
         agreed = compare_raw(reference.raw(batch), raw, tolerance.raw_rtol, tolerance.raw_atol)
-        found = reference.post_process(raw, batch) if agreed.ok else None
-        return None if found is None else found[place]
+        if not agreed.ok:
+            return []
+        made = (reference.post_process(raw, batch, order) for order in (False, True))
+        return [found[place] for found in made if found is not None]
 
     def blame(self, case: Case) -> str:
         """Which stage changes the detections: lowering, export or runtime, in words."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
 
@@ -74,13 +74,15 @@ class Reference:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def post_process(
-        self, raw: Mapping[str, NDArray[np.float32]], batch: Batch
+        self, raw: Mapping[str, NDArray[np.float32]], batch: Batch, lowest_first: bool = False
     ) -> list[Detections] | None:
         """mmdet's own post-processing of heads' outputs, whoever computed them.
 
         Args:
             raw: what :meth:`raw` gives, from PyTorch or a backend.
             batch: the batch it belongs to.
+            lowest_first: whether top-k takes the lowest index first of equal values. PyTorch
+                leaves their order open, ONNX's TopK demands this one.
 
         Returns:
             Detections of the valid images; None for two-stage models, where detections do not
@@ -104,7 +106,8 @@ class Reference:
                 for kind in kinds
             ]
         metas = [dict(meta) for meta in batch.metas]
-        with torch.no_grad():
+        order = _topk_lowest_first() if lowest_first else contextlib.nullcontext()
+        with torch.no_grad(), order:
             found = head.get_bboxes(*outputs, img_metas=metas, rescale=True)
         results = [bbox2result(dets, labels, head.num_classes) for dets, labels in found]
         return [Detections.from_mmdet(result) for result in results[: batch.valid]]
@@ -117,6 +120,31 @@ def _detections(result: Any, seen: tuple[Any, Any] | None) -> Detections:
     labels, probs = seen
     # mmdet's result is class by class, and within a class in the order of the mask head's input.
     return Detections.from_mmdet(result, probs[np.argsort(labels, kind="stable")])
+
+
+@contextlib.contextmanager
+def _topk_lowest_first() -> Iterator[None]:
+    """For the duration of the block, top-k takes the lowest index first of equal values."""
+    from torch.overrides import TorchFunctionMode
+
+    class LowestFirst(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if function not in (torch.topk, Tensor.topk):
+                return function(*args, **(kwargs or {}))
+            return _stable_topk(*args, **(kwargs or {}))
+
+    with LowestFirst():
+        yield
+
+
+def _stable_topk(
+    values: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """``torch.topk`` by a stable sort; always sorted."""
+    ranked, index = torch.sort(values, dim=dim, descending=largest, stable=True)
+    return ranked.narrow(dim, 0, k), index.narrow(dim, 0, k)
 
 
 @contextlib.contextmanager

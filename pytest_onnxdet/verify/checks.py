@@ -109,7 +109,7 @@ def check_parity(
     singles: Sequence[Detections] | None = None,
     images: Sequence[str] = (),
     mask_ties: bool = False,
-    settle: Callable[[int, bool], Detections | None] | None = None,
+    settle: Callable[[int, bool], Sequence[Detections]] | None = None,
     locate: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """The candidate finds the reference's detections, and nothing else.
@@ -129,9 +129,10 @@ def check_parity(
         mask_ties: accept masks that differ only in pixels at the threshold, see
             :func:`compare_detections`.
         settle: asked for each image that differs, and whether it is run singly: what the
-            reference's own post-processing makes of the candidate's raw outputs, None where those
-            are not within the allowance. A candidate that equals it differs from the reference
-            only by which of two floats that tie came first, and is accepted and counted.
+            reference's own post-processing can make of the candidate's raw outputs, nothing where
+            those are not within the allowance. A candidate that equals one of these differs from
+            the reference only by which of two floats that tie came first, and is accepted and
+            counted.
         locate: asked on failure for a line that names the stage to blame.
 
     Returns:
@@ -168,8 +169,8 @@ def check_parity(
 
     def tied(index: int, found: Detections, singly: bool) -> bool:
         """Whether an image's detections are what the reference makes of the same raw outputs."""
-        again = settle(index, singly) if settle is not None else None
-        return again is not None and not compare([again], [found]).faults
+        possible = settle(index, singly) if settle is not None else ()
+        return any(not compare([one], [found]).faults for one in possible)
 
     try:
         final = compare(reference, candidate)

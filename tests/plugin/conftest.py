@@ -12,7 +12,7 @@ import pytest_onnxdet.kept
 import pytest_onnxdet.models.registry
 import pytest_onnxdet.report
 import pytest_onnxdet.verify.checks
-import pytest_onnxdet.workbench  # noqa: F401
+import pytest_onnxdet.workbench
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,7 @@ from .overrides import MINIS
 CLASSES = ("circle", "square", "triangle")
 WEIGHTS = Path(__file__).parent / "weights"
 # Minis that are trained but not yet in the suite, and why. Empty when all is well.
-PENDING = {
-    "cornernet": "its dynamic graph differs from PyTorch on 13 of 72 images at batch 1 and on 1 at "
-    "batch 2; whether by ties of corner scores is not proven"
-}
+PENDING: dict[str, str] = {}
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
 
 
