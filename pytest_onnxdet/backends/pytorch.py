@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pytest_onnxdet.backends.point_choices import watched_choices
 from pytest_onnxdet.data.detections import Detections
 
 if TYPE_CHECKING:
@@ -30,11 +31,19 @@ class Reference:
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector
 
-    def run(self, batch: Batch) -> list[Detections]:
-        """The detector's detections of the batch's valid images, at the original images' sizes."""
+    def run(self, batch: Batch, mask_ranges: bool = False) -> list[Detections]:
+        """The detector's detections of the batch's valid images, at the original images' sizes.
+
+        Args:
+            batch: the images.
+            mask_ranges: whether PointRend's detections get their ``mask_range``.
+        """
         images = torch.from_numpy(np.ascontiguousarray(batch.images))
         metas = [dict(meta) for meta in batch.metas]  # mmdet writes into them
-        with torch.no_grad(), _watched_masks(self.detector) as seen:
+        with contextlib.ExitStack() as watching:
+            bounds = watching.enter_context(watched_choices(self.detector)) if mask_ranges else []
+            seen = watching.enter_context(_watched_masks(self.detector))
+            watching.enter_context(torch.no_grad())
             results = self.detector(
                 img=[images], img_metas=[metas], return_loss=False, rescale=True
             )
@@ -43,7 +52,9 @@ class Reference:
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
-            detections.append(_detections(result, seen.pop(0) if has_masks else None))
+            masks = seen.pop(0) if has_masks else None
+            bound = bounds.pop(0) if has_masks and bounds else None
+            detections.append(_detections(result, masks, bound))
         return detections[: batch.valid]
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
@@ -113,13 +124,14 @@ class Reference:
         return [Detections.from_mmdet(result) for result in results[: batch.valid]]
 
 
-def _detections(result: Any, seen: tuple[Any, Any] | None) -> Detections:
+def _detections(result: Any, seen: tuple[Any, Any] | None, bounds: Any = None) -> Detections:
     """One image's result, with the mask probabilities in the order of its detections."""
     if seen is None:
         return Detections.from_mmdet(result)
     labels, probs = seen
     # mmdet's result is class by class, and within a class in the order of the mask head's input.
-    return Detections.from_mmdet(result, probs[np.argsort(labels, kind="stable")])
+    order = np.argsort(labels, kind="stable")
+    return Detections.from_mmdet(result, probs[order], None if bounds is None else bounds[order])
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ class Detections:
         labels: int64 (K,), class indices.
         masks: bool (K, H, W) at the original image's size, or None for box-only models.
         mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
+        mask_range: float32 (K, 2, h, w), the least and the greatest of these probabilities that
+            float ties leave open, or None where that was not asked.
     """
 
     boxes: NDArray[np.float32]
@@ -36,6 +38,7 @@ class Detections:
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_] | None = None
     mask_probs: NDArray[np.float32] | None = None
+    mask_range: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -52,12 +55,18 @@ class Detections:
         return boxes, [list(self.masks[self.labels == c]) for c in range(num_classes)]
 
     @classmethod
-    def from_mmdet(cls, result: Any, mask_probs: NDArray[np.float32] | None = None) -> Detections:
+    def from_mmdet(
+        cls,
+        result: Any,
+        mask_probs: NDArray[np.float32] | None = None,
+        mask_range: NDArray[np.float32] | None = None,
+    ) -> Detections:
         """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
 
         Args:
             result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks.
             mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
+            mask_range: float32 (K, 2, h, w), in the same order.
         """
         boxes, masks = result if isinstance(result, tuple) else (result, None)
         dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
@@ -73,6 +82,7 @@ class Detections:
             labels=labels[order],
             masks=flat,
             mask_probs=None if mask_probs is None else mask_probs[order],
+            mask_range=None if mask_range is None else mask_range[order],
         )
 
 

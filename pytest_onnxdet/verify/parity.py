@@ -9,6 +9,7 @@ of every image. Two differences are accepted, and only when the numbers prove th
 
 A third is accepted only where the caller asks for it: a mask that differs in nothing but pixels
 whose probability ties with the threshold. One such pixel takes a mask of 100 to an IoU of 0.99.
+And a reference that gives a ``mask_range`` accepts every mask within it.
 """
 
 from __future__ import annotations
@@ -129,25 +130,30 @@ class _Image:
             value, note = _mask_iou(ours.masks[i], theirs.masks[j])
             kind = "mask_iou"
             if value < allow.mask_iou and self._pixels_tie(i, theirs.masks[j]):
-                kind = "mask_tie" if self.mask_ties else kind
+                kind = "mask_tie" if self.mask_ties or ours.mask_range is not None else kind
                 note += f", all within {allow.mask_prob:g} of the threshold"
             self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
         if ours.mask_probs is not None and theirs.mask_probs is not None:
             a, b = ours.mask_probs[i], theirs.mask_probs[j]
+            low, high = (a, a) if ours.mask_range is None else ours.mask_range[i]
             same = a.shape == b.shape
-            gap = float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if same else np.inf
+            beyond = np.maximum(low - b.astype(np.float64), b - high) if same else np.array(np.inf)
+            gap = float(beyond.max(initial=0.0))
             note = "" if same else f"shape {b.shape} instead of {a.shape}"
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
 
     def _pixels_tie(self, i: int, mask: Any) -> bool:
-        """Whether a mask lies between the reference's at a slightly higher and lower threshold."""
+        """Whether a mask lies between the least and the greatest that the reference allows."""
         ours, slack = self.ours, self.tolerance.mask_prob
         if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
             return False
         one = slice(i, i + 1)
+        low = high = ours.mask_probs[one]
+        if ours.mask_range is not None:
+            low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
         sure, possible = (
-            paste_masks(ours.mask_probs[one], ours.boxes[one], mask.shape, 0.5 + shift)[0]
-            for shift in (slack, -slack)
+            paste_masks(probs, ours.boxes[one], mask.shape, 0.5 + shift)[0]
+            for probs, shift in ((low, slack), (high, -slack))
         )
         return not (sure & ~mask).any() and not (mask & ~possible).any()
 

@@ -189,6 +189,26 @@ def test_pixels_at_the_threshold():
     assert "(at least 0.999 allowed)" in result.format()
 
 
+def test_masks_within_the_references_range():
+    """What float ties leave open is accepted, a step beyond is not."""
+    found = detections(13, masks=True)
+    wide = np.stack([found.mask_probs, np.minimum(found.mask_probs + 0.3, 1)], axis=1)
+    upper, lower = (
+        pasted(change(found, mask_probs=np.clip(found.mask_probs + by, 0, 1).astype(np.float32)))
+        for by in (0.3, -0.01)
+    )
+    open_range = change(pasted(found), mask_range=wide.astype(np.float32))
+    result = compare(open_range, upper)
+    assert result.ok
+    assert set(kinds(result)) == {"mask_tie"}
+    assert not compare(pasted(found), upper).ok
+    assert {"mask_drift", "mask_iou"} <= set(kinds(compare(open_range, lower)))
+    shut = change(found, mask_range=np.stack([found.mask_probs] * 2, axis=1))
+    assert compare(pasted(shut), pasted(found)).ok
+    broken = change(pasted(found), mask_probs=np.full_like(found.mask_probs, np.nan))
+    assert not compare(open_range, broken).ok
+
+
 def test_other_pixels_are_no_ties():
     found = pasted(detections(13, masks=True))
     for other in (pasted(found, 0.51), pasted(found, 0.49), change(found, masks=~found.masks)):
