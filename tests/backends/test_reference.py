@@ -8,9 +8,6 @@ from torch import Tensor, nn
 
 from pytest_onnxdet.backends.pytorch import Reference
 from pytest_onnxdet.data.batches import Batch
-from pytest_onnxdet.models._torchvision import ensure_torchvision
-
-ensure_torchvision()  # mmdet, imported by the reference, imports it
 
 
 class TopTwo(nn.Module):
