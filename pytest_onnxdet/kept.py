@@ -16,13 +16,14 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.masks import RunLengthMasks
 from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
 #: Source files of this package on which PyTorch's detections depend.
-SOURCES = ("backends/pytorch.py", "data/batches.py", "data/datasets.py", "data/detections.py")
+SOURCES = (
+    "backends/pytorch.py",
+    "data/batches.py",
+    "data/datasets.py",
+    "data/detections.py",
+    "data/masks.py",
+)
 
 
 class KeptResults:
@@ -99,8 +106,9 @@ def write(path: Path, found: Sequence[Detections]) -> None:
     """Writes detections whole or not at all.
 
     Arrays: ``counts`` int64 (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,),
-    ``labels`` (K,); with masks ``sizes`` int64 (images, 2) and ``bits`` uint8, eight pixels a
-    byte; with mask probabilities ``probs`` (K, h, w).
+    ``labels`` (K,); with masks ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8,
+    COCO's run lengths one after the other; with mask probabilities ``probs`` (P, h, w), of the
+    first images up to the last that has them.
 
     Raises:
         StoreError: the disk refuses.
@@ -111,12 +119,14 @@ def write(path: Path, found: Sequence[Detections]) -> None:
         "scores": _joined([one.scores for one in found], np.zeros(0, np.float32)),
         "labels": _joined([one.labels for one in found], np.zeros(0, np.int64)),
     }
-    masks = [one.masks for one in found if one.masks is not None]
-    if masks and len(masks) == len(found):
-        arrays["sizes"] = np.array([m.shape[1:] for m in masks], dtype=np.int64)
-        arrays["bits"] = _joined([np.packbits(m) for m in masks], np.zeros(0, np.uint8))
+    masks = [one.packed().masks for one in found]
+    if all(isinstance(one, RunLengthMasks) for one in masks) and masks:
+        encoded = [rle for one in masks for rle in cast(RunLengthMasks, one).encoded]
+        arrays["sizes"] = np.array([rle["size"] for rle in encoded], np.int64).reshape(-1, 2)
+        arrays["lengths"] = np.array([len(rle["counts"]) for rle in encoded], dtype=np.int64)
+        arrays["runs"] = np.frombuffer(b"".join(rle["counts"] for rle in encoded), np.uint8)
     probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
-    if probs and len(probs) == sum(len(one) > 0 for one in found):
+    if probs:
         arrays["probs"] = np.concatenate(probs)
     try:
         handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)
@@ -147,28 +157,36 @@ def read(path: Path) -> list[Detections]:
     counts = arrays["counts"]
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
-    found, at, byte = [], 0, 0
-    for image, count in enumerate(counts.tolist()):
+    masks = _unpacked(arrays) if "sizes" in arrays else None
+    probs = arrays.get("probs")
+    found, at = [], 0
+    for count in counts.tolist():
         rows = slice(at, at + count)
-        masks = None
-        if "sizes" in arrays:
-            height, width = arrays["sizes"][image].tolist()
-            pixels = count * height * width
-            packed = arrays["bits"][byte : byte + -(-pixels // 8)]
-            bits = np.unpackbits(packed, count=pixels)
-            masks = bits.reshape(count, height, width).astype(bool)
-            byte += -(-pixels // 8)
         found.append(
             Detections(
                 arrays["boxes"][rows],
                 arrays["scores"][rows],
                 arrays["labels"][rows],
-                masks,
-                arrays["probs"][rows] if "probs" in arrays else None,
+                None if masks is None else RunLengthMasks(masks[rows]),
+                None if probs is None or at + count > len(probs) else probs[rows],
             )
         )
         at += count
     return found
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """COCO's run-length encodings of all detections."""
+    ends = np.cumsum(arrays["lengths"])
+    runs = arrays["runs"].tobytes()
+    if len(ends) != len(arrays["boxes"]) or len(runs) != (ends[-1] if len(ends) else 0):
+        raise ValueError("its masks do not belong to its boxes")
+    return [
+        {"size": size, "counts": runs[end - length : end]}
+        for size, end, length in zip(
+            arrays["sizes"].tolist(), ends.tolist(), arrays["lengths"].tolist(), strict=True
+        )
+    ]
 
 
 def _joined(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:

@@ -27,8 +27,10 @@ def detections(count: int, size: tuple[int, int] | None = None, seed: int = 0) -
 def same(one: Detections, other: Detections) -> bool:
     pairs = [
         (getattr(one, name), getattr(other, name))
-        for name in ("boxes", "scores", "labels", "masks", "mask_probs")
+        for name in ("boxes", "scores", "labels", "mask_probs")
     ]
+    masks = [[] if found.masks is None else list(found.masks) for found in (one, other)]
+    pairs += zip(*masks, strict=True)
     return all(
         (a is None and b is None)
         or (a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b))
@@ -54,6 +56,32 @@ def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) ->
     assert len(again) == len(found)
     assert all(same(a, b) for a, b in zip(again, found, strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
+
+
+def test_probabilities_of_the_first_images_only(tmp_path: Path) -> None:
+    """Of a large data set only some images' probabilities are kept; all their masks are."""
+    every = [detections(2, (5, 7), seed=seed) for seed in range(3)]
+    found = [one.packed(number < 2) for number, one in enumerate(every)]
+    write(tmp_path / "kept.npz", found)
+
+    again = read(tmp_path / "kept.npz")
+
+    assert [one.mask_probs is not None for one in again] == [True, True, False]
+    assert all(same(a, b) for a, b in zip(again, found, strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for one, whole in zip(again, every, strict=True)
+        for a, b in zip(one.masks, whole.masks, strict=True)
+    )
+
+
+def test_masks_that_do_not_belong_to_the_boxes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "kept.npz", [detections(2, (5, 7))])
+    with np.load(tmp_path / "kept.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(tmp_path / "kept.npz", **(arrays | {"runs": arrays["runs"][:-1]}))
+    with pytest.raises(ValueError, match="masks"):
+        read(tmp_path / "kept.npz")
 
 
 def test_computes_once(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ need to know where a detection came from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pytest_onnxdet.data.masks import RunLengthMasks
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
@@ -27,7 +29,8 @@ class Detections:
         boxes: float32 (K, 4), x1, y1, x2, y2 in pixels of the original image.
         scores: float32 (K,).
         labels: int64 (K,), class indices.
-        masks: bool (K, H, W) at the original image's size, or None for box-only models.
+        masks: K bool (H, W) at the original image's size, as one array or run-length encoded, or
+            None for box-only models.
         mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
         mask_range: float32 (K, 2, h, w), the least and the greatest of these probabilities that
             float ties leave open, or None where that was not asked.
@@ -36,7 +39,7 @@ class Detections:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
-    masks: NDArray[np.bool_] | None = None
+    masks: NDArray[np.bool_] | RunLengthMasks | None = None
     mask_probs: NDArray[np.float32] | None = None
     mask_range: NDArray[np.float32] | None = None
 
@@ -52,7 +55,20 @@ class Detections:
         boxes = [dets[self.labels == c] for c in range(num_classes)]
         if self.masks is None:
             return boxes
-        return boxes, [list(self.masks[self.labels == c]) for c in range(num_classes)]
+        return boxes, [
+            [self.masks[i] for i in np.flatnonzero(self.labels == c)] for c in range(num_classes)
+        ]
+
+    def packed(self, probabilities: bool = True) -> Detections:
+        """The same detections in little memory: masks run-length encoded.
+
+        Args:
+            probabilities: whether ``mask_probs`` stay.
+        """
+        masks = self.masks
+        if masks is not None and not isinstance(masks, RunLengthMasks):
+            masks = RunLengthMasks.encode(masks)
+        return replace(self, masks=masks, mask_probs=self.mask_probs if probabilities else None)
 
     @classmethod
     def from_mmdet(

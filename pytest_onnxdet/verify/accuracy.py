@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.masks import RunLengthMasks, encode
 
 _MAX_DETS = (100, 300, 1000)  # mmdet's proposal_nums; AP is taken at the first
 
@@ -81,7 +82,8 @@ def to_coco(dataset: Any, found: Sequence[Detections], metric: str) -> list[dict
             }
             if metric == "segm":
                 assert one.masks is not None
-                entry["segmentation"] = _rle(one.masks[k])
+                known = one.masks if isinstance(one.masks, RunLengthMasks) else None
+                entry["segmentation"] = known.encoded[k] if known else encode(one.masks[k])
             else:
                 x1, y1, x2, y2 = one.boxes[k].tolist()
                 entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
@@ -94,14 +96,6 @@ def to_coco(dataset: Any, found: Sequence[Detections], metric: str) -> list[dict
 def _annotations(dataset: Any) -> Any:
     """What holds ``img_ids``: the data room's Dataset keeps mmdet's CocoDataset as ``coco``."""
     return dataset if hasattr(dataset, "img_ids") else dataset.coco
-
-
-def _rle(mask: Any) -> dict[str, Any]:
-    """A bool (H, W) mask as COCO's run-length encoding."""
-    from pycocotools import mask as coco_mask
-
-    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle
 
 
 def compare_ap(
