@@ -174,6 +174,54 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
     assert len(bench.singles(cases["one_net-static-b2"]) or []) == len(Images())
 
 
+class Settling:
+    """A reference whose raw outputs are the session's ``dets``, off by ``drift``."""
+
+    def __init__(self, drift: float = 0.0, two_stage: bool = False) -> None:
+        self.drift, self.two_stage = drift, two_stage
+
+    def raw(self, batch: Any) -> dict[str, Any]:
+        return {"dets": np.full((len(batch.images), 1, 5), 1 + self.drift, np.float32)}
+
+    def post_process(self, raw: Any, batch: Any, lowest_first: bool) -> list[str] | None:
+        if self.two_stage:
+            return None
+        return [f"{place} of {len(batch.images)}, {lowest_first}" for place in range(batch.valid)]
+
+    def run(self, batch: Any, mask_ranges: bool) -> list[str]:
+        return [f"{place} with ranges" for place in range(batch.valid) if mask_ranges]
+
+
+@pytest.mark.parametrize(
+    ("reference", "index", "singly", "made"),
+    [
+        (Settling(), 1, False, ["1 of 2, False", "1 of 2, True"]),
+        (Settling(), 1, True, ["0 of 1, False", "0 of 1, True"]),
+        (Settling(), 2, False, ["0 of 1, False", "0 of 1, True"]),
+        (Settling(two_stage=True), 1, False, ["1 with ranges"]),
+        # Raw outputs beyond the allowance: the network differs, and nothing is settled.
+        (Settling(drift=0.01), 1, False, []),
+    ],
+)
+def test_what_may_be_made_of_the_backends_raw_outputs(
+    bench: Workbench,
+    cases: dict[str, Case],
+    monkeypatch: pytest.MonkeyPatch,
+    reference: Settling,
+    index: int,
+    singly: bool,
+    made: list[str],
+) -> None:
+    class Heads(CountingSession):
+        def _run(self, feeds: Arrays) -> Arrays:
+            return {"dets": super()._run(feeds)["dets"]}
+
+    monkeypatch.setattr(bench, "reference", lambda spec: reference)
+    monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))
+
+    assert bench.settle(cases["one_net-dynamic-b2"], index, singly) == made
+
+
 @pytest.mark.parametrize(("workers", "share"), [("1", 8), ("3", 2), ("20", 1)])
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, workers: str, share: int) -> None:
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
