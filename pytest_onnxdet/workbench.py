@@ -38,6 +38,9 @@ T = TypeVar("T")
 # shows as a difference.
 TRACE_BATCH = 3
 TRACE_MARGIN = 32
+# Tracing runs the detector: of full-size images a part is enough. In steps of 128 px a size keeps
+# what networks ask of it, multiples of 32 or CornerNet's canvas of a multiple of 128 less 1.
+TRACE_SIDE, TRACE_STEP = 384, 128
 # Raw outputs are large, and an image says as much about a convolution as a thousand do.
 RAW_BATCHES = 4
 # So are masks' probabilities: 100 of 28 x 28 take 300 kB an image, of PointRend's 20 MB. Pasted
@@ -202,7 +205,7 @@ class Workbench:
         height, width = self.static_size(case.spec)
         batch = case.batch
         if case.shape == "dynamic":
-            batch, height, width = TRACE_BATCH, height + TRACE_MARGIN, width + TRACE_MARGIN
+            batch, height, width = TRACE_BATCH, _traced(height), _traced(width)
         return ExportOptions(
             shape=case.shape,
             batch=batch,
@@ -409,6 +412,12 @@ def fair_share() -> int | None:
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
     return max(1, cores // workers)
+
+
+def _traced(side: int) -> int:
+    """The side, in pixels, that a dynamic graph is traced at where cases run ``side``."""
+    beyond = max(0, side - TRACE_SIDE)
+    return side - -(-beyond // TRACE_STEP) * TRACE_STEP + TRACE_MARGIN
 
 
 def _packed(found: Iterable[Detections]) -> list[Detections]:

@@ -123,6 +123,22 @@ def test_dynamic_graphs_are_traced_at_what_is_not_run(
     assert options[0].size == (96, 64)
 
 
+@pytest.mark.parametrize(
+    ("run", "traced"), [(160, 192), (384, 416), (800, 320), (1344, 352), (1023, 415), (385, 289)]
+)
+def test_full_size_detectors_are_traced_at_part_of_their_size(
+    bench: Workbench,
+    cases: dict[str, Case],
+    monkeypatch: pytest.MonkeyPatch,
+    run: int,
+    traced: int,
+) -> None:
+    monkeypatch.setattr(bench, "static_size", lambda spec: (run, run))
+
+    assert bench.export_options(cases["one_net-dynamic-b1"]).size == (traced, traced)
+    assert bench.export_options(cases["one_net-static-b1"]).size == (run, run)
+
+
 def test_a_spec_fixes_the_static_size(bench: Workbench) -> None:
     assert bench.static_size(ModelSpec("a", "a.py", static_shape=(300, 300))) == (300, 300)
 

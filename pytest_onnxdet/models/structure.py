@@ -14,8 +14,8 @@ from .spec import ModelSpec
 PROFILE = "structure"
 #: What is given in place of a folder to ask for no checkpoint at all.
 NONE = "none"
-#: Images that are enough for it, and those that the weights are calibrated on.
-LIMIT, CALIBRATION = 4, 2
+#: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
+LIMIT, CALIBRATION = 2, 2
 
 
 def structure_spec(spec: ModelSpec, dataset: str = "shapes") -> ModelSpec:
