@@ -84,12 +84,8 @@ class Registry:
 
 def builtin_registry() -> Registry:
     """The minis that are trained and not pending, and the documented full-size detectors."""
-    from .mini import PENDING, mini_specs
+    from .mini import mini_specs
     from .zoo import zoo_specs
 
-    shipped = (
-        spec
-        for spec in mini_specs()
-        if spec.name not in PENDING and spec.weights and Path(spec.weights).is_file()
-    )
+    shipped = (spec for spec in mini_specs() if spec.weights and Path(spec.weights).is_file())
     return Registry((*shipped, *zoo_specs()))

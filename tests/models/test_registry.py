@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_onnxdet.models.mini import PENDING, WEIGHTS, mini_specs
+from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
 from pytest_onnxdet.models.registry import (
     DuplicateModel,
     Registry,
@@ -29,8 +29,7 @@ def test_the_twelve_are_documented_and_a_mini_is_there_when_its_weights_are() ->
     registry = builtin_registry()
     assert set(registry.names("full")) == TWELVE == {spec.name for spec in mini_specs()}
     trained = {path.stem for path in WEIGHTS.glob("*.safetensors")}
-    assert set(registry.names("mini")) == trained - set(PENDING)
-    assert set(PENDING) <= trained
+    assert set(registry.names("mini")) == trained
     masked = {s.name for s in (*registry, *mini_specs()) if s.masks}
     assert masked == {"mask_rcnn", "cascade_mask_rcnn", "point_rend"}
 

@@ -11,8 +11,6 @@ from .overrides import MINIS
 
 CLASSES = ("circle", "square", "triangle")
 WEIGHTS = Path(__file__).parent / "weights"
-# Minis that are trained but not yet in the suite, and why. Empty when all is well.
-PENDING: dict[str, str] = {}
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
 
 
