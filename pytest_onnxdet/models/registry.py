@@ -83,7 +83,7 @@ class Registry:
 
 
 def builtin_registry() -> Registry:
-    """The minis that are trained and not pending, and the documented full-size detectors."""
+    """The minis that are trained, and the documented full-size detectors."""
     from .mini import mini_specs
     from .zoo import zoo_specs
 
