@@ -50,12 +50,14 @@ def test_a_checkpoint_that_cannot_be_had(nothing_there: str, tmp_path: Path) -> 
 
 
 def test_no_checkpoints_by_option(project: pytest.Pytester) -> None:
+    from pytest_onnxdet.models.structure import LIMIT
+
     config = project.parseconfigure(
         "--onnxdet", "--onnxdet-profile=full", "--onnxdet-checkpoints=none"
     )
     suite = config.stash[SUITE]
     assert suite.settings.random_weights and suite.settings.checkpoints is None
-    assert suite.settings.limit == 4
+    assert suite.settings.limit == LIMIT
     assert {case.spec.profile for case in suite.cases} == {"structure"}
 
 

@@ -239,9 +239,6 @@ MINIS: dict[str, dict[str, Any]] = {
             "model.bbox_head.num_classes": NUM_CLASSES,
             "model.bbox_head.in_channels": 32,
             "model.bbox_head.num_feat_levels": 1,
-            # Documented: 100, of some 1.3 million cells. A mini's maps have as few as 69 peaks, and
-            # which cells of score 0 fill up the rest is left open by torch.topk.
-            "model.test_cfg.corner_topk": 50,
             "data.test.pipeline.1.scale_factor": 0.8,
             # Documented: True. Averaging over a flipped copy happens between two runs of the
             # network, outside of what one graph computes.
@@ -269,10 +266,6 @@ MINIS: dict[str, dict[str, Any]] = {
             "model.roi_head.point_head.in_channels": TWO_STAGE_FPN,
             "model.roi_head.point_head.fc_channels": 64,
             "model.roi_head.point_head.num_classes": NUM_CLASSES,
-            # Documented: five steps of 28 x 28 points, to masks of 224 px. The shapes are 10 to 60
-            # px large; three steps of 14 x 14 make 56 px and choose points twice.
-            "model.test_cfg.rcnn.subdivision_steps": 3,
-            "model.test_cfg.rcnn.subdivision_num_points": 196,
         },
     },
 }
