@@ -19,6 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# By how much a logit may be above its target's level. Random layers have outliers of 30, where
+# scores are 1 up to float32's last digits: suppression would decide between ties.
+REACH = 6.0
+
 
 @dataclass(frozen=True)
 class Target:
@@ -125,7 +129,9 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
     if target.share is not None:
         flat = ((values - mean) * factor).flatten()
         rank = max(1, min(len(flat), round(target.share * len(flat))))
-        shift = target.level - flat.kthvalue(len(flat) - rank + 1).values
+        least = flat.kthvalue(len(flat) - rank + 1).values
+        closer = (REACH / (flat.max() - least).clamp(min=1e-6)).clamp(max=1.0)
+        factor, shift = factor * closer, target.level - least * closer
     layer: Any = target.layer
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(len(chosen)))

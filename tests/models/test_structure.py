@@ -46,3 +46,23 @@ def test_pytorchs_own_ap() -> None:
         check_documented(spec, {**good, "segm_mAP_torch": 0.344}, case_id="x")
     with pytest.raises(CheckFailed, match="bbox AP of PyTorch was not computed"):
         check_documented(spec, {}, case_id="x")
+
+
+@pytest.mark.parametrize("outlier", [0.0, 15.0])
+def test_calibrated_logits_do_not_saturate(outlier: float) -> None:
+    """A share of the logits is above the level, and none so far that scores would tie at 1."""
+    import torch
+
+    from pytest_onnxdet.models.calibrate import REACH, Target, _spread
+
+    layer = torch.nn.Conv1d(1, 1, 1)
+    inputs = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0))
+    inputs[..., 0] += outlier
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.zero_()
+        _spread(Target(layer, std=2.0, share=0.1, level=-3.0), [layer(inputs)[0]])
+        logits = layer(inputs)
+
+    assert int((logits > -3.0 - 1e-5).sum()) == 100
+    assert logits.max() <= -3.0 + REACH + 1e-4
