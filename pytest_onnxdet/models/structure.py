@@ -17,7 +17,7 @@ NONE = "none"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
 
-# In the calibrated RetinaNet's logits PyTorch's own float32 is off by up to 3.3e-5 from float64, and
+# In calibrated RetinaNet's logits PyTorch's own float32 is off by up to 3.3e-5 from float64, and
 # one of 11 million is beyond the default allowance: two runtimes may be 6.6e-5 apart. Detections
 # keep the default allowances.
 ROUNDING = Tolerance(
