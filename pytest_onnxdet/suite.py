@@ -186,19 +186,30 @@ class SuitePlugin:
             params.append(pytest.param(case, id=case.id, marks=marks))
         metafunc.parametrize("onnxdet_case", params, indirect=True, scope="session")
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keeps a model's tests together; another --dist than the usual one is the user's."""
+        if config.getoption("dist") != "load":
+            return None
+        from pytest_onnxdet.spread import CaseScheduling
+
+        return CaseScheduling(self.suite.cases, config, log)
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Orders tests by case, so that one detector at a time is in memory.
 
         Within a case they go by check, so that a graph that does not export is the first thing
-        reported. Tests of something else keep their places.
+        reported. Models with masks take longest and come first: several workers then end
+        together. Tests of something else keep their places.
         """
         # A build test has no case where no chosen backend builds.
         idle = [item for item in items if check_of(item) == "build" and case_of(item) is None]
         if idle:
             self.config.hook.pytest_deselected(items=idle)
             items[:] = [item for item in items if item not in idle]
-        order = {id(case): place for place, case in enumerate(self.suite.cases)}
+        slowest_first = sorted(self.suite.cases, key=lambda case: not case.spec.masks)
+        order = {id(case): place for place, case in enumerate(slowest_first)}
         ranks = {check: place for place, check in enumerate(CHECKS)}
         places = [place for place, item in enumerate(items) if case_of(item) is not None]
         ordered = sorted(

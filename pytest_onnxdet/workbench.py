@@ -261,11 +261,13 @@ class Workbench:
     def singles(self, case: Case) -> list[Detections] | None:
         """The backend's detections image by image, each padded as in its batch.
 
-        None for a batch size of 1. In static mode the graph of batch size 1 is run, as the
-        case's own takes no other batch size than its own.
+        None for a batch size of 1. In static mode these are the detections of the graph of batch
+        size 1, as all batches have one size and the case's own graph takes no other batch size.
         """
         if case.batch == 1:
             return None
+        if case.shape == "static":
+            return self.found(replace(case, batch=1))
         return self._run(case, self.session(replace(case, batch=1)), singly=True)
 
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:

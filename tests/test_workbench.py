@@ -187,7 +187,14 @@ def test_singles_run_each_image_at_its_batchs_size(
 def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
     bench: Workbench, cases: dict[str, Case]
 ) -> None:
-    assert len(bench.singles(cases["one_net-static-b2"]) or []) == len(Images())
+    alone = cases["one_net-static-b1"]
+    found = bench.found(alone)
+    session = bench.session(alone)
+    assert isinstance(session, CountingSession)
+    ran = len(session.batches)
+
+    assert bench.singles(cases["one_net-static-b2"]) is found
+    assert len(session.batches) == ran  # of one size whatever the batch, and run already
 
 
 class Settling:

@@ -93,6 +93,20 @@ def test_two_meanings_of_one_marker_are_refused(toy: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*the marker 'one_net' would mean both*model*backend*rename*"])
 
 
+def test_models_with_masks_come_first(toy: pytest.Pytester) -> None:
+    conftest = toy.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text().replace(
+            'profile="toy")', 'profile="toy", masks=name.startswith("two"))'
+        )
+    )
+
+    names = ids(toy.runpytest("--onnxdet", "--collect-only", "-q", "test_graphs.py"))
+
+    models = ["two_net" if "two_net" in name else "one_net" for name in names]
+    assert models == sorted(models, reverse=True)
+
+
 def test_without_the_option_nothing_of_the_suite_is_collected(toy: pytest.Pytester) -> None:
     result = toy.runpytest("--collect-only", "-q")
 

@@ -1,5 +1,7 @@
 """Under pytest-xdist: the same results, and nothing made twice."""
 
+from pathlib import Path
+
 import pytest
 from plugin_output import cases
 
@@ -33,6 +35,51 @@ def test_every_graph_is_exported_once_in_one_process(toy: pytest.Pytester) -> No
     toy.runpytest("--onnxdet", "-m", "toy", "test_graphs.py").assert_outcomes(passed=16)
 
     assert len((toy.path / "exports.log").read_text().splitlines()) == 6
+
+
+def workers(path: Path) -> dict[str, set[str]]:
+    """Which workers ran the tests of each model and shape mode, from a run's log."""
+    seen: dict[str, set[str]] = {}
+    for line in path.read_text().splitlines():
+        group, worker = line.rsplit(" ", 1)
+        seen.setdefault(group, set()).add(worker)
+    return seen
+
+
+@pytest.mark.parametrize(("arguments", "together"), [((), True), (("--dist=worksteal",), False)])
+def test_a_models_tests_stay_with_one_worker(
+    toy: pytest.Pytester, arguments: tuple[str, ...], together: bool
+) -> None:
+    toy.makepyfile(
+        test_graphs="""
+        import os
+        import time
+        import pytest
+
+        @pytest.mark.parametrize("part", range(8))
+        def test_else(part):
+            time.sleep(0.01)
+
+        def test_one(onnxdet_case):
+            with open("workers.log", "a") as log:
+                worker = os.environ["PYTEST_XDIST_WORKER"]
+                log.write(f"{onnxdet_case.spec.name} {onnxdet_case.shape} {worker}\\n")
+            time.sleep(0.05)
+
+        test_two = test_one
+        """
+    )
+
+    result = toy.runpytest_subprocess(
+        "--onnxdet", "-m", "toy or not onnxdet", "-n2", *arguments, "test_graphs.py"
+    )
+
+    result.assert_outcomes(passed=24)
+    seen = workers(toy.path / "workers.log")
+    assert len(seen) == 4
+    assert set().union(*seen.values()) == {"gw0", "gw1"}
+    if together:
+        assert all(len(names) == 1 for names in seen.values()), seen
 
 
 def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Pytester) -> None:
