@@ -8,8 +8,11 @@ Where float ties decide which candidate comes first, an image may differ: then m
 post-processing of the backend's raw outputs has to give the backend's detections, or it fails.
 """
 
+from functools import partial
+
 import pytest
 
+from pytest_onnxdet.settle import settle
 from pytest_onnxdet.verify.checks import check_parity
 
 
@@ -34,7 +37,7 @@ def test_parity(
         raw=bench.raw(case),
         singles=bench.singles(case),
         images=bench.names(case),
-        settle=lambda index, singly: bench.settle(case, index, singly),
+        settle=partial(settle, bench, case),
         locate=lambda: bench.blame(case),
     )
     onnxdet_record(metrics)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.cases import Case
+    from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.artifacts import Artifact
-    from pytest_onnxdet.workbench import Batches, Workbench
+    from pytest_onnxdet.workbench import Workbench
 
 
 @pytest.fixture(scope="session")

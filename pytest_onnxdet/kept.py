@@ -29,8 +29,8 @@ from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import Dataset
-    from pytest_onnxdet.workbench import Batches
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
 #: Source files of this package on which PyTorch's detections depend.
@@ -63,14 +63,14 @@ class KeptResults:
                 "choose another with --onnxdet-cache DIR"
             ) from error
 
-    def identity(self, detector: nn.Module, batches: Batches) -> dict[str, Any]:
-        """Everything that decides what ``detector`` finds in ``batches``, by name."""
+    def identity(self, detector: nn.Module, dataset: Dataset, batches: Batches) -> dict[str, Any]:
+        """Everything that decides what ``detector`` finds in ``dataset``'s batches, by name."""
         cfg: Any = detector.cfg
         return {
             "weights": _weights_digest(detector),
             "model": cfg.model.to_dict(),
             "pipeline": list(cfg.data.test.pipeline),
-            "images": _images_digest(batches.dataset),
+            "images": _images_digest(dataset),
             "batch": [batches.size, batches.shape, batches.fill],
             "versions": _versions(),
             "code": _code_digest(),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.backends.pytorch import Reference
-    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.batches import Batch, Batches
     from pytest_onnxdet.data.datasets import Dataset, DatasetRegistry
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.exporter import ExportOptions
@@ -46,30 +46,6 @@ RAW_BATCHES = 4
 # So are masks' probabilities: 100 of 28 x 28 take 300 kB an image, of PointRend's 20 MB. Pasted
 # masks are compared for all images, their probabilities for the first so many.
 PROBABILITY_IMAGES = 100
-
-
-class Batches:
-    """A data set in batches; iterating again computes them again, as a full set is large.
-
-    Args:
-        dataset: where the images come from.
-        size: images per batch.
-        shape: (H, W) of every batch; None: each batch's own largest.
-        fill: whether the last batch is filled up, see ``Batch.valid``.
-    """
-
-    def __init__(
-        self, dataset: Dataset, size: int, shape: tuple[int, int] | None, fill: bool
-    ) -> None:
-        self.dataset, self.size, self.shape, self.fill = dataset, size, shape, fill
-
-    def __len__(self) -> int:
-        return -(-len(self.dataset) // self.size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        from pytest_onnxdet.data.batches import batches
-
-        return batches(self.dataset, self.size, self.shape, fill=self.fill)
 
 
 class Workbench:
@@ -166,6 +142,8 @@ class Workbench:
 
     def batches(self, case: Case) -> Batches:
         """The case's images: all of one size in static mode, else each batch of its own."""
+        from pytest_onnxdet.data.batches import Batches
+
         static = case.shape == "static"
         shape = self.static_size(case.spec) if static else None
         return Batches(self.dataset(case.spec), case.batch, shape, fill=static)
@@ -241,13 +219,11 @@ class Workbench:
             from pytest_onnxdet.kept import KeptResults
 
             kept = KeptResults(self.settings.cache / "reference")
+            batches = self.batches(case)
+            reference = self.reference(case.spec)
             return kept.get(
-                kept.identity(self.detector(case.spec), self.batches(case)),
-                lambda: _packed(
-                    found
-                    for batch in self.batches(case)
-                    for found in self.reference(case.spec).run(batch)
-                ),
+                kept.identity(reference.detector, self.dataset(case.spec), batches),
+                lambda: _packed(found for batch in batches for found in reference.run(batch)),
             )
 
         return self._once(case.spec, ("results", case.shape, case.batch), run)
@@ -271,12 +247,13 @@ class Workbench:
         return self._run(case, self.session(replace(case, batch=1)), singly=True)
 
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
+        from pytest_onnxdet.data.batches import alone
         from pytest_onnxdet.data.detections import from_outputs
 
         return _packed(
             found
             for batch in self.batches(case)
-            for part in (_split(batch) if singly else (batch,))
+            for part in (alone(batch) if singly else (batch,))
             for found in from_outputs(session.run(part), part)
         )
 
@@ -294,10 +271,7 @@ class Workbench:
         return [session.run(batch) for batch in self._first_batches(case)]
 
     def _first_batches(self, case: Case) -> Iterator[Batch]:
-        for number, batch in enumerate(self.batches(case)):
-            if number == RAW_BATCHES:
-                return
-            yield batch
+        return islice(self.batches(case), RAW_BATCHES)
 
     def names(self, case: Case) -> list[str]:
         """The images' file names, in the order of :meth:`results`."""
@@ -311,44 +285,12 @@ class Workbench:
         value = (config.get("rcnn") or config).get("max_per_img")
         return None if value is None else int(value)
 
-    def settle(self, case: Case, index: int, singly: bool = False) -> list[Detections]:
-        """What mmdet makes of the backend's raw outputs for one image; see ``check_parity``.
-
-        Args:
-            case: the case.
-            index: the image's place in the data set.
-            singly: whether the image is run alone, padded as in its batch.
-
-        Returns:
-            The detections with PyTorch's own order of equal values and with ONNX's; of two-stage
-            models PyTorch's detections, with the range of their masks where float ties decide what
-            PointRend refines. Nothing where the raw outputs differ from PyTorch's by more than the
-            allowance.
-        """
-        from pytest_onnxdet.verify.raw import compare_raw
-
-        tolerance = case.spec.tolerance(case.backend.name)
-        reference = self.reference(case.spec)
-        number, place = divmod(index, case.batch)
-        batch = next(islice(iter(self.batches(case)), number, None))
-        runs = case
-        if singly:
-            batch, place, runs = list(_split(batch))[place], 0, replace(case, batch=1)
-        raw = self.session(runs, postprocess=False).run(batch)
-        agreed = compare_raw(reference.raw(batch), raw, tolerance.raw_rtol, tolerance.raw_atol)
-        if not agreed.ok:
-            return []
-        made = [reference.post_process(raw, batch, order) for order in (False, True)]
-        if made[0] is None:
-            made = [reference.run(batch, mask_ranges=True)]
-        return [found[place] for found in made if found is not None]
-
     def blame(self, case: Case) -> str:
         """Which stage changes the detections: lowering, export or runtime, in words."""
         from pytest_onnxdet.deploy import lower
         from pytest_onnxdet.verify.localize import localize, standard_stages
 
-        batches: Any = self.batches(case)  # iterated over, never held as a whole
+        batches = self.batches(case)
         deploy = lower(self.detector(case.spec), case.backend.lowering)
         return str(
             localize(
@@ -425,12 +367,3 @@ def _traced(side: int) -> int:
 def _packed(found: Iterable[Detections]) -> list[Detections]:
     """All images' detections in little memory, as a full data set has 5,000 images."""
     return [one.packed(number < PROBABILITY_IMAGES) for number, one in enumerate(found)]
-
-
-def _split(batch: Batch) -> Iterator[Batch]:
-    """A batch's valid images, each as a batch of its own at the same padded size."""
-    from pytest_onnxdet.data.batches import Batch
-
-    for i in range(batch.valid):
-        one = slice(i, i + 1)
-        yield Batch(batch.images[one], batch.image_shape[one], batch.metas[one], valid=1)

@@ -11,6 +11,7 @@ from pytest_onnxdet.cases import BackendRegistry, Case, Settings, make_cases
 from pytest_onnxdet.data.batches import Sample
 from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
 from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.settle import settle
 from pytest_onnxdet.workbench import Workbench, fair_share
 
 SPECS = (ModelSpec("one_net", "one.py"), ModelSpec("two_net", "two.py"))
@@ -200,8 +201,8 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 class Settling:
     """A reference whose raw outputs are the session's ``dets``, off by ``drift``."""
 
-    def __init__(self, drift: float = 0.0, two_stage: bool = False) -> None:
-        self.drift, self.two_stage = drift, two_stage
+    def __init__(self, drift: float = 0.0, two_stage: bool = False, settles: bool = True) -> None:
+        self.drift, self.two_stage, self.settles = drift, two_stage, settles
 
     def raw(self, batch: Any) -> dict[str, Any]:
         return {"dets": np.full((len(batch.images), 1, 5), 1 + self.drift, np.float32)}
@@ -222,6 +223,7 @@ class Settling:
         (Settling(), 1, True, ["0 of 1, False", "0 of 1, True"]),
         (Settling(), 2, False, ["0 of 1, False", "0 of 1, True"]),
         (Settling(two_stage=True), 1, False, ["1 with ranges"]),
+        (Settling(two_stage=True, settles=False), 1, False, []),
         # Raw outputs beyond the allowance: the network differs, and nothing is settled.
         (Settling(drift=0.01), 1, False, []),
     ],
@@ -242,7 +244,7 @@ def test_what_may_be_made_of_the_backends_raw_outputs(
     monkeypatch.setattr(bench, "reference", lambda spec: reference)
     monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))
 
-    assert bench.settle(cases["one_net-dynamic-b2"], index, singly) == made
+    assert settle(bench, cases["one_net-dynamic-b2"], index, singly) == made
 
 
 @pytest.mark.parametrize(("workers", "share"), [("1", 8), ("3", 2), ("20", 1)])

@@ -25,6 +25,11 @@ from torch.nn import functional
 SLACK = 1e-4
 
 
+def has_choices(detector: nn.Module) -> bool:
+    """Whether the detector refines its masks point by point."""
+    return hasattr(getattr(detector, "roi_head", None), "_mask_point_forward_test")
+
+
 @contextlib.contextmanager
 def watched_choices(detector: nn.Module) -> Iterator[list[NDArray[np.float32]]]:
     """Notes the bounds of each image's masks while the detector runs; see :func:`mask_bounds`.
@@ -33,11 +38,10 @@ def watched_choices(detector: nn.Module) -> Iterator[list[NDArray[np.float32]]]:
         An entry per image that has detections, in the order of the mask head's input.
     """
     seen: list[NDArray[np.float32]] = []
-    head = getattr(detector, "roi_head", None)
-    if not hasattr(head, "_mask_point_forward_test"):
+    if not has_choices(detector):
         yield seen
         return
-    assert head is not None
+    head: Any = detector.roi_head
     original = head._mask_point_forward_test
 
     def watched(maps: Any, rois: Tensor, labels: Tensor, coarse: Tensor, metas: Any) -> Any:

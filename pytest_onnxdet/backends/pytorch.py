@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pytest_onnxdet.backends.point_choices import watched_choices
+from pytest_onnxdet.backends.point_choices import has_choices, watched_choices
 from pytest_onnxdet.data.detections import Detections
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ class Reference:
 
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector
+
+    @property
+    def settles(self) -> bool:
+        """Whether float ties leave open what it finds in a way that can be worked out.
+
+        True where detections follow from the raw outputs, by :meth:`post_process`, and for
+        PointRend, whose choice of points is bounded by ``mask_ranges``.
+        """
+        detector: Any = self.detector
+        return not hasattr(detector, "rpn_head") or has_choices(detector)
 
     def run(self, batch: Batch, mask_ranges: bool = False) -> list[Detections]:
         """The detector's detections of the batch's valid images, at the original images' sizes.

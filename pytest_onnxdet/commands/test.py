@@ -229,11 +229,11 @@ def collect(args: argparse.Namespace, data: Dataset, session: Session, batch: in
 def stream(data: Dataset, session: Session, batch: int) -> Iterator[list[Detections]]:
     """Detections of the whole data set, batch by batch."""
     from pytest_onnxdet.commands.results import detections
-    from pytest_onnxdet.data.batches import batches
+    from pytest_onnxdet.data.batches import Batches
 
     fixed = session.artifact.static_shape
     size = (fixed[2], fixed[3]) if fixed else None
-    for one in batches(data, batch, size, fill=fixed is not None):
+    for one in Batches(data, batch, size, fill=fixed is not None):
         yield detections(session.run(one), one)
 
 

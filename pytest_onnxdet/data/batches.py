@@ -49,7 +49,7 @@ class Batch:
 
 
 class Source(Protocol):
-    """What `batches` needs of a data set."""
+    """What `Batches` needs of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -94,31 +94,54 @@ def collate(samples: Sequence[Sample], size: tuple[int, int] | None = None) -> B
     return Batch(images, shapes, metas)
 
 
-def batches(
-    dataset: Source,
-    batch_size: int,
-    size: tuple[int, int] | None = None,
-    limit: int | None = None,
-    fill: bool = False,
-) -> Iterator[Batch]:
-    """The data set in order, in batches.
+class Batches:
+    """A data set in batches, in order; each is computed when asked for, as a full set is large.
 
     Args:
         dataset: where samples come from.
-        batch_size: images a batch; the last batch has what is left.
-        size: as for `collate`.
+        size: images a batch; the last batch has what is left.
+        shape: (H, W) of every batch; None: each batch's own largest.
         limit: only the first so many images.
-        fill: bring a smaller last batch up to ``batch_size`` by repeating images from the
-            start of the data set; ``Batch.valid`` says how many are real.
+        fill: bring a smaller last batch up to ``size`` by repeating images from the start of the
+            data set; ``Batch.valid`` says how many are real.
+
+    Raises:
+        ValueError: ``size`` is less than 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give 1 or more")
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    for start in range(0, total, batch_size):
-        chosen = list(range(start, min(start + batch_size, total)))
+
+    def __init__(
+        self,
+        dataset: Source,
+        size: int,
+        shape: tuple[int, int] | None = None,
+        limit: int | None = None,
+        fill: bool = False,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"a batch of {size} images: give 1 or more")
+        self.dataset, self.size, self.shape, self.fill = dataset, size, shape, fill
+        self.images = len(dataset) if limit is None else min(limit, len(dataset))
+
+    def __len__(self) -> int:
+        return -(-self.images // self.size)
+
+    def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        chosen = list(range(number * self.size, min((number + 1) * self.size, self.images)))
         valid = len(chosen)
-        if fill:
-            chosen += [i % total for i in range(batch_size - valid)]
-        batch = collate([dataset.sample(index) for index in chosen], size)
+        if self.fill:
+            chosen += [i % self.images for i in range(self.size - valid)]
+        batch = collate([self.dataset.sample(index) for index in chosen], self.shape)
         batch.valid = valid
-        yield batch
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[number] for number in range(len(self)))
+
+
+def alone(batch: Batch) -> Iterator[Batch]:
+    """A batch's valid images, each as a batch of its own at the same padded size."""
+    for i in range(batch.valid):
+        one = slice(i, i + 1)
+        yield Batch(batch.images[one], batch.image_shape[one], batch.metas[one], valid=1)

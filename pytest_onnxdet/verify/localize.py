@@ -9,7 +9,7 @@ made it and not on all that repeat it. For a fault of export or runtime,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def localize(
 
 
 def standard_stages(
-    deploy: Any, artifact: Artifact, session: Session, batches: Sequence[Batch]
+    deploy: Any, artifact: Artifact, session: Session, batches: Iterable[Batch]
 ) -> list[Stage]:
     """Lowering, export and runtime, for :func:`localize`.
 
@@ -106,7 +106,7 @@ def standard_stages(
         deploy: the DeployModel, on the CPU.
         artifact: its graph.
         session: the backend's session of that graph.
-        batches: what the reference was computed on.
+        batches: what the reference was computed on; gone through more than once.
     """
 
     def eager() -> list[Detections]:

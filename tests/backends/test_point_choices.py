@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from pytest_onnxdet.backends.point_choices import SLACK, choices
 from pytest_onnxdet.backends.pytorch import Reference
-from pytest_onnxdet.data.batches import batches
+from pytest_onnxdet.data.batches import Batches
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
@@ -44,7 +44,7 @@ def found():
     spec = builtin_registry().get("point_rend", "mini")
     detector = build_detector(spec)
     dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
-    batch = next(iter(batches(dataset, 2)))
+    batch = next(iter(Batches(dataset, 2)))
     return Reference(detector).run(batch, mask_ranges=True)
 
 
@@ -74,5 +74,5 @@ def test_without_being_asked_nothing_is_watched(found):
     detector = build_detector(spec)
     reference = Reference(detector)
     dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
-    assert reference.run(next(iter(batches(dataset, 1))))[0].mask_range is None
+    assert reference.run(next(iter(Batches(dataset, 1))))[0].mask_range is None
     assert "_mask_point_forward_test" not in vars(detector.roi_head)

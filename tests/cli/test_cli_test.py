@@ -30,7 +30,7 @@ def test_results_are_pytorchs_in_mmdets_format(
     from pytest_onnxdet.backends.pytorch import Reference
     from pytest_onnxdet.commands.common import build, open_config
     from pytest_onnxdet.commands.evaluate import open_data
-    from pytest_onnxdet.data.batches import batches
+    from pytest_onnxdet.data.batches import Batches
 
     ran = onnxdet("test", tiny.config, dynamic, *ORT, "--out", tmp_path / "r.pkl")
     assert ran.code == 0, ran.err
@@ -40,7 +40,7 @@ def test_results_are_pytorchs_in_mmdets_format(
     reference = Reference(build(model, str(tiny.checkpoint)))
     wanted = [
         found.to_mmdet(3)
-        for batch in batches(open_data(model), 1)
+        for batch in Batches(open_data(model), 1)
         for found in reference.run(batch)
     ]
     assert len(results) == len(wanted) == 6

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pytest_onnxdet.data.batches import DataError, Sample, batches, collate
+from pytest_onnxdet.data.batches import Batches, DataError, Sample, collate
 
 
 def sample(height: int, width: int, padded: int = 32, value: float = 1.0) -> Sample:
@@ -41,19 +41,27 @@ def test_collate_to_a_given_size() -> None:
 
 
 def test_batches_keep_the_smaller_last_one() -> None:
-    found = list(batches(Six(), 4))
+    found = list(Batches(Six(), 4))
     assert [len(b.images) for b in found] == [4, 2] == [b.valid for b in found]
-    assert [len(b.images) for b in batches(Six(), 2, limit=3)] == [2, 1]
+    assert [len(b.images) for b in Batches(Six(), 2, limit=3)] == [2, 1]
 
 
 def test_batches_filled_up_say_how_many_count() -> None:
-    found = list(batches(Six(), 4, fill=True))
+    found = list(Batches(Six(), 4, fill=True))
     assert [len(b.images) for b in found] == [4, 4]
     assert [b.valid for b in found] == [4, 2]
     assert [m["img_shape"][0] for m in found[1].metas] == [44, 45, 40, 41]
-    assert [b.valid for b in batches(Six(), 4, limit=1, fill=True)] == [1]
+    assert [b.valid for b in Batches(Six(), 4, limit=1, fill=True)] == [1]
+
+
+def test_a_batch_is_computed_alone() -> None:
+    made = Batches(Six(), 4)
+    assert [m["img_shape"][0] for m in made[1].metas] == [44, 45]
+    for number in (-1, 2):
+        with pytest.raises(IndexError, match=f"batch {number} of 2"):
+            made[number]
 
 
 def test_a_batch_of_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        next(batches(Six(), 0))
+    with pytest.raises(ValueError, match="a batch of 0 images"):
+        Batches(Six(), 0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_onnxdet.data.batches import DataError, batches
+from pytest_onnxdet.data.batches import Batches, DataError
 from pytest_onnxdet.data.datasets import (
     SHAPES,
     Dataset,
@@ -49,7 +49,7 @@ def test_every_mini_has_a_size_that_holds_every_image(name: str) -> None:
     dataset = load_dataset(SPEC, config(name))
     height, width = dataset.fitted_size()
     assert height % 32 == 0 and width % 32 == 0 and max(height, width) <= 320
-    found = list(batches(dataset, 8, (height, width), limit=16))
+    found = list(Batches(dataset, 8, (height, width), limit=16))
     assert [b.images.shape for b in found] == [(8, 3, height, width)] * 2
     if name == "cornernet":
         assert "border" in found[0].metas[0]

@@ -79,6 +79,6 @@ def test_a_structure_check_detects_something(tmp_path: Path) -> None:
 
 
 def bench_batches(bench, spec):
-    from pytest_onnxdet.data.batches import batches
+    from pytest_onnxdet.data.batches import Batches
 
-    return batches(bench.dataset(spec), 1)
+    return Batches(bench.dataset(spec), 1)
