@@ -14,6 +14,7 @@ from typing import Any
 from pytest_onnxdet.commands.common import CommandError, Model
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
+from pytest_onnxdet.data.evaluation import compiled_matching
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
 VOC = ("mAP", "recall")
@@ -100,7 +101,8 @@ def evaluate(
         # mmdet warns of what it does to mask areas, each time.
         warnings.simplefilter("ignore")
         if metrics_of(data) == COCO:
-            return dict(dataset.evaluate(results, metric=list(metrics), **given))
+            with compiled_matching():
+                return dict(dataset.evaluate(results, metric=list(metrics), **given))
         if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
             own = {k: v for k, v in given.items() if k != "proposal_nums"}
             figures |= dataset.evaluate(results, metric="mAP", **own)

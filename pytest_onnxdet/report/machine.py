@@ -31,6 +31,7 @@ DISTRIBUTIONS = (
     "pycuda",
     "numpy",
     "pycocotools",
+    "faster-coco-eval",
 )
 
 

@@ -1,0 +1,101 @@
+"""Try every shipped detector at every opset, and print which are exact and which are refused.
+
+Usage: python tools/opset_table.py [--models NAME,...] [--opsets N,...] [--images N] [--out FILE]
+
+Dynamic graphs of the ``onnxruntime`` lowering, at batch 2, held to the suite's parity check. Exits
+with 1 when a graph that was not refused gives other detections than PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pytest_onnxdet.backends import builtin_backends
+from pytest_onnxdet.cases import Case, Settings
+from pytest_onnxdet.data.datasets import builtin_datasets
+from pytest_onnxdet.export.exporter import ExportError, ExportOptions
+from pytest_onnxdet.models.mini import mini_specs
+from pytest_onnxdet.settle import settle
+from pytest_onnxdet.verify.checks import CheckFailed, check_parity
+from pytest_onnxdet.workbench import Workbench
+
+OPSETS = tuple(range(11, 21))
+
+
+class AtOpset(Workbench):
+    """A workbench whose graphs are of the opset that is set last."""
+
+    opset = 17
+
+    def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
+        """The suite's graph, at another opset."""
+        return replace(super().export_options(case, postprocess), opset=self.opset)
+
+
+def attempt(bench: AtOpset, case: Case) -> str:
+    """What becomes of the case at the bench's opset, for a cell."""
+    try:
+        found = bench.found(case)
+    except ExportError as error:
+        least = re.search(r"the least opset that works is (\d+)", str(error))
+        return f"from {least[1]}" if least else f"ERROR: {error}"
+    try:
+        check_parity(
+            bench.results(case),
+            found,
+            tolerance=case.spec.tolerance(case.backend.name),
+            classes=case.spec.classes,
+            case_id=case.id,
+            max_per_img=bench.max_per_img(case.spec),
+            settle=partial(settle, bench, case),
+        )
+    except CheckFailed as error:
+        return f"DIFFERS: {error}"
+    return "exact"
+
+
+def main() -> None:
+    """Try, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", help="comma-separated; default: every mini")
+    parser.add_argument("--opsets", default=",".join(map(str, OPSETS)))
+    parser.add_argument("--images", type=int, default=12, help="of the data set; default: 12")
+    parser.add_argument("--out", type=Path, help="write the table here too")
+    args = parser.parse_args()
+    opsets = [int(text) for text in args.opsets.split(",")]
+    wanted = args.models.split(",") if args.models else [spec.name for spec in mini_specs()]
+    backend = builtin_backends()["onnxruntime"]
+    lines = [f"| model | {' | '.join(map(str, opsets))} |", "|---" * (len(opsets) + 1) + "|"]
+    problems = []
+    for spec in tqdm([s for s in mini_specs() if s.name in wanted], "models"):
+        cells = []
+        for opset in opsets:
+            # A folder and a bench each: nothing of another opset can be taken for this one's.
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                AtOpset(
+                    Settings(cache=Path(folder), limit=args.images), builtin_datasets()
+                ) as bench,
+            ):
+                bench.opset = opset
+                said = attempt(bench, Case(spec, backend, "dynamic", 2))
+            if ":" in said:
+                problems.append(f"{spec.name}, opset {opset}: {said}")
+            cells.append(said.split(":")[0])
+        lines.append(f"| {spec.name} | {' | '.join(cells)} |")
+    print("\n".join([*lines, *problems]))
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
