@@ -1,6 +1,7 @@
 """Train a mini detector on drawn scenes and store its weights with what it reached.
 
-Usage: python tools/train_mini.py MODEL [--steps N] [--seed S] [--resume] [--out DIR]
+Usage: python tools/train_mini.py MODEL [--steps N] [--lr RATE] [--start NAME] [--alike PART]
+                                        [--seed S] [--resume] [--out DIR]
 
 The same model, steps and seed give the same weights on the same machine and versions: each
 step seeds every random number generator by (seed, step), so a resumed run does not differ.
@@ -22,13 +23,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from dense_supervision import DenseSupervision
 from tqdm import tqdm
 
 from pytest_onnxdet.data import scenes as drawing
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.data.scenes import TRAIN_SEED, Scene, draw_scene
 from pytest_onnxdet.models.build import config_path, initialise, load_config, make_detector
-from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
+from pytest_onnxdet.models.mini import WEIGHTS, mini_specs, read_header
 from pytest_onnxdet.models.spec import ModelSpec
 
 SCENES = 1536
@@ -49,6 +51,10 @@ class Recipe:
     rate: float = 2e-3
     batch: int = 4
     norm: float = 10.0  # of the gradient, at most
+    dense: bool = False  # also teach the encoder's cells, see dense_supervision.py
+    # The part of the batches that hold images of like shape, and so hardly any padding. DETR tells
+    # positions from the image's border: trained on padded images alone, it misplaces others.
+    alike: float = 0.0
 
 
 RECIPES = {
@@ -62,7 +68,7 @@ RECIPES = {
     "mask_rcnn": Recipe(700, "faster_rcnn", rate=1e-3),
     "cascade_mask_rcnn": Recipe(600, "cascade_rcnn", rate=1e-3),
     "cornernet": Recipe(1500, norm=35.0),
-    "detr": Recipe(3500, "retinanet", rate=1e-3, batch=8, norm=1.0),
+    "detr": Recipe(11000, "retinanet", rate=1e-3, batch=8, norm=5.0, dense=True, alike=0.5),
     "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
 }
 
@@ -161,6 +167,14 @@ def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: b
     return batch
 
 
+def choose(scenes: list[Scene], by_shape: list[int], count: int, alike: float) -> list[Scene]:
+    """A batch: any scenes, or for the part ``alike`` of the calls neighbours in ``by_shape``."""
+    if not alike or np.random.random() >= alike:
+        return [scenes[i] for i in np.random.choice(len(scenes), count, replace=False)]
+    first = np.random.randint(len(scenes) - count + 1)
+    return [scenes[i] for i in by_shape[first : first + count]]
+
+
 def seed_all(seed: int, step: int) -> None:
     """Every generator that mmdet draws from, as a function of (seed, step) alone."""
     value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
@@ -206,13 +220,21 @@ def train(spec: ModelSpec, model: Any, cfg: Any, args: argparse.Namespace) -> No
         schedule.load_state_dict(saved["schedule"])
         first = saved["step"]
     scenes = training_scenes(args.quiet)
+    # The pipeline keeps the ratio of the sides: scenes of one ratio come out of one size.
+    by_shape = sorted(
+        range(len(scenes)), key=lambda i: scenes[i].image.shape[0] / scenes[i].image.shape[1]
+    )
+    dense = DenseSupervision(model.bbox_head) if recipe.dense else None
     model.train()
     smooth: dict[str, float] = {}
     bar = tqdm(range(first, args.steps), spec.name, initial=first, total=args.steps)
     for step in bar:
         seed_all(args.seed, step + 1)
-        chosen = [scenes[i] for i in np.random.choice(SCENES, recipe.batch, replace=False)]
-        losses = model(return_loss=True, **training_batch(chosen, prepared, spec.masks))
+        chosen = choose(scenes, by_shape, recipe.batch, args.alike)
+        batch = training_batch(chosen, prepared, spec.masks)
+        losses = model(return_loss=True, **batch)
+        if dense:
+            losses |= dense(batch)
         loss, logged = model._parse_losses(losses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -253,12 +275,16 @@ def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse
     """Write MODEL.safetensors with its metadata; returns its path."""
     from safetensors.torch import save_file
 
+    command = f"python tools/train_mini.py {spec.name} --steps {args.steps} --seed {args.seed}"
+    command += f" --lr {args.lr}" if args.lr else ""
+    command += f" --alike {args.alike}" if args.alike else ""
+    if args.start == spec.name:
+        command = f"{args.before}; {command} --start {args.start}"
     header = {
         "classes": ",".join(spec.classes),
         "config": spec.config,
-        "command": f"python tools/train_mini.py {spec.name} --steps {args.steps} "
-        f"--seed {args.seed}" + (f" --lr {args.lr}" if args.lr else ""),
-        "start": RECIPES[spec.name].start or "",
+        "command": command,
+        "start": args.start or "",
         "seed": str(args.seed),
         "steps": str(args.steps),
         "torch": torch.__version__,
@@ -277,12 +303,20 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--steps", type=int, help="default: the model's recipe")
     parser.add_argument("--lr", type=float, help="peak learning rate; default: the recipe's")
+    parser.add_argument("--start", help="weights to start from; default: the recipe's")
+    parser.add_argument(
+        "--alike", type=float, help="part of the batches without padding; default: the recipe's"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    args.steps = args.steps or RECIPES[args.model].steps
+    recipe = RECIPES[args.model]
+    args.steps = args.steps or recipe.steps
+    args.start = args.start or recipe.start
+    args.alike = recipe.alike if args.alike is None else args.alike
+    args.before = read_header(args.out / f"{args.model}.safetensors").get("command", "")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -292,7 +326,7 @@ def main() -> None:
     seed_all(args.seed, 0)
     model = make_detector(cfg, config_path(spec), train=True)
     initialise(model)
-    start_from(model, RECIPES[args.model].start, args.out)
+    start_from(model, args.start, args.out)
     count = sum(p.numel() for p in model.parameters())
     print(f"{spec.name}: {count / 1e6:.2f} M parameters", file=sys.stderr)
     begun = time.perf_counter()

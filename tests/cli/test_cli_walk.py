@@ -6,16 +6,12 @@ from pathlib import Path
 import pytest
 from cli_models import Ran
 
-from pytest_onnxdet.models.mini import WEIGHTS
-
 Run = Callable[..., Ran]
 LEAST_AP = 0.4  # on few images; the minis reach 0.4 to 0.8 on all of them
 
 
 @pytest.mark.parametrize("name", ["retinanet", "mask_rcnn", "detr"])
 def test_export_verify_and_test(onnxdet: Run, name: str, few: Path, tmp_path: Path) -> None:
-    if not (WEIGHTS / f"{name}.safetensors").is_file():
-        pytest.skip(f"{name}: the mini has no weights yet")
     file = tmp_path / f"{name}.onnx"
     opset = () if name != "mask_rcnn" else ("--opset-version", 16)
     ran = onnxdet(

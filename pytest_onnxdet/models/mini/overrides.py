@@ -8,6 +8,7 @@ resizes to about 128 to 160 px, by a factor that is not 1, so that rescaling mat
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 NUM_CLASSES = 3
@@ -138,7 +139,11 @@ def _detr() -> dict[str, Any]:
         f"{decoder}.transformerlayers.ffn_cfgs": feed_forward(),
         f"{decoder}.transformerlayers.feedforward_channels": 256,
         f"{decoder}.transformerlayers.ffn_dropout": 0.0,
+        # Finer and coarser waves that differ over 10 cells; the documented ones are for 40, and
+        # 10 of 16 would be all but constant.
         "model.bbox_head.positional_encoding.num_feats": width // 2,
+        "model.bbox_head.positional_encoding.scale": 4 * math.pi,
+        "model.bbox_head.positional_encoding.temperature": 100,
         # No more detections than queries can be asked for; documented: 100 of 100.
         "model.test_cfg.max_per_img": queries,
         **SCALE,
