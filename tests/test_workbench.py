@@ -213,7 +213,8 @@ class Settling:
         return [f"{place} of {len(batch.images)}, {lowest_first}" for place in range(batch.valid)]
 
     def run(self, batch: Any, mask_ranges: bool) -> list[str]:
-        return [f"{place} with ranges" for place in range(batch.valid) if mask_ranges]
+        count = len(batch.images)
+        return [f"{place} of {count} with ranges" for place in range(batch.valid) if mask_ranges]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ class Settling:
         (Settling(), 1, False, ["1 of 2, False", "1 of 2, True"]),
         (Settling(), 1, True, ["0 of 1, False", "0 of 1, True"]),
         (Settling(), 2, False, ["0 of 1, False", "0 of 1, True"]),
-        (Settling(two_stage=True), 1, False, ["1 with ranges"]),
+        (Settling(two_stage=True), 1, False, ["0 of 1 with ranges"]),
         (Settling(two_stage=True, settles=False), 1, False, []),
         # Raw outputs beyond the allowance: the network differs, and nothing is settled.
         (Settling(drift=0.01), 1, False, []),
