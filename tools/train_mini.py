@@ -277,9 +277,11 @@ def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse
 
     command = f"python tools/train_mini.py {spec.name} --steps {args.steps} --seed {args.seed}"
     command += f" --lr {args.lr}" if args.lr else ""
-    command += f" --alike {args.alike}" if args.alike else ""
-    if args.start == spec.name:
-        command = f"{args.before}; {command} --start {args.start}"
+    recipe = RECIPES[spec.name]
+    command += f" --alike {args.alike}" if args.alike != recipe.alike else ""
+    command += f" --start {args.start}" if args.start != recipe.start else ""
+    if args.start == spec.name:  # what it went on from is gone: say how that was made
+        command = f"{args.before}; {command}"
     header = {
         "classes": ",".join(spec.classes),
         "config": spec.config,
