@@ -66,3 +66,26 @@ def test_calibrated_logits_do_not_saturate(outlier: float) -> None:
 
     assert int((logits > -3.0 - 1e-5).sum()) == 100
     assert logits.max() <= -3.0 + REACH + 1e-4
+
+
+def test_calibrated_objectness_does_not_saturate() -> None:
+    import torch
+
+    from pytest_onnxdet.data.batches import collate
+    from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+    from pytest_onnxdet.models.build import build_detector, load_config
+    from pytest_onnxdet.models.calibrate import calibrate
+
+    spec = replace(REGISTRY.get("faster_rcnn"), weights=None)
+    torch.manual_seed(0)
+    detector = build_detector(spec)
+    dataset = load_dataset(builtin_datasets().get("shapes"), load_config(spec), limit=2)
+    batch = collate([dataset.sample(i) for i in range(2)])
+    images = torch.from_numpy(batch.images)
+
+    calibrate(detector, images, batch.metas)
+
+    with torch.no_grad():
+        logits, _ = detector.rpn_head(detector.extract_feat(images))
+    highest = max(float(level.max()) for level in logits)
+    assert -2.0 < highest <= 4.0 + 1e-4
