@@ -211,7 +211,7 @@ def _two_stage(model: Any) -> list[list[Target]]:
     rpn, roi = model.rpn_head, model.roi_head
     boxes = list(roi.bbox_head) if isinstance(roi.bbox_head, nn.ModuleList) else [roi.bbox_head]
     # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out otherwise, a
-    # fifth of the best thousand tie at 1, and which proposals are kept is left to chance.
+    # fifth of a level's best thousand scores repeat another, and which are kept is left to chance.
     passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
     passes += [[Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)] for head in boxes]
     if roi.with_mask:
