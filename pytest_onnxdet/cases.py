@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_onnxdet.axes import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, fixed_markers
 from pytest_onnxdet.models.spec import ModelSpec
-from pytest_onnxdet.models.structure import structure_spec
+from pytest_onnxdet.models.structure import GRAINED, structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
@@ -176,7 +176,7 @@ def choose_models(settings: Settings, registry: Registry) -> tuple[ModelSpec, ..
         raise SettingsError(str(error)) from error
     if settings.random_weights:
         known = [
-            spec.dataset if settings.data or spec.dataset != COCO else "shapes" for spec in specs
+            spec.dataset if settings.data or spec.dataset != COCO else GRAINED for spec in specs
         ]
         return tuple(map(structure_spec, specs, known))
     if settings.checkpoints is None:

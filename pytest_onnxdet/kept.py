@@ -203,8 +203,9 @@ def _weights_digest(detector: nn.Module) -> str:
 
 
 def _images_digest(dataset: Dataset) -> str:
-    """A hash of the annotations and of every image's bytes."""
+    """A hash of the annotations, of every image's bytes, and of what is added to them."""
     digest = hashlib.sha256(file_digest(dataset.spec.annotations).encode())
+    digest.update(str(dataset.spec.grain).encode())
     for index in range(len(dataset)):
         path = dataset.path(index)
         digest.update(path.name.encode())

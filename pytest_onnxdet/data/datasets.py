@@ -6,8 +6,9 @@ import contextlib
 import copy
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class DatasetSpec:
         images: folder that the json's file names are relative to.
         kind: the annotation format; "coco" is the only one.
         classes: category names, in the order of the json's categories, which is label order.
+        grain: standard deviation, in grey levels, of noise added to each image as it is read, the
+            same at every reading. In an even area all pixels, features and scores are equal, and
+            which of equal boxes is kept is left to chance; no photograph has such areas.
     """
 
     name: str
@@ -39,6 +43,7 @@ class DatasetSpec:
     images: Path
     kind: str = "coco"
     classes: tuple[str, ...] = ()
+    grain: float = 0.0
 
 
 class DatasetRegistry:
@@ -74,10 +79,9 @@ class DatasetRegistry:
 
 
 def builtin_datasets() -> DatasetRegistry:
-    """A fresh registry with the drawn scenes."""
-    return DatasetRegistry(
-        [DatasetSpec("shapes", SHAPES / "annotations.json", SHAPES / "val", classes=CLASSES)]
-    )
+    """A fresh registry with the drawn scenes, as they are and with grain."""
+    shapes = DatasetSpec("shapes", SHAPES / "annotations.json", SHAPES / "val", classes=CLASSES)
+    return DatasetRegistry([shapes, replace(shapes, name="grained_shapes", grain=8.0)])
 
 
 class Dataset:
@@ -184,6 +188,8 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     from mmdet.datasets import build_dataset
 
     pipeline = copy.deepcopy(cfg.data.test.pipeline)
+    if spec.grain:
+        pipeline.insert(1, _Grain(spec.grain))  # the first step reads the image
     with contextlib.redirect_stdout(io.StringIO()):
         coco = build_dataset(
             {
@@ -201,6 +207,20 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     if not len(coco):
         raise DataError(f"{spec.annotations}: no images: there would be nothing to compare")
     return Dataset(spec, coco, pipeline)
+
+
+@dataclass(frozen=True)
+class _Grain:
+    """A pipeline step that adds normal noise to grey levels, seeded by the image's file name."""
+
+    deviation: float
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        image = results["img"]
+        seed = zlib.crc32(results["img_info"]["filename"].encode())
+        noise = np.random.default_rng(seed).normal(0.0, self.deviation, image.shape)
+        grained = np.clip(np.round(image + noise), 0, 255).astype(image.dtype)
+        return {**results, "img": grained}
 
 
 def check_coco(spec: DatasetSpec) -> None:

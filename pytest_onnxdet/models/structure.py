@@ -14,6 +14,8 @@ from .spec import ModelSpec, Tolerance
 PROFILE = "structure"
 #: What is given in place of a folder to ask for no checkpoint at all.
 NONE = "none"
+#: The drawn scenes enlarged would be even areas, where suppression decides between equal boxes.
+GRAINED = "grained_shapes"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
 
@@ -26,7 +28,7 @@ ROUNDING = Tolerance(
 BACKENDS = ("onnxruntime", "onnxruntime[tensorrt-lowering]")
 
 
-def structure_spec(spec: ModelSpec, dataset: str = "shapes") -> ModelSpec:
+def structure_spec(spec: ModelSpec, dataset: str = GRAINED) -> ModelSpec:
     """The spec with random weights, on the drawn scenes unless there is a better data set.
 
     ``weights`` is no file but a name, so that graphs in the cache are told apart by it.

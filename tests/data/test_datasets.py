@@ -44,6 +44,23 @@ def test_samples_are_what_the_test_pipeline_yields(shapes: Dataset) -> None:
     assert shapes.path(0).is_file() and shapes.image_ids[0] == 1
 
 
+def test_grain_leaves_no_even_area_and_is_the_same_every_time(shapes: Dataset) -> None:
+    grained = load_dataset(builtin_datasets().get("grained_shapes"), config())
+    sample, again, plain = grained.sample(0), grained.sample(0), shapes.sample(0)
+    np.testing.assert_array_equal(sample.image, again.image)
+    assert sample.meta["img_shape"] == plain.meta["img_shape"]
+    height, width = sample.meta["img_shape"][:2]
+
+    def even(image: Any) -> float:
+        inside = image[:, :height, :width]
+        return float(np.mean((np.diff(inside, axis=2) == 0).all(axis=0)))
+
+    assert even(plain.image) > 0.2 and even(sample.image) < 0.01
+    assert 0.02 < np.abs(sample.image - plain.image).mean() < 0.2
+    other = grained.sample(1).image - shapes.sample(1).image
+    assert not np.array_equal(other[:, :60, :60], (sample.image - plain.image)[:, :60, :60])
+
+
 @pytest.mark.parametrize("name", builtin_registry().names("mini"))
 def test_every_mini_has_a_size_that_holds_every_image(name: str) -> None:
     dataset = load_dataset(SPEC, config(name))

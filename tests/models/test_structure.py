@@ -7,7 +7,7 @@ import pytest
 
 from pytest_onnxdet.cases import Settings, choose_models
 from pytest_onnxdet.models.registry import builtin_registry
-from pytest_onnxdet.models.structure import PROFILE, is_structure
+from pytest_onnxdet.models.structure import GRAINED, PROFILE, is_structure
 from pytest_onnxdet.models.zoo import DOCUMENTED, ZOO
 from pytest_onnxdet.report.records import STRUCTURE
 from pytest_onnxdet.verify.checks import CheckFailed
@@ -24,7 +24,7 @@ def test_no_checkpoints_makes_structure_checks() -> None:
     settings = Settings(Path("cache"), profile="full", random_weights=True)
     specs = choose_models(settings, REGISTRY)
     assert len(specs) == 12 and all(map(is_structure, specs))
-    assert {spec.dataset for spec in specs} == {"shapes"} and not specs[0].expected_ap
+    assert {spec.dataset for spec in specs} == {GRAINED} and not specs[0].expected_ap
     assert not any(Path(spec.weights or "").is_file() for spec in specs)
     with_data = choose_models(replace(settings, data=Path("coco")), REGISTRY)
     assert {spec.dataset for spec in with_data} == {"coco_val2017"}
