@@ -36,6 +36,10 @@ class Limits:
         return cls(**{key: deploy[key] for key in asdict(cls()) if key in deploy})
 
 
+# Among raw outputs the one that is no head's: all later layers of a two-stage model work on it.
+PROPOSALS = "proposals"
+
+
 class DeployModel(nn.Module, ABC):
     """A detector as one function of tensors, see the graph's contract in the package's docs.
 
@@ -66,7 +70,11 @@ class DeployModel(nn.Module, ABC):
 
     @abstractmethod
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        """The heads' outputs before any decoding, by name and level."""
+        """The heads' outputs before any decoding, by name and level.
+
+        Two-stage models: the proposal network's, and :data:`PROPOSALS`, float32 (N, K, 5), what was
+        chosen of them: corners and score, 0 in empty slots.
+        """
 
 
 class RawOutputs(nn.Module):

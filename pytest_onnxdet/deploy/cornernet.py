@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pytest_onnxdet.deploy.base import DeployModel, features
-from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, take_rows
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, set_apart, take_rows
 from pytest_onnxdet.deploy.ops.corners import soft_nms
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
@@ -85,8 +85,10 @@ class CornerDetector(DeployModel):
         boxes = take_rows(torch.cat([tl_at, br_at], dim=-1).flatten(1, 2), at)
         labels = torch.gather(tl_class, 1, torch.div(at, k, rounding_mode="floor"))
         limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
+        # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
+        # where the pipeline keeps the image's size, as CornerNet's do.
         scores, index = soft_nms(
-            boxes,
+            set_apart(boxes, labels, scores >= 0),
             scores,
             labels,
             float(nms.get("sigma", 0.5)),

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from pytest_onnxdet.deploy.base import (
+    PROPOSALS,
     DeployModel,
     features,
     joined,
     named_levels,
     nms_threshold,
 )
-from pytest_onnxdet.deploy.ops.boxes import Candidates, UnsupportedPart, decode, take_rows
+from pytest_onnxdet.deploy.ops.boxes import (
+    Candidates,
+    UnsupportedPart,
+    decode,
+    set_apart,
+    take_rows,
+)
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
@@ -28,24 +35,33 @@ class TwoStageDetector(DeployModel):
     """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        return named_levels(self.detector.rpn_head(features(self.detector, input)))
+        levels = self.detector.rpn_head(features(self.detector, input))
+        boxes, scores = self.proposals(levels, image_shape)
+        chosen = torch.cat([boxes, scores[..., None]], dim=2)
+        return {**named_levels(levels), PROPOSALS: chosen}
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         maps = features(self.detector, input)
         dets, labels = self.detect(maps, image_shape)
         return dets, labels
 
-    def proposals(self, maps: tuple[Tensor, ...], image_shape: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions that the proposal network finds.
+    def proposals(
+        self, levels: tuple[list[Tensor], list[Tensor]], image_shape: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The regions that the detector goes on with.
+
+        Args:
+            levels: the proposal network's logits and deltas, level by level.
+            image_shape: int64 (N, 2).
 
         Returns:
-            float32 (N, K, 4) boxes, K >= 1; bool (N, K), whether the slot is used.
+            float32 (N, K, 4) boxes, K >= 1; float32 (N, K) scores, 0 in empty slots.
         """
         head = self.detector.rpn_head
         cfg = head.test_cfg
         if not head.use_sigmoid_cls:
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
-        scores, deltas = head(maps)
+        scores, deltas = levels
         candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
         score, prior = self.lowering.top_of_levels(
             sigmoid(joined(scores, 1)[..., 0]), candidates.sizes, cfg.get("nms_pre", -1), 0.0
@@ -59,29 +75,31 @@ class TwoStageDetector(DeployModel):
         if cfg.min_bbox_size >= 0:
             size = boxes[..., 2:] - boxes[..., :2]
             score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
-        dets, _, _ = self.lowering.nms_pairs(
-            boxes,
+        level = candidates.levels(prior)
+        dets, _, index = self.lowering.nms_pairs(
+            set_apart(boxes, level, score > 0),
             score,
-            candidates.levels(prior),
+            level,
             len(scores),
             nms_threshold(cfg),
             cfg.max_per_img,
             least=1,
         )
-        return dets[..., :4], dets[..., 4] > 0
+        score = dets[..., 4]
+        return torch.where((score > 0)[..., None], take_rows(boxes, index), 0.0), score
 
     def detect(
         self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Boxes and labels in the graph contract's form, at least ``least`` slots an image."""
         head = self.detector.roi_head
-        boxes, used = self.proposals(maps, image_shape)
+        boxes, found = self.proposals(self.detector.rpn_head(maps), image_shape)
         if hasattr(head, "num_stages"):
             boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
         else:
             last = head.bbox_head
             scores, deltas = self._heads(head.bbox_roi_extractor, last, maps, boxes)
-        return self._select(last, boxes, used, scores, deltas, image_shape, least)
+        return self._select(last, boxes, found > 0, scores, deltas, image_shape, least)
 
     def _heads(
         self, extractor: Any, head: Any, maps: tuple[Tensor, ...], boxes: Tensor

@@ -147,7 +147,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
 
     from pytest_onnxdet.deploy import UnsupportedPart, lower
     from pytest_onnxdet.deploy.base import Limits, RawOutputs
-    from pytest_onnxdet.deploy.ops.custom import NeedsOpset, register_translations
+    from pytest_onnxdet.deploy.ops.custom import NeedsOpset, translations
     from pytest_onnxdet.deploy.outputs import adapt
     from pytest_onnxdet.export.opset import least_opset
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
@@ -179,8 +179,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         module = adapt(
             module, outputs, single_input=options.single_input, mask_output=options.mask_output
         )
-        register_translations(options.opset)
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), translations(options.opset):
             torch.onnx.export(
                 module.eval(),
                 example[: len(names)],
@@ -217,6 +216,8 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
 
 
 def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
+    from pytest_onnxdet.deploy.base import PROPOSALS
+
     axes: dict[str, dict[int, str]] = {}
     free = options.shape == "dynamic"
     if free:
@@ -224,7 +225,11 @@ def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[
         if not options.single_input:
             axes["image_shape"] = {0: "batch"}
     if not options.postprocess:
-        return {**axes, **({name: {0: "batch"} for name in outputs} if free else {})}
+        if free:
+            axes |= {name: {0: "batch"} for name in outputs}
+        if PROPOSALS in outputs:
+            axes[PROPOSALS] = {**axes.get(PROPOSALS, {}), 1: "num_proposals"}
+        return axes
     for name in outputs:
         axes[name] = {**({0: "batch"} if free else {}), 1: "num_dets"}
         if name == "masks" and options.mask_output == "image" and free:

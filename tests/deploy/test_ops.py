@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.deploy.ops.boxes import clip, take_rows
+from pytest_onnxdet.deploy.ops.boxes import clip, set_apart, take_rows
 from pytest_onnxdet.deploy.ops.corners import corner_pool, soft_nms
-from pytest_onnxdet.deploy.ops.custom import register_translations
+from pytest_onnxdet.deploy.ops.custom import translations
 from pytest_onnxdet.deploy.ops.lowering import OnnxRuntimeLowering, class_scores, sigmoid
 
 OPSET = 17
@@ -22,17 +23,17 @@ def exported(
     module: nn.Module, example: tuple[Tensor, ...], path: Path, free: dict[int, dict[int, str]]
 ) -> ort.InferenceSession:
     """The module as an ONNX Runtime session with inputs ``x0``, ``x1``, …"""
-    register_translations(OPSET)
     names = [f"x{i}" for i in range(len(example))]
-    torch.onnx.export(
-        module.eval(),
-        example,
-        str(path / "module.onnx"),
-        input_names=names,
-        dynamic_axes={names[i]: axes for i, axes in free.items()},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with translations(OPSET):
+        torch.onnx.export(
+            module.eval(),
+            example,
+            str(path / "module.onnx"),
+            input_names=names,
+            dynamic_axes={names[i]: axes for i, axes in free.items()},
+            opset_version=OPSET,
+            dynamo=False,
+        )
     return ort.InferenceSession(str(path / "module.onnx"))
 
 
@@ -95,6 +96,70 @@ def test_soft_nms_is_mmcvs(tmp_path: Path) -> None:
         dets, keep = batched_nms(boxes[i], scores[i], labels[i], cfg)
         np.testing.assert_array_equal(index[i], keep[:20].numpy())
         np.testing.assert_allclose(kept[i], dets[:20, 4].numpy(), atol=1e-6)
+
+
+def test_boxes_set_apart_round_as_mmcvs_do() -> None:
+    """Of a late class PyTorch compares overlaps of boxes rounded to 1/128 px."""
+    from mmcv.ops import batched_nms
+
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(2, 3000, 2, generator=generator) * 200
+    size = torch.rand(2, 3000, 2, generator=generator) * 40 + 8
+    boxes = torch.cat([corner, corner + size], dim=2)
+    boxes[:, 0] = torch.tensor([1000.0, 500.0, 1333.0, 800.0])
+    scores = torch.rand(2, 3000, generator=generator)
+    scores[1, 0] = 0.0  # what does not take part does not set the step
+    labels = torch.full((2, 3000), 79)
+    near = set_apart(boxes, labels, scores > 0)
+    lowering = OnnxRuntimeLowering()
+
+    def kept(moved: Tensor) -> list[set[int]]:
+        dets, _, columns = lowering.nms_pairs(moved, scores, labels, 80, 0.5, 3000)
+        return [set(columns[i][dets[i, :, 4] > 0].tolist()) for i in range(2)]
+
+    expected = []
+    for i in range(2):
+        some = torch.nonzero(scores[i] > 0)[:, 0]
+        _, keep = batched_nms(
+            boxes[i, some], scores[i, some], labels[i, some], {"iou_threshold": 0.5}
+        )
+        expected.append(set(some[keep].tolist()))
+    assert kept(near) == expected
+    assert kept(boxes) != expected
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("shape", "affine"), [((2, 16, 156, 160), True), ((3, 8, 50), False)])
+def test_group_norm_is_as_exact_as_pytorchs(
+    shape: tuple[int, ...], affine: bool, tmp_path: Path
+) -> None:
+    """Of a full-size map the default translation is off by 20 times as much."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.GroupNorm(4, shape[1], affine=affine)
+    if affine:
+        nn.init.normal_(layer.weight, 1.0, 0.3, generator=generator)
+        nn.init.normal_(layer.bias, 0.0, 0.3, generator=generator)
+    x = torch.randn(*shape, generator=generator)
+    x = 0.3 + x * torch.randn(*shape[:-1], 1, generator=generator).exp()
+    free = {0: {axis: f"d{axis}" for axis in range(len(shape)) if axis != 1}}
+    (found,) = run(exported(layer, (x[:1, ..., 1:],), tmp_path, free), x)
+    with torch.no_grad():
+        own = layer(x)
+        exact = copy.deepcopy(layer).double()(x.double())
+    error = np.abs(found - exact.numpy()).max()
+    assert error < 5 * float((own - exact).abs().max())
+
+
+def test_pytorchs_own_translations_are_left_as_they_were() -> None:
+    from torch.onnx._internal.torchscript_exporter.registration import registry
+
+    def known() -> object:
+        return registry.get_function_group("aten::group_norm").get(OPSET)
+
+    before = known()
+    with translations(OPSET):
+        assert known() is not before
+    assert known() is before
 
 
 class Nms(nn.Module):
