@@ -11,7 +11,7 @@ Nothing here imports pytest: the command line works at the same bench.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -21,6 +21,7 @@ from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
 from pytest_onnxdet.models.structure import CALIBRATION, is_structure
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -268,7 +269,7 @@ class Workbench:
     def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
         """The heads' outputs of the backend, for the first batches."""
         session = self.session(case, postprocess=False)
-        return [session.run(batch) for batch in self._first_batches(case)]
+        return [split_raw(session.run(batch))[0] for batch in self._first_batches(case)]
 
     def _first_batches(self, case: Case) -> Iterator[Batch]:
         return islice(self.batches(case), RAW_BATCHES)
@@ -344,6 +345,16 @@ class Workbench:
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
+
+
+def split_raw(
+    outputs: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32] | None]:
+    """Raw outputs as the heads' and, of two-stage models, the proposals chosen of them."""
+    from pytest_onnxdet.deploy.base import PROPOSALS
+
+    heads = dict(outputs)
+    return heads, heads.pop(PROPOSALS, None)
 
 
 def fair_share() -> int | None:

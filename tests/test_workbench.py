@@ -1,14 +1,17 @@
 """The workbench without a detector: what it memoises, shares out and asks of the exporter."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pytest_onnxdet.backends.base import Arrays, Backend, Session
 from pytest_onnxdet.cases import BackendRegistry, Case, Settings, make_cases
 from pytest_onnxdet.data.batches import Sample
+from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.settle import settle
@@ -199,34 +202,51 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 
 
 class Settling:
-    """A reference whose raw outputs are the session's ``dets``, off by ``drift``."""
+    """A reference whose raw outputs are the session's ``dets``, off by ``drift``.
 
-    def __init__(self, drift: float = 0.0, two_stage: bool = False, settles: bool = True) -> None:
-        self.drift, self.two_stage, self.settles = drift, two_stage, settles
+    Attributes:
+        suppresses: whether its post-processing chooses by suppression, as DETR's does not.
+    """
+
+    detector = SimpleNamespace(rpn_head=SimpleNamespace(test_cfg=SimpleNamespace(max_per_img=7)))
+
+    def __init__(self, drift: float = 0.0, two_stage: bool = False, suppresses: bool = True):
+        self.drift, self.two_stage, self.suppresses = drift, two_stage, suppresses
 
     def raw(self, batch: Any) -> dict[str, Any]:
         return {"dets": np.full((len(batch.images), 1, 5), 1 + self.drift, np.float32)}
 
-    def post_process(self, raw: Any, batch: Any, lowest_first: bool) -> list[str] | None:
-        if self.two_stage:
-            return None
-        return [f"{place} of {len(batch.images)}, {lowest_first}" for place in range(batch.valid)]
+    def post_process(
+        self, raw: Any, batch: Any, order: bool = False, mask_ranges: bool = False
+    ) -> list[str]:
+        from mmdet.models.dense_heads import base_dense_head
 
-    def run(self, batch: Any, mask_ranges: bool) -> list[str]:
-        count = len(batch.images)
-        return [f"{place} of {count} with ranges" for place in range(batch.valid) if mask_ranges]
+        boxes, idxs = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0])
+        told = ""
+        own = base_dense_head.batched_nms.__module__.startswith("mmcv")
+        if not own and self.suppresses:
+            for _ in range(1 + self.two_stage):
+                dets, _ = base_dense_head.batched_nms(
+                    boxes, torch.tensor([0.5]), idxs, {"iou_threshold": 0.5}
+                )
+            told = f", chosen: {len(dets)}"
+        return [
+            f"{place} of {len(batch.images)}, {order}{told}{mask_ranges * ', ranges'}"
+            for place in range(batch.valid)
+        ]
 
 
 @pytest.mark.parametrize(
     ("reference", "index", "singly", "made"),
     [
-        (Settling(), 1, False, ["1 of 2, False", "1 of 2, True"]),
-        (Settling(), 1, True, ["0 of 1, False", "0 of 1, True"]),
-        (Settling(), 2, False, ["0 of 1, False", "0 of 1, True"]),
-        (Settling(two_stage=True), 1, False, ["0 of 1 with ranges"]),
-        (Settling(two_stage=True, settles=False), 1, False, []),
+        (Settling(), 1, False, ["1 of 2, False", "1 of 2, True", "0 of 1, False, chosen: 1"]),
+        (Settling(), 1, True, ["0 of 1, False", "0 of 1, True", "0 of 1, False, chosen: 1"]),
+        (Settling(), 2, False, ["0 of 1, False", "0 of 1, True", "0 of 1, False, chosen: 1"]),
+        (Settling(suppresses=False), 1, False, ["1 of 2, False", "1 of 2, True"]),
+        (Settling(two_stage=True), 1, False, ["0 of 1, False, chosen: 1, ranges"]),
         # Raw outputs beyond the allowance: the network differs, and nothing is settled.
         (Settling(drift=0.01), 1, False, []),
+        (Settling(drift=0.01, two_stage=True), 1, False, []),
     ],
 )
 def test_what_may_be_made_of_the_backends_raw_outputs(
@@ -240,12 +260,19 @@ def test_what_may_be_made_of_the_backends_raw_outputs(
 ) -> None:
     class Heads(CountingSession):
         def _run(self, feeds: Arrays) -> Arrays:
-            return {"dets": super()._run(feeds)["dets"]}
+            dets = super()._run(feeds)["dets"]
+            proposals = np.float32([[[0, 0, 9, 9, 0.5], [0, 0, 0, 0, 0]]] * len(dets))
+            return {"dets": dets} | ({"proposals": proposals} if reference.two_stage else {})
 
     monkeypatch.setattr(bench, "reference", lambda spec: reference)
+    monkeypatch.setattr(bench, "max_per_img", lambda spec: 5)
     monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))
+    found = Detections(np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.int64([0]))
 
-    assert settle(bench, cases["one_net-dynamic-b2"], index, singly) == made
+    assert settle(bench, cases["one_net-dynamic-b2"], index, found, singly) == made
+    two = Detections(np.float32([[0, 0, 9, 9]] * 2), np.float32([0.5] * 2), np.int64([0] * 2))
+    refused = settle(bench, cases["one_net-dynamic-b2"], index, two, singly)
+    assert refused == [one for one in made if "chosen" not in one]
 
 
 @pytest.mark.parametrize(("workers", "share"), [("1", 8), ("3", 2), ("20", 1)])

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pytest_onnxdet.backends.point_choices import has_choices, watched_choices
+from pytest_onnxdet.backends.point_choices import watched_choices
 from pytest_onnxdet.data.detections import Detections
 
 if TYPE_CHECKING:
@@ -32,14 +32,9 @@ class Reference:
         self.detector = detector
 
     @property
-    def settles(self) -> bool:
-        """Whether float ties leave open what it finds in a way that can be worked out.
-
-        True where detections follow from the raw outputs, by :meth:`post_process`, and for
-        PointRend, whose choice of points is bounded by ``mask_ranges``.
-        """
-        detector: Any = self.detector
-        return not hasattr(detector, "rpn_head") or has_choices(detector)
+    def two_stage(self) -> bool:
+        """Whether a proposal network chooses what later layers look at."""
+        return hasattr(self.detector, "rpn_head")
 
     def run(self, batch: Batch, mask_ranges: bool = False) -> list[Detections]:
         """The detector's detections of the batch's valid images, at the original images' sizes.
@@ -95,43 +90,67 @@ class Reference:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def post_process(
-        self, raw: Mapping[str, NDArray[np.float32]], batch: Batch, lowest_first: bool = False
-    ) -> list[Detections] | None:
+        self,
+        raw: Mapping[str, NDArray[np.float32]],
+        batch: Batch,
+        lowest_first: bool = False,
+        mask_ranges: bool = False,
+    ) -> list[Detections]:
         """mmdet's own post-processing of heads' outputs, whoever computed them.
+
+        Of two-stage models the proposal network's outputs are taken as given, and all that follows
+        is computed.
 
         Args:
             raw: what :meth:`raw` gives, from PyTorch or a backend.
             batch: the batch it belongs to.
             lowest_first: whether top-k takes the lowest index first of equal values. PyTorch
                 leaves their order open, ONNX's TopK demands this one.
+            mask_ranges: as for :meth:`run`.
 
         Returns:
-            Detections of the valid images; None for two-stage models, where detections do not
-            follow from the proposal network's outputs alone.
+            Detections of the valid images.
         """
         from mmdet.core import bbox2result
 
         detector: Any = self.detector
-        if hasattr(detector, "rpn_head"):
-            return None
-        head = detector.bbox_head
         tensors = {name: torch.from_numpy(value.copy()) for name, value in raw.items()}
+        order = _topk_lowest_first() if lowest_first else contextlib.nullcontext()
+        if self.two_stage:
+            with order, _given(detector.rpn_head, tuple(_by_kind(tensors))):
+                return self.run(batch, mask_ranges)
+        head = detector.bbox_head
         if type(head).__name__ == "DETRHead":
             outputs = [[tensors["cls_score"][None]], [tensors["bbox_pred"][None]]]
         elif type(head).__name__ == "CornerHead":
             outputs = [[tensors[name]] for name in CORNER_MAPS]
         else:
-            kinds = dict.fromkeys(name.rpartition("_")[0] for name in tensors)
-            outputs = [
-                [value for name, value in tensors.items() if name.rpartition("_")[0] == kind]
-                for kind in kinds
-            ]
+            outputs = _by_kind(tensors)
         metas = [dict(meta) for meta in batch.metas]
-        order = _topk_lowest_first() if lowest_first else contextlib.nullcontext()
         with torch.no_grad(), order:
             found = head.get_bboxes(*outputs, img_metas=metas, rescale=True)
         results = [bbox2result(dets, labels, head.num_classes) for dets, labels in found]
         return [Detections.from_mmdet(result) for result in results[: batch.valid]]
+
+
+def _by_kind(tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
+    """A dense head's outputs, kind after kind, of tensors named by kind and level."""
+    kinds = dict.fromkeys(name.rpartition("_")[0] for name in tensors)
+    return [
+        [value for name, value in tensors.items() if name.rpartition("_")[0] == kind]
+        for kind in kinds
+    ]
+
+
+@contextlib.contextmanager
+def _given(module: nn.Module, outputs: tuple[Any, ...]) -> Iterator[None]:
+    """For the duration of the block, a module gives these outputs, whatever it gets."""
+    target: Any = module
+    target.forward = lambda *_: outputs
+    try:
+        yield
+    finally:
+        del target.forward
 
 
 def _detections(result: Any, seen: tuple[Any, Any] | None, bounds: Any = None) -> Detections:

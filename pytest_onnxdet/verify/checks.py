@@ -109,7 +109,7 @@ def check_parity(
     singles: Sequence[Detections] | None = None,
     images: Sequence[str] = (),
     mask_ties: bool = False,
-    settle: Callable[[int, bool], Sequence[Detections]] | None = None,
+    settle: Callable[[int, Detections, bool], Sequence[Detections]] | None = None,
     locate: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """The candidate finds the reference's detections, and nothing else.
@@ -128,11 +128,11 @@ def check_parity(
         images: file names.
         mask_ties: accept masks that differ only in pixels at the threshold, see
             :func:`compare_detections`.
-        settle: asked for each image that differs, and whether it is run singly: what the
-            reference's own post-processing can make of the candidate's raw outputs, nothing where
-            those are not within the allowance. A candidate that equals one of these differs from
-            the reference only by which of two floats that tie came first, and is accepted and
-            counted.
+        settle: asked for each image that differs, with the candidate's detections and whether it
+            is run singly: what the reference's own post-processing can make of the candidate's raw
+            outputs, nothing where those are not within the allowance. A candidate that equals one
+            of these differs from the reference only by what floats that tie leave open, and is
+            accepted and counted.
         locate: asked on failure for a line that names the stage to blame.
 
     Returns:
@@ -169,7 +169,7 @@ def check_parity(
 
     def tied(index: int, found: Detections, singly: bool) -> bool:
         """Whether an image's detections are what the reference makes of the same raw outputs."""
-        possible = settle(index, singly) if settle is not None else ()
+        possible = settle(index, found, singly) if settle is not None else ()
         return any(not compare([one], [found]).faults for one in possible)
 
     try:

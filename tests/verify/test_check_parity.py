@@ -280,16 +280,16 @@ def _from_truth(coco, index, rng):
 def test_a_proven_tie_is_accepted_and_counted():
     """What the reference makes of the candidate's own raw outputs is the candidate's detections."""
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    figures = check(other, settle=lambda index, singly: [GOOD[index], other[index]])
+    figures = check(other, settle=lambda index, found, singly: [GOOD[index], other[index]])
     assert figures["tied_images"] == 1
     assert figures["missed"] == figures["extra"] == 0
-    assert check(GOOD, settle=lambda index, singly: [])["tied_images"] == 0
+    assert check(GOOD, settle=lambda index, found, singly: [])["tied_images"] == 0
 
 
 @pytest.mark.parametrize("again", [[], [GOOD[3]]])
 def test_a_difference_that_is_not_proven_a_tie_fails(again):
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    error = failure(other, settle=lambda index, singly: again)
+    error = failure(other, settle=lambda index, found, singly: again)
     assert "image 3" in error.message
     assert error.metrics["tied_images"] == 0
 
@@ -297,11 +297,11 @@ def test_a_difference_that_is_not_proven_a_tie_fails(again):
 def test_a_batch_that_ties_otherwise_than_its_singles_needs_both_proven():
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
     runs = {False: GOOD, True: other}
-    assert check(GOOD, singles=other, settle=lambda index, singly: [runs[singly][index]])
-    error = failure(GOOD, singles=other, settle=lambda index, singly: [GOOD[index]])
+    assert check(GOOD, singles=other, settle=lambda index, found, singly: [runs[singly][index]])
+    error = failure(GOOD, singles=other, settle=lambda index, found, singly: [GOOD[index]])
     assert "one by one" in error.message
 
 
 def test_ties_cannot_make_up_for_finding_nothing():
     nothing = [empty() for _ in GOOD]
-    assert failure(nothing, settle=lambda index, singly: [empty()])
+    assert failure(nothing, settle=lambda index, found, singly: [empty()])
