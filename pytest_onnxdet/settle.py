@@ -55,7 +55,7 @@ def settle(
     else:
         mine = proposals[place][proposals[place, :, 4] > 0]
         limit = detector.rpn_head.test_cfg.max_per_img
-        choices.insert(0, Choice(mine[:, :4], mine[:, 4], None, limit))
+        choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
     own = {name: value[place : place + 1] for name, value in raw.items()}
     try:
         with played_back(choices, tolerance):

@@ -261,7 +261,7 @@ def test_what_may_be_made_of_the_backends_raw_outputs(
     class Heads(CountingSession):
         def _run(self, feeds: Arrays) -> Arrays:
             dets = super()._run(feeds)["dets"]
-            proposals = np.float32([[[0, 0, 9, 9, 0.5], [0, 0, 0, 0, 0]]] * len(dets))
+            proposals = np.float32([[[0, 0, 9, 9, 0.5, 0], [0] * 5 + [-1]]] * len(dets))
             return {"dets": dets} | ({"proposals": proposals} if reference.two_stage else {})
 
     monkeypatch.setattr(bench, "reference", lambda spec: reference)

@@ -40,13 +40,13 @@ class Choice:
     Attributes:
         boxes: float32 (K, 4), corners, in the pixels that mmdet suppresses in.
         scores: float32 (K,).
-        labels: int64 (K,), or None where the backend does not tell.
+        labels: int64 (K,), classes, or levels of proposals: boxes of different ones may be equal.
         limit: the most that may be kept; None: any number.
     """
 
     boxes: Floats
     scores: Floats
-    labels: NDArray[np.int64] | None
+    labels: NDArray[np.int64]
     limit: int | None
 
 
@@ -154,9 +154,8 @@ def _rows(
     rows: list[int] = []
     for number, (box, score) in enumerate(zip(choice.boxes, choice.scores, strict=True)):
         far = np.abs(boxes - box).max(axis=1, initial=0.0)
-        far = np.where(np.abs(scores - score) <= tolerance.score, far, np.inf)
-        if choice.labels is not None:
-            far = np.where(labels == choice.labels[number], far, np.inf)
+        alike = (np.abs(scores - score) <= tolerance.score) & (labels == choice.labels[number])
+        far = np.where(alike, far, np.inf)
         if rows:
             far[rows] = np.inf
         if not far.size or far.min() > tolerance.box_px:

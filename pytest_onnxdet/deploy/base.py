@@ -72,8 +72,8 @@ class DeployModel(nn.Module, ABC):
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
         """The heads' outputs before any decoding, by name and level.
 
-        Two-stage models: the proposal network's, and :data:`PROPOSALS`, float32 (N, K, 5), what was
-        chosen of them: corners and score, 0 in empty slots.
+        Two-stage models: the proposal network's, and :data:`PROPOSALS`, float32 (N, K, 6), what was
+        chosen of them: corners, score and level; the score is 0 in empty slots.
         """
 
 

@@ -36,9 +36,9 @@ class TwoStageDetector(DeployModel):
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
         levels = self.detector.rpn_head(features(self.detector, input))
-        boxes, scores = self.proposals(levels, image_shape)
-        chosen = torch.cat([boxes, scores[..., None]], dim=2)
-        return {**named_levels(levels), PROPOSALS: chosen}
+        boxes, scores, level = self.proposals(levels, image_shape)
+        columns = [boxes, scores[..., None], level[..., None].to(boxes.dtype)]
+        return {**named_levels(levels), PROPOSALS: torch.cat(columns, dim=2)}
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         maps = features(self.detector, input)
@@ -47,7 +47,7 @@ class TwoStageDetector(DeployModel):
 
     def proposals(
         self, levels: tuple[list[Tensor], list[Tensor]], image_shape: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The regions that the detector goes on with.
 
         Args:
@@ -55,7 +55,8 @@ class TwoStageDetector(DeployModel):
             image_shape: int64 (N, 2).
 
         Returns:
-            float32 (N, K, 4) boxes, K >= 1; float32 (N, K) scores, 0 in empty slots.
+            float32 (N, K, 4) boxes, K >= 1; float32 (N, K) scores, 0 in empty slots; int64 (N, K)
+            levels, -1 there.
         """
         head = self.detector.rpn_head
         cfg = head.test_cfg
@@ -76,7 +77,7 @@ class TwoStageDetector(DeployModel):
             size = boxes[..., 2:] - boxes[..., :2]
             score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
         level = candidates.levels(prior)
-        dets, _, index = self.lowering.nms_pairs(
+        dets, found, index = self.lowering.nms_pairs(
             set_apart(boxes, level, score > 0),
             score,
             level,
@@ -86,14 +87,14 @@ class TwoStageDetector(DeployModel):
             least=1,
         )
         score = dets[..., 4]
-        return torch.where((score > 0)[..., None], take_rows(boxes, index), 0.0), score
+        return torch.where((score > 0)[..., None], take_rows(boxes, index), 0.0), score, found
 
     def detect(
         self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Boxes and labels in the graph contract's form, at least ``least`` slots an image."""
         head = self.detector.roi_head
-        boxes, found = self.proposals(self.detector.rpn_head(maps), image_shape)
+        boxes, found, _ = self.proposals(self.detector.rpn_head(maps), image_shape)
         if hasattr(head, "num_stages"):
             boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +168,17 @@ def check_parity(
             mask_ties=mask_ties,
         )
 
-    def tied(index: int, found: Detections, singly: bool) -> bool:
+    @cache
+    def tied(index: int, singly: bool = False) -> bool:
         """Whether an image's detections are what the reference makes of the same raw outputs."""
+        found = candidate[index] if singles is None or not singly else singles[index]
         possible = settle(index, found, singly) if settle is not None else ()
         return any(not compare([one], [found]).faults for one in possible)
 
     try:
         final = compare(reference, candidate)
         settled = {
-            index
-            for index in sorted({fault.index for fault in final.faults})
-            if tied(index, candidate[index], False)
+            index for index in sorted({fault.index for fault in final.faults}) if tied(index)
         }
         if settled and not final.vacuous:
             # The images whose order of ties is proven are compared with that order's result.
@@ -198,7 +199,7 @@ def check_parity(
             left = {
                 index
                 for index in {fault.index for fault in alone.faults}
-                if not (tied(index, candidate[index], False) and tied(index, singles[index], True))
+                if not (tied(index) and tied(index, singly=True))
             }
             if left or alone.vacuous:
                 parts.append(f"a batch against its images one by one: {alone.format()}")

@@ -1,6 +1,5 @@
 """Choices of suppression: those that hold are played back into mmdet, others are refused."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from pytest_onnxdet.backends.choices import Choice, Unproven, judge, overlaps, p
 from pytest_onnxdet.backends.pytorch import Reference
 from pytest_onnxdet.data.batches import collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+from pytest_onnxdet.deploy import lower
 from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import Tolerance
@@ -94,6 +94,8 @@ def test_the_cut_excuses_what_scores_no_higher() -> None:
 
 def test_other_classes_neither_suppress_nor_lend_their_candidates() -> None:
     assert held(ROW, [0.9, 0.8, 0.7], [0, 1, 2], labels=[0, 1, 2]) == [0, 1, 2]
+    equal = ROW[[0, 0, 1]]  # as proposals of two levels, clipped to the image
+    assert held(equal, [0.90001, 0.9, 0.8], [1, 0], labels=[0, 1, 1]) == [1, 0]
     with pytest.raises(Unproven, match="no candidate"):
         judge(
             ROW,
@@ -112,7 +114,7 @@ def test_other_classes_neither_suppress_nor_lend_their_candidates() -> None:
 def test_a_kept_box_is_a_candidate_within_the_allowances(
     box: float, score: float, good: bool
 ) -> None:
-    choice = Choice(ROW[:1] + np.float32(box), np.float32([0.9 + score]), None, None)
+    choice = Choice(ROW[:1] + np.float32(box), np.float32([0.9 + score]), np.int64([4]), None)
     arguments = (ROW[:2], np.float32([0.9, 0.8]), np.int64([4, 4]), THRESHOLD, choice, ALLOWED)
     if good:
         assert judge(*arguments).tolist() == [0]
@@ -150,16 +152,14 @@ def two_stage() -> Any:
     batch = collate([load_dataset(builtin_datasets().get("shapes"), load_config(spec)).sample(1)])
     reference = Reference(detector)
     raw = reference.raw(batch)
-    levels = len(raw) // 2
-    values = [torch.from_numpy(value) for value in raw.values()]
+    limit = detector.rpn_head.test_cfg.max_per_img
     with torch.no_grad():
-        (found,) = detector.rpn_head.get_bboxes(
-            values[:levels], values[levels:], img_metas=batch.metas
+        outputs = lower(detector, "onnxruntime").raw(
+            torch.from_numpy(batch.images), torch.from_numpy(batch.image_shape)
         )
+    (found,) = outputs["proposals"].numpy()
     (final,) = reference.run(batch)
-    proposals = Choice(
-        found[:, :4].numpy(), found[:, 4].numpy(), None, detector.rpn_head.test_cfg.max_per_img
-    )
+    proposals = Choice(found[:, :4], found[:, 4], found[:, 5].astype(int), limit)
     kept = Choice(final.boxes, final.scores, final.labels, 100)
     return reference, raw, batch, proposals, kept
 
@@ -180,7 +180,8 @@ def test_mmdets_own_choices_played_back_give_its_detections(two_stage: Any) -> N
 
 def test_choices_that_do_not_hold_are_refused(two_stage: Any) -> None:
     reference, raw, batch, proposals, kept = two_stage
-    less = replace(proposals, boxes=proposals.boxes[1:], scores=proposals.scores[1:])
+    first = (proposals.boxes[1:], proposals.scores[1:], proposals.labels[1:])
+    less = Choice(*first, proposals.limit)
     none = Choice(kept.boxes[:0], kept.scores[:0], kept.labels[:0], 100)
     for choices in ([less, kept], [proposals, none], [proposals], [proposals, kept, kept]):
         with pytest.raises(Unproven), played_back(choices, ALLOWED):
