@@ -169,22 +169,18 @@ def check_parity(
         )
 
     @cache
-    def tied(index: int, singly: bool = False) -> bool:
-        """Whether an image's detections are what the reference makes of the same raw outputs."""
+    def proof(index: int, singly: bool = False) -> Detections | None:
+        """What the reference makes of the raw outputs of an image, if the candidate finds that."""
         found = candidate[index] if singles is None or not singly else singles[index]
         possible = settle(index, found, singly) if settle is not None else ()
-        return any(not compare([one], [found]).faults for one in possible)
+        return next((one for one in possible if not compare([one], [found]).faults), None)
 
     try:
         final = compare(reference, candidate)
-        settled = {
-            index for index in sorted({fault.index for fault in final.faults}) if tied(index)
-        }
+        proven = {index: proof(index) for index in sorted({fault.index for fault in final.faults})}
+        settled = {index: one for index, one in proven.items() if one is not None}
         if settled and not final.vacuous:
-            # The images whose order of ties is proven are compared with that order's result.
-            ours = list(reference)
-            for index in settled:
-                ours[index] = candidate[index]
+            ours = [settled.get(index, one) for index, one in enumerate(reference)]
             final = compare(ours, candidate)
         if settle is not None:
             metrics["tied_images"] = len(settled)
@@ -199,7 +195,7 @@ def check_parity(
             left = {
                 index
                 for index in {fault.index for fault in alone.faults}
-                if not (tied(index) and tied(index, singly=True))
+                if proof(index) is None or proof(index, singly=True) is None
             }
             if left or alone.vacuous:
                 parts.append(f"a batch against its images one by one: {alone.format()}")

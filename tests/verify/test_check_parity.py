@@ -280,8 +280,10 @@ def _from_truth(coco, index, rng):
 def test_a_proven_tie_is_accepted_and_counted():
     """What the reference makes of the candidate's own raw outputs is the candidate's detections."""
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    figures = check(other, settle=lambda index, found, singly: [GOOD[index], other[index]])
+    near = nudge(other[3], "boxes", 2, np.float32([0.005, 0, 0.005, 0]))
+    figures = check(other, settle=lambda index, found, singly: [GOOD[index], near])
     assert figures["tied_images"] == 1
+    assert figures["max_box_px"] == pytest.approx(0.005, abs=1e-4)  # what is left is told
     assert figures["missed"] == figures["extra"] == 0
     assert check(GOOD, settle=lambda index, found, singly: [])["tied_images"] == 0
 
