@@ -19,12 +19,17 @@ GRAINED = "grained_shapes"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
 
-# In calibrated RetinaNet's logits PyTorch's own float32 is off by up to 3.3e-5 from float64, and
-# one of 11 million is beyond the default allowance: two runtimes may be 6.6e-5 apart. Detections
-# keep the default allowances.
+# Two runtimes may be as far apart as both are from float64. In calibrated RetinaNet's logits
+# PyTorch's own float32 is off by up to 3.3e-5, in the maps of CornerNet's 104 layers by 9.9e-4, where
+# ONNX Runtime is by 3.1e-4. Detections keep the default allowances.
 ROUNDING = Tolerance(
     raw_atol=1e-4, reason="float32 itself is off by up to 3.3e-5 from float64 in full-size heads"
 )
+DEEP_ROUNDING = {
+    "cornernet": Tolerance(
+        raw_atol=2e-3, reason="PyTorch's float32 is off by up to 9.9e-4 from float64 in its maps"
+    )
+}
 BACKENDS = ("onnxruntime", "onnxruntime[tensorrt-lowering]")
 
 
@@ -33,13 +38,14 @@ def structure_spec(spec: ModelSpec, dataset: str = GRAINED) -> ModelSpec:
 
     ``weights`` is no file but a name, so that graphs in the cache are told apart by it.
     """
+    rounding = DEEP_ROUNDING.get(spec.name, ROUNDING)
     return replace(
         spec,
         profile=PROFILE,
         weights=f"random, calibrated on {dataset}",
         dataset=dataset,
         expected_ap={},
-        tolerances={**spec.tolerances, **dict.fromkeys(BACKENDS, ROUNDING)},
+        tolerances={**spec.tolerances, **dict.fromkeys(BACKENDS, rounding)},
     )
 
 
