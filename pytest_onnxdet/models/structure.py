@@ -20,8 +20,8 @@ GRAINED = "grained_shapes"
 LIMIT, CALIBRATION = 2, 2
 
 # Two runtimes may be as far apart as both are from float64. In calibrated RetinaNet's logits
-# PyTorch's own float32 is off by up to 3.3e-5, in the maps of CornerNet's 104 layers by 9.9e-4, where
-# ONNX Runtime is by 3.1e-4. Detections keep the default allowances.
+# PyTorch's own float32 is off by up to 3.3e-5; in the maps after CornerNet's 104 layers by 9.9e-4,
+# ONNX Runtime's by 3.1e-4. Detections keep the default allowances.
 ROUNDING = Tolerance(
     raw_atol=1e-4, reason="float32 itself is off by up to 3.3e-5 from float64 in full-size heads"
 )
