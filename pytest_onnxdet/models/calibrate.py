@@ -173,8 +173,8 @@ def _targets(detector: nn.Module) -> list[list[Target]]:
                     (1.0, None, 0.0, 1, False),
                     (0.4, None, 0.0, 2, False),
                     (0.4, None, 0.0, 3, False),
-                    # Priors count from conf_thr on, their classes from score_thr on. Of more of them
-                    # mmdet would suppress a million.
+                    # Priors count from conf_thr on, their classes from score_thr on. With more of
+                    # them mmdet would suppress a million.
                     (1.5, 0.02, _logit(cfg.conf_thr), 4, False),
                     (1.5, 0.02, _logit(cfg.score_thr), 5, True),
                 )
