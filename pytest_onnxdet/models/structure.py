@@ -19,16 +19,13 @@ GRAINED = "grained_shapes"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
 
-# Two runtimes may be as far apart as both are from float64. In calibrated RetinaNet's logits
-# PyTorch's own float32 is off by up to 3.3e-5; in the maps after CornerNet's 104 layers by 9.9e-4,
-# ONNX Runtime's by 3.1e-4. Detections keep the default allowances.
-ROUNDING = Tolerance(
-    raw_atol=1e-4, reason="float32 itself is off by up to 3.3e-5 from float64 in full-size heads"
-)
+# Two runtimes may be as far apart as both are from float64, so raw outputs are allowed twice what
+# PyTorch's own float32 is off by, measured on the calibrated models. Detections keep the defaults.
+OFF = "PyTorch's float32 is off by up to {:.1e} from float64 in its full-size {}"
+ROUNDING = Tolerance(raw_atol=1e-4, reason=OFF.format(3.3e-5, "logits (RetinaNet)"))
 DEEP_ROUNDING = {
-    "cornernet": Tolerance(
-        raw_atol=2e-3, reason="PyTorch's float32 is off by up to 9.9e-4 from float64 in its maps"
-    )
+    "yolov3": Tolerance(raw_atol=7e-4, reason=OFF.format(3.3e-4, "maps")),
+    "cornernet": Tolerance(raw_atol=2e-3, reason=OFF.format(9.9e-4, "maps, 104 layers deep")),
 }
 BACKENDS = ("onnxruntime", "onnxruntime[tensorrt-lowering]")
 
