@@ -113,10 +113,10 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
 def test_registry_names_what_there_is() -> None:
     registry = builtin_datasets()
     registry.register(replace(SPEC, name="mine"))
-    assert registry.names() == ("shapes", "mine")
+    assert registry.names() == ("shapes", "grained_shapes", "mine")
     with pytest.raises(ValueError, match="'mine'"):
         registry.register(replace(SPEC, name="mine"))
-    with pytest.raises(DataError, match=r"'coco'; there are: shapes, mine"):
+    with pytest.raises(DataError, match=r"'coco'; there are: shapes, grained_shapes, mine"):
         registry.get("coco")
     assert DatasetRegistry().names() == ()
 
