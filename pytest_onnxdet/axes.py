@@ -15,6 +15,8 @@ CHECKS = {
     "latency": "the time for a batch is measured",
 }
 DEFAULT_BATCHES = (1, 2)
+#: The profile of the documented full-size detectors, and the marker of all their tests.
+FULL = "full"
 DEFAULT_PRECISION = "fp32"
 
 
@@ -23,4 +25,5 @@ def fixed_markers() -> dict[str, str]:
     table = {"onnxdet": "every test that runs for onnxdet cases"}
     table |= {shape: f"onnxdet cases of {shape} input shape" for shape in SHAPES}
     table |= {check: f"onnxdet check: {text}" for check, text in CHECKS.items()}
+    table[FULL] = "onnxdet cases of the full-size detectors, their structure check included"
     return table | {f"batch{n}": f"onnxdet cases of batch size {n}" for n in DEFAULT_BATCHES}

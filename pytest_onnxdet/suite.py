@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_onnxdet.axes import CHECKS
+from pytest_onnxdet.axes import CHECKS, FULL
 from pytest_onnxdet.cases import (
     COCO,
     COCO_FILES,
@@ -162,7 +162,10 @@ class SuitePlugin:
             "batch sizes": {case.batch for case in cases},
         }
         counts = ", ".join(f"{len(values)} {name}" for name, values in axes.items())
-        lines = [f"onnxdet: {len(cases)} cases of profile {settings.profile} ({counts})"]
+        profiles = ", ".join(sorted({case.spec.profile for case in cases}))
+        lines = [f"onnxdet: {len(cases)} cases of profile {profiles} ({counts})"]
+        if settings.random_weights:
+            lines.append("onnxdet: random weights: graphs are compared with PyTorch, AP is not")
         if settings.limit is not None:
             lines.append(f"onnxdet: only the first {settings.limit} images")
         return lines
@@ -178,12 +181,18 @@ class SuitePlugin:
             if building and not case.backend.builds:
                 continue
             marks = [getattr(pytest.mark, name) for name in case.markers]
+            if self.suite.settings.profile == FULL:
+                marks.append(getattr(pytest.mark, FULL))
             why = self.suite.missing.get(case.backend.name)
             if why is None and running:
                 why = self._unrunnable(case.backend)
             if why is not None:
                 marks.append(pytest.mark.skip(reason=why))
             params.append(pytest.param(case, id=case.id, marks=marks))
+        if not params:
+            # An item that is deselected later: an empty list would be judged by the project's
+            # empty_parameter_set_mark, which may fail the whole collection.
+            params = [pytest.param(None, id="no-backend-builds")]
         metafunc.parametrize("onnxdet_case", params, indirect=True, scope="session")
 
     @pytest.hookimpl(optionalhook=True)
@@ -203,8 +212,15 @@ class SuitePlugin:
         reported. Models with masks take longest and come first: several workers then end
         together. Tests of something else keep their places.
         """
-        # A build test has no case where no chosen backend builds.
-        idle = [item for item in items if check_of(item) == "build" and case_of(item) is None]
+        # A build test has no case where no chosen backend builds. Another project's test may
+        # carry a marker of the same name and have nothing to do with cases.
+        idle = [
+            item
+            for item in items
+            if check_of(item) == "build"
+            and "onnxdet_case" in getattr(item, "fixturenames", ())
+            and case_of(item) is None
+        ]
         if idle:
             self.config.hook.pytest_deselected(items=idle)
             items[:] = [item for item in items if item not in idle]

@@ -16,7 +16,7 @@ from pytest_onnxdet.report.layout import (
     identified,
     spread,
 )
-from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.records import Record, worst
 from pytest_onnxdet.report.tables import by, judged, nothing, targets
 
 Column = tuple[str, Callable[[Record], str]]
@@ -71,9 +71,12 @@ def builds(records: Sequence[Record], notes: Notes) -> Table | None:
             group = [r for r in found if Target.of(r) == target]
             cells.append(judged(", ".join(_engine(r) for r in group if _engine(r)), group, notes))
         rows.append((Cell(clean(model)), Cell(shape), Cell(f"b{batch}"), *cells))
-    passed = sum(r.outcome == "passed" for r in built)
+    engines = by(built, _one_engine)
+    passed = sum(worst(r.outcome for r in same) == "passed" for same in engines.values())
     headings = ("model", "shape", "batch", *(labels.target(t) for t in columns))
-    remarks = (f"{passed} of {len(built)} engines built.", *labels.remarks(built))
+    counted = f"{passed} of {len(engines)} engines built"
+    counted += "; a dynamic one serves every batch size." if len(engines) < len(built) else "."
+    remarks = (counted, *labels.remarks(built))
     return Table("Engines built ahead of time", headings, tuple(rows), keys=3, remarks=remarks)
 
 
@@ -145,6 +148,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def _one_engine(record: Record) -> tuple[object, ...]:
+    """Equal for checks of the same engine: a dynamic graph does not depend on the batch size."""
+    batch = None if record.shape == "dynamic" else record.batch
+    return record.profile, record.model, Target.of(record), record.shape, batch
 
 
 def _engine(record: Record) -> str:

@@ -294,3 +294,20 @@ def test_a_case_asked_for_by_name_only_is_explained(toy: pytest.Pytester) -> Non
     result = toy.runpytest("--onnxdet", "test_graphs.py")
 
     result.stdout.fnmatch_lines(["*take the fixture as an argument of the test*"])
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "profile", "said"), [("none", "structure", True), (None, "mini", False)]
+)
+def test_the_header_says_whether_weights_are_random(
+    toy: pytest.Pytester, checkpoints: str | None, profile: str, said: bool
+) -> None:
+    # The built-in models of either profile: collecting them builds none.
+    arguments = ["--onnxdet-profile=full", f"--onnxdet-checkpoints={checkpoints}"]
+    if checkpoints is None:
+        arguments = ["--onnxdet-profile=mini"]
+
+    result = toy.runpytest("--onnxdet", "--collect-only", *arguments, "test_graphs.py")
+
+    result.stdout.fnmatch_lines([f"onnxdet: * cases of profile {profile} (12 models, *"])
+    assert ("onnxdet: random weights: " in result.stdout.str()) is said

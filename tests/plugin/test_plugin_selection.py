@@ -68,7 +68,7 @@ def test_markers_are_listed(toy: pytest.Pytester) -> None:
 
     for name in ("onnxdet", "one_net", "retinanet", "toy", "onnxruntime", "static", "dynamic"):
         assert f"@pytest.mark.{name}: " in text
-    for name in ("export", "parity", "accuracy", "latency", "batch1", "batch2"):
+    for name in ("export", "build", "parity", "accuracy", "latency", "batch1", "batch2", "full"):
         assert f"@pytest.mark.{name}: " in text
 
 
@@ -187,3 +187,40 @@ def test_importing_the_plugin_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"), [("full", 4), ("full and parity", 2), ("not full", 0)]
+)
+@pytest.mark.parametrize("checkpoints", ["none", "there"])
+def test_full_size_cases_carry_a_marker(
+    toy: pytest.Pytester, chosen: str, count: int, checkpoints: str
+) -> None:
+    for name in ("there", "data/annotations", "data/val2017"):
+        (toy.path / name).mkdir(parents=True)
+    (toy.path / "there/retinanet.pth").touch()
+    (toy.path / "data/annotations/instances_val2017.json").touch()
+
+    result = toy.runpytest(
+        "--onnxdet",
+        "--collect-only",
+        "-q",
+        "--onnxdet-profile=full",
+        f"--onnxdet-checkpoints={checkpoints}",
+        "--onnxdet-data=data",
+        "--onnxdet-model=retinanet",
+        "--onnxdet-backend=toy",
+        "--onnxdet-shape=dynamic",
+        "-m",
+        chosen,
+        "test_graphs.py",
+    )
+
+    assert len([line for line in result.outlines if "::" in line]) == count
+
+
+@pytest.mark.parametrize(("chosen", "count"), [("full", 0), ("toy and not full", 16)])
+def test_other_cases_do_not_carry_it(toy: pytest.Pytester, chosen: str, count: int) -> None:
+    result = toy.runpytest("--onnxdet", "--collect-only", "-q", "-m", chosen, "test_graphs.py")
+
+    assert len([line for line in result.outlines if "::" in line]) == count

@@ -205,6 +205,19 @@ def test_engines_show_seconds_and_bytes(record):
     assert found.remarks == ("1 of 2 engines built.",)
 
 
+def test_a_dynamic_engine_is_counted_once_for_all_batch_sizes(record):
+    records = [
+        record(model, "build", backend="tensorrt", shape=shape, batch=batch, metrics={"seconds": 1})
+        for model in ("retinanet", "ssd")
+        for shape in ("static", "dynamic")
+        for batch in (1, 2)
+    ]
+    counted = "6 of 6 engines built; a dynamic one serves every batch size."
+    assert table(records, "Engines").remarks == (counted,)
+    records[3] = dataclasses.replace(records[3], outcome="failed", reason="TopK")
+    assert table(records, "Engines").remarks[0].startswith("5 of 6 engines built")
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_terminal_lines_are_ascii_and_fit(record, ap, timing, width):
     backends = ["onnxruntime", "tensorrt", "onnxruntime[tensorrt-lowering]", "other_backend"]
