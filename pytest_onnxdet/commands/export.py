@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_onnxdet.commands.common import (
     CFG_OPTIONS_HELP,
@@ -97,7 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which runtime's operators to use; default: onnxruntime",
     )
     more.add_argument(
-        "--batch", type=int, help="images per batch of a graph that is not dynamic; default: 1"
+        "--batch",
+        type=int,
+        help="images per batch of a graph that is not dynamic; default: 1. With --dynamic-export "
+        "the batch stays free; it is traced with so many, default: 2, and verified with them",
     )
     more.add_argument(
         "--single-input",
@@ -128,21 +131,25 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 1 where the graph does not do what PyTorch does.
     """
-    from pytest_onnxdet.commands.images import SAMPLE, readable
+    from pytest_onnxdet.commands.caps import take_caps, unheeded
+    from pytest_onnxdet.commands.images import pair, readable
 
     for name in DEPRECATED:
         if getattr(args, name) is not None:
             warn(f"--{name} is deprecated and has no effect: it is read from the config")
     size = _size(args.shape)
     output = writable(Path(args.output_file), "--output-file")
-    image = readable(Path(args.input_img), "--input-img") if args.input_img else SAMPLE
-    if args.test_img:
-        image = readable(Path(args.test_img), "--test-img")
+    named = (("--test-img", args.test_img), ("--input-img", args.input_img))
+    images = pair([readable(Path(name), option) for option, name in named if name])
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
+    caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)
-    options = _options(args, size, detector)
+    for name, why in list(unheeded(detector, caps, args.cfg_options or {}, args.skip_postprocess)):
+        warn(f"test_cfg.{name} has no effect: {why}")
+        caps.pop(name, None)
+    options = _options(args, size, detector, caps)
     artifact = _export(detector, options, output)
     _report(artifact, options)
     if args.show:
@@ -164,10 +171,12 @@ def run(args: argparse.Namespace) -> int:
     with backend.prepare(artifact) as session:
         if args.show and options.postprocess:
             beside = output.with_name(f"{output.stem}_detections.png")
-            pictures(detector, session, options, image, beside)
+            pictures(detector, session, options, images, beside)
+        elif args.show:
+            warn("--show: no picture is written: with --skip-postprocess there are no detections")
         if args.verify:
             tolerance = model.spec.tolerance("onnxruntime") if model.spec else Tolerance()
-            good = verify(detector, session, options, image, tolerance)
+            good = verify(detector, session, options, images, tolerance)
             tell(_verdict(good, options))
     return 0 if good else MISMATCH
 
@@ -198,7 +207,9 @@ def _require_simplifier(wanted: bool) -> None:
         raise CommandError(f"--simplify: {why}")
 
 
-def _options(args: argparse.Namespace, size: tuple[int, int], detector: nn.Module) -> ExportOptions:
+def _options(
+    args: argparse.Namespace, size: tuple[int, int], detector: nn.Module, caps: Mapping[str, int]
+) -> ExportOptions:
     from pytest_onnxdet.export.exporter import ExportOptions
 
     if args.batch is not None and args.batch < 1:
@@ -212,7 +223,6 @@ def _options(args: argparse.Namespace, size: tuple[int, int], detector: nn.Modul
         )
     if args.mask_output == "image" and not (two_stage and detector.roi_head.with_mask):
         raise CommandError(f"--mask-output image: {type(detector).__name__} has no masks")
-    cfg: Any = detector.cfg
     return ExportOptions(
         shape="dynamic" if args.dynamic_export else "static",
         # What is traced with one image can take the batch for fixed without showing it.
@@ -221,26 +231,11 @@ def _options(args: argparse.Namespace, size: tuple[int, int], detector: nn.Modul
         lowering=args.lowering,
         opset=args.opset_version,
         postprocess=not args.skip_postprocess,
-        limits={} if args.skip_postprocess else limits(cfg.model.get("test_cfg") or {}),
+        limits=dict(caps),
         single_input=args.single_input,
         mask_output=args.mask_output,
         simplify=args.simplify,
     )
-
-
-def limits(test_cfg: Mapping[str, Any]) -> dict[str, int]:
-    """The caps that a config asks for and PyTorch does not know.
-
-    ``nms_pre`` and ``max_per_img`` are settings of the model itself and need no cap.
-    """
-    own = test_cfg.get("rcnn") or test_cfg
-    if (test_cfg.get("rpn") or {}).get("deploy_nms_pre"):
-        warn(
-            "test_cfg.rpn.deploy_nms_pre has no effect: proposals are not capped beyond "
-            "rpn.nms_pre; test_cfg.rcnn.deploy_nms_pre caps the second stage"
-        )
-    names = ("deploy_nms_pre", "max_output_boxes_per_class")
-    return {name: int(own[name]) for name in names if int(own.get(name) or 0) > 0}
 
 
 def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifact:

@@ -35,6 +35,13 @@ def readable(path: Path, option: str) -> Path:
     return path
 
 
+def pair(given: Sequence[Path]) -> tuple[Path, Path]:
+    """Two different images, the first of them to be tried alone: those given, then shipped ones."""
+    different = {path.resolve(): path for path in reversed((*given, SAMPLE, SECOND))}
+    first, second, *_ = reversed(different.values())
+    return first, second
+
+
 def prepare(cfg: mmcv.Config, path: Path, size: tuple[int, int], fill: bool = True) -> Sample:
     """An image through the config's test pipeline at a size of choice.
 

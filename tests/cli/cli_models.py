@@ -1,8 +1,10 @@
 """What the tests of the commands are about: two small detectors and what a command gave."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import onnx
 import torch
 
 CLASSES = ("circle", "square", "triangle")
@@ -84,3 +86,30 @@ data = dict(test=dict(
     type='{kind}', ann_file='{annotations}', img_prefix='{images}', classes={CLASSES},
     pipeline=test_pipeline))
 """
+
+
+def axes(path: Path) -> dict[str, list[Any]]:
+    """The axes of a graph's inputs and outputs, by name."""
+    graph = onnx.load(str(path)).graph
+    return {
+        value.name: [
+            d.dim_value if d.HasField("dim_value") else d.dim_param
+            for d in value.type.tensor_type.shape.dim
+        ]
+        for value in (*graph.input, *graph.output)
+    }
+
+
+def outputs(path: Path, size: tuple[int, int] = (96, 128), batch: int = 1) -> dict[str, Any]:
+    """What a graph finds in noise."""
+    from pytest_onnxdet.backends import builtin_backends
+    from pytest_onnxdet.commands.test import describe
+
+    rng = np.random.default_rng(0)
+    feeds = {
+        "input": rng.normal(size=(batch, 3, *size)).astype(np.float32),
+        "image_shape": np.array([size] * batch),
+    }
+    artifact = describe(path, "onnxruntime")
+    with builtin_backends()["onnxruntime"].prepare(artifact, threads=1) as session:
+        return session.run_arrays(feeds)

@@ -1,0 +1,84 @@
+"""The caps of a config that only graphs know, read where MMDetection's tool reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.commands.common import CommandError
+
+if TYPE_CHECKING:
+    import mmcv
+    from torch import nn
+
+CANDIDATES, PER_CLASS = "deploy_nms_pre", "max_output_boxes_per_class"
+_OF_PROPOSALS = "rpn."
+
+# Heads that give a fixed number of the best, without suppression that a cap could act on.
+_UNCAPPED = {
+    "DETRHead": "DETR's detections are its queries, cut at test_cfg.max_per_img",
+    "CornerHead": "CornerNet's detections are pairs of corners, cut at test_cfg.max_per_img",
+}
+
+
+def take_caps(cfg: mmcv.Config) -> dict[str, int]:
+    """The caps that a config asks for, by name; those of proposals begin with ``rpn.``.
+
+    ``max_output_boxes_per_class`` may be in ``nms``, where MMDetection's tool reads it, or beside
+    it. It is taken out of ``nms``, whose entries PyTorch hands to its own suppression.
+
+    Args:
+        cfg: before its detector is built, as detectors keep what they are built with. Changed.
+
+    Raises:
+        CommandError: a cap is no whole number.
+    """
+    test_cfg = cfg.model.get("test_cfg") or {}
+    own = test_cfg.get("rcnn") or test_cfg
+    proposals = test_cfg.get("rpn") or {}
+    asked: dict[str, Any] = {}
+    for part, prefix in ((own, ""), (proposals, _OF_PROPOSALS)):
+        inner = (part.get("nms") or {}).pop(PER_CLASS, None)
+        asked[prefix + CANDIDATES] = part.get(CANDIDATES)
+        asked[prefix + PER_CLASS] = part.get(PER_CLASS) if inner is None else inner
+    numbers = {name: _number(name, value) for name, value in asked.items() if value is not None}
+    return {name: number for name, number in numbers.items() if number > 0}
+
+
+def _number(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CommandError(f"test_cfg.{name}: {value!r}: give a whole number; -1 stands for no cap")
+    return value
+
+
+def unheeded(
+    detector: nn.Module, caps: Mapping[str, int], options: Mapping[str, Any], raw: bool
+) -> Iterator[tuple[str, str]]:
+    """Settings that do nothing to this detector's graph: each with the reason.
+
+    Args:
+        detector: the model.
+        caps: what `take_caps` gave.
+        options: ``--cfg-options``. Configs carry settings that mean nothing to their model; only
+            what somebody asked for is worth a word.
+        raw: whether the graph ends before post-processing.
+    """
+    head: Any = getattr(detector, "roi_head", None) or getattr(detector, "bbox_head", None)
+    kind = type(head).__name__
+    for name in caps:
+        if raw:
+            yield name, "with --skip-postprocess nothing is selected"
+        elif name.startswith(_OF_PROPOSALS):
+            yield (
+                name,
+                "proposals are not capped beyond rpn.nms_pre and rpn.max_per_img; "
+                f"test_cfg.rcnn.{name.removeprefix(_OF_PROPOSALS)} caps the second stage",
+            )
+        elif kind in _UNCAPPED:
+            yield name, _UNCAPPED[kind]
+    if kind == "YOLOV3Head" and "model.test_cfg.nms_pre" in options and not raw:
+        yield (
+            "nms_pre",
+            "YOLOv3 in PyTorch does not read it, and neither does the graph; "
+            "test_cfg.deploy_nms_pre caps the graph",
+        )
