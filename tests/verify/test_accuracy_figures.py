@@ -1,0 +1,156 @@
+"""The suite's AP is pycocotools', and PyTorch's is computed once."""
+
+import contextlib
+import gc
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from mmcv import Config
+from verify_samples import nudge
+
+from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.verify import accuracy
+from pytest_onnxdet.verify.accuracy import average_precision, compare_ap, to_coco
+
+IMAGES = 16
+LAST_BITS = 1e-14
+
+
+@pytest.fixture
+def scenes() -> Dataset:
+    config = Config({"data": {"test": {"pipeline": []}}})
+    return load_dataset(builtin_datasets().get("shapes"), config, limit=IMAGES)
+
+
+def middling(dataset: Dataset, seed: int = 0) -> list[Detections]:
+    """Found, missed, doubled, shifted and mislabelled objects, some of equal score."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index, info in enumerate(dataset.coco.data_infos):
+        known = dataset.coco.get_ann_info(index)
+        boxes = np.concatenate([known["bboxes"]] * 3)
+        labels = np.concatenate([known["labels"]] * 3)
+        kept = rng.random(len(boxes)) > 0.3
+        boxes, labels = boxes[kept], labels[kept]
+        boxes = np.clip(boxes + rng.normal(0, 4, boxes.shape), 0, None).astype(np.float32)
+        other = rng.random(len(labels)) < 0.1
+        labels = np.where(other, rng.integers(0, 3, len(labels)), labels)
+        scores = np.sort(rng.random(len(labels)).round(1))[::-1].astype(np.float32)
+        masks = np.zeros((len(boxes), info["height"], info["width"]), bool)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+            mask[y1 : y2 + 1, x1 : x2 + 1] = True
+        found.append(Detections(boxes, scores, labels.astype(np.int64), masks).packed())
+    return found
+
+
+def by_pycocotools(dataset: Dataset, found: list[Detections], metric: str) -> float:
+    from pycocotools.cocoeval import COCOeval
+
+    coco = dataset.coco.coco
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = coco.loadRes(to_coco(dataset, found, metric))
+        evaluation = COCOeval(coco, results, metric)
+        evaluation.params.catIds = list(dataset.coco.cat_ids)
+        evaluation.params.imgIds = list(dataset.coco.img_ids)
+        evaluation.params.maxDets = [100, 300, 1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]
+    return float(np.mean(precision[precision > -1]))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("metric", ["bbox", "segm"])
+def test_the_figure_is_pycocotools(scenes: Dataset, metric: str, seed: int) -> None:
+    found = middling(scenes, seed)
+
+    ours = average_precision(scenes, found, metric)
+
+    assert ours == pytest.approx(by_pycocotools(scenes, found, metric), abs=LAST_BITS)
+    assert 0.1 < ours < 0.9
+
+
+def test_a_class_without_objects_does_not_count(scenes: Dataset) -> None:
+    found = middling(scenes)
+    info = scenes.coco.coco
+    only = {ann["id"]: ann for ann in info.anns.values() if ann["category_id"] != 2}
+    info.dataset["annotations"] = list(only.values())
+    with contextlib.redirect_stdout(io.StringIO()):
+        info.createIndex()
+
+    ours = average_precision(scenes, found)
+    assert ours == pytest.approx(by_pycocotools(scenes, found, "bbox"), abs=LAST_BITS)
+
+
+def test_pytorchs_figure_is_computed_once(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[str] = []
+    own = accuracy._evaluate
+
+    def counted(dataset: Any, results: Any, metric: str) -> float:
+        evaluated.append(metric)
+        return own(dataset, results, metric)
+
+    monkeypatch.setattr(accuracy, "_evaluate", counted)
+    reference = middling(scenes)
+    first = nudge_all(reference, 0.5)
+    second = nudge_all(reference, 3.0)
+
+    one = compare_ap(scenes, reference, first, ["bbox", "segm"])
+    other = compare_ap(scenes, list(reference), second, ["bbox", "segm"])
+
+    # Of both metrics PyTorch's and the first backend's, then the second's boxes; its masks are
+    # those of PyTorch, as the first one's were.
+    assert evaluated == ["bbox", "bbox", "segm", "segm", "bbox", "segm"]
+    assert one["bbox_mAP_torch"] == other["bbox_mAP_torch"]
+    assert one["bbox_mAP"] != other["bbox_mAP"]
+
+
+def nudge_all(found: list[Detections], by: float) -> list[Detections]:
+    return [nudge(one, "boxes", slice(None), np.float32(by)) for one in found]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: nudge(one, "boxes", 0, np.float32(40)),
+        lambda one: nudge(one, "scores", 0, np.float32(-0.5)),
+        lambda one: replace(one, labels=(one.labels + 1) % 3),
+    ],
+    ids=["boxes", "scores", "labels"],
+)
+def test_other_detections_have_another_figure(scenes: Dataset, change: Any) -> None:
+    found = middling(scenes)
+    changed = [change(one) if len(one) else one for one in found]
+
+    assert average_precision(scenes, changed) != average_precision(scenes, found)
+    ours = average_precision(scenes, changed)
+    assert ours == pytest.approx(by_pycocotools(scenes, changed, "bbox"), abs=LAST_BITS)
+
+
+def test_other_masks_have_another_figure(scenes: Dataset) -> None:
+    found = middling(scenes)
+    rolled = [
+        replace(one, masks=np.stack([np.roll(m, 5, axis=1) for m in one.masks]))
+        if len(one)
+        else one
+        for one in found
+    ]
+
+    assert average_precision(scenes, rolled, "segm") != average_precision(scenes, found, "segm")
+    assert average_precision(scenes, rolled, "bbox") == average_precision(scenes, found, "bbox")
+
+
+def test_nothing_is_kept_of_a_data_set_that_is_gone(scenes: Dataset) -> None:
+    average_precision(scenes, middling(scenes))
+    coco = scenes.coco.coco
+    assert accuracy._KNOWN[coco]
+    others = len(accuracy._KNOWN)
+    del coco
+    scenes.coco = None
+    gc.collect()
+
+    assert len(accuracy._KNOWN) < others
