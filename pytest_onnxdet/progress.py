@@ -1,4 +1,8 @@
-"""A progress line on stderr: for downloads and long runs. Imports nothing heavy."""
+"""A progress line on stderr: for downloads and long runs. Imports nothing heavy.
+
+Where stderr is captured, as in pytest's tests, a line that tells that a run is not stuck is of no
+use there: whoever captures says with :func:`show_on` where it is seen.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,15 @@ _EVERY_S = 0.2  # how often the line is drawn on a terminal
 _STEPS = 10  # how many lines a whole run prints where there is no terminal
 
 
+_shown: TextIO | None = None
+
+
+def show_on(stream: TextIO | None) -> None:
+    """Write all further progress to a stream; None: to stderr, as it is then."""
+    global _shown
+    _shown = stream
+
+
 class Progress:
     """How far something is. Use as a context manager.
 
@@ -21,26 +34,31 @@ class Progress:
         label: what is going on.
         total: the end; None: unknown.
         unit: "images", or "MB", for which counts are given in bytes.
-        stream: where to write; None: stderr.
+        stream: where to write; None: see :func:`show_on`.
     """
 
     def __init__(
         self, label: str, total: int | None, unit: str, stream: TextIO | None = None
     ) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: TextIO = stream or _shown or sys.stderr
         self._terminal = self._stream.isatty()
-        self._start = time.monotonic()
+        self._start, self._from = time.monotonic(), 0
         self._drawn = -_EVERY_S
         self._step = -1
         self.done = 0
+
+    def start(self, done: int) -> None:
+        """Begin, or begin again, at ``done``: speed is that of what comes from now on."""
+        self._start, self._from, self._drawn = time.monotonic(), done, -_EVERY_S
+        self.at(done)
 
     def advance(self, count: int = 1) -> None:
         """Go on by ``count``."""
         self.at(self.done + count)
 
     def at(self, done: int) -> None:
-        """Now at ``done``, which may be less than before where something starts again."""
+        """Now at ``done``."""
         self.done = done
         now = time.monotonic() - self._start
         if self._terminal:
@@ -63,10 +81,11 @@ class Progress:
             text += f" ({100 * self.done // max(1, self.total)} %)"
         else:
             text += f" {self.unit}"
-        rate = self.done / scale / seconds if seconds > 0 else 0.0
+        new = self.done - self._from
+        rate = new / scale / seconds if seconds > 0 else 0.0
         text += f", {rate:.1f} {self.unit}/s"
-        if self.total is not None and 0 < self.done < self.total:
-            text += f", {seconds * (self.total - self.done) / self.done:.0f} s left"
+        if self.total is not None and new > 0 and self.done < self.total:
+            text += f", {seconds * (self.total - self.done) / new:.0f} s left"
         return text
 
     def __enter__(self) -> Self:

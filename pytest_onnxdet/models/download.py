@@ -35,6 +35,11 @@ class DownloadError(Exception):
     """A file cannot be fetched; the message names the URL and what to do instead."""
 
 
+# What could not be had, and why: a suite asks for a checkpoint in every test of its model, and
+# offline each of these would wait for all attempts anew.
+_failed: dict[tuple[str, Path], str] = {}
+
+
 class _Broken(Exception):
     """An attempt ended before the file did."""
 
@@ -62,6 +67,8 @@ def download(
 ) -> Path:
     """The file behind ``url`` in ``folder``, fetched unless it is there.
 
+    What has failed fails at once from then on in the same process.
+
     Args:
         url: http or https; the last part of its path becomes the file's name.
         folder: made where it is missing.
@@ -78,9 +85,14 @@ def download(
         with FileLock(folder / f"{place.name}.lock"):
             if place.is_file() and _faults(place, place.name) is None:
                 return place
+            if (url, folder) in _failed:
+                raise DownloadError(_failed[url, folder])
             part = folder / f"{place.name}.part"
             _fetch(url, part, place, timeout, attempts, pause)
             os.replace(part, place)
+    except DownloadError as error:
+        _failed[url, folder] = str(error)
+        raise
     except OSError as error:
         raise DownloadError(
             f"{url}: cannot be written to {folder}: {error.strerror or error}: {_elsewhere(place)}"
@@ -90,16 +102,18 @@ def download(
 
 def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pause: float) -> None:
     """Fill ``part`` with the whole, verified file."""
-    fruitless, wait = 0, pause
+    # Against the most that ever was here: a server that cannot resume starts from nothing again.
+    fruitless, most, wait = 0, 0, pause
     restarted = False
     with Progress(place.name, None, "MB") as progress:
         while True:
             before = part.stat().st_size if part.is_file() else 0
+            most = max(most, before)
             try:
                 _attempt(url, part, timeout, progress)
             except _Broken as error:
                 now = part.stat().st_size if part.is_file() else 0
-                fruitless = 0 if now > before else fruitless + 1
+                fruitless = 0 if now > most else fruitless + 1
                 if fruitless >= attempts:
                     raise DownloadError(
                         f"{url}: given up after {attempts} attempts without progress "
@@ -114,6 +128,7 @@ def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pau
             if fault is None:
                 return
             part.unlink()
+            most = 0
             if before and not restarted:  # what lay there was of another file: once from the start
                 restarted = True
                 continue
@@ -133,21 +148,31 @@ def _attempt(url: str, part: Path, timeout: float, progress: Progress) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "pytest-onnxdet"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            have = _start(response, have)
-            length = response.headers.get("Content-Length")
-            end = None if length is None else have + int(length)
-            progress.total = end
-            with part.open("ab" if have else "wb") as file:
+    response = _open(request, timeout, url, part)
+    if response is None:
+        return
+    with response:
+        have = _start(response, have)
+        length = response.headers.get("Content-Length")
+        end = None if length is None else have + int(length)
+        progress.total = end
+        with part.open("ab" if have else "wb") as file:
+            progress.start(have)
+            while chunk := _read(response, timeout):
+                file.write(chunk)
+                have += len(chunk)
                 progress.at(have)
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    have += len(chunk)
-                    progress.at(have)
+    if end is not None and have < end:
+        raise _Broken(f"the connection broke at {have} of {end} bytes")
+
+
+def _open(request: urllib.request.Request, timeout: float, url: str, part: Path) -> Any:
+    """The server's answer; None where it says that there is nothing behind what is here."""
+    try:
+        return urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # there is nothing behind what is here: see if it is whole
-            return
+        if error.code == 416 and request.has_header("Range"):  # see if what is here is whole
+            return None
         if error.code in _HOPELESS and error.code not in _TRY_AGAIN:
             raise DownloadError(
                 f"{url}: the server answers {error.code} {error.reason}: {_elsewhere(part)}"
@@ -155,12 +180,23 @@ def _attempt(url: str, part: Path, timeout: float, progress: Progress) -> None:
         raise _Broken(f"the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(f"no connection: {error.reason}") from error
-    except TimeoutError as error:
-        raise _Broken(f"no data for {timeout:g} s") from error
-    except (http.client.HTTPException, ConnectionError) as error:
-        raise _Broken(f"the connection broke: {type(error).__name__}") from error
-    if end is not None and have < end:
-        raise _Broken(f"the connection broke at {have} of {end} bytes")
+    except (http.client.HTTPException, OSError) as error:
+        raise _broken(error, timeout) from error
+
+
+def _read(response: Any, timeout: float) -> bytes:
+    """The next bytes. What fails here is the connection, and not the file they are for."""
+    try:
+        data: bytes = response.read(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _broken(error, timeout) from error
+    return data
+
+
+def _broken(error: Exception, timeout: float) -> _Broken:
+    if isinstance(error, TimeoutError):
+        return _Broken(f"no data for {timeout:g} s")
+    return _Broken(f"the connection broke: {type(error).__name__}: {error}".removesuffix(": "))
 
 
 def _start(response: Any, have: int) -> int:
@@ -188,6 +224,6 @@ def _faults(file: Path, name: str) -> str | None:
 def _elsewhere(place: Path) -> str:
     place = place.with_name(place.name.removesuffix(".part"))
     return (
-        f"fetch it by other means and put it at {place}, or name the folder that holds it "
-        "with --onnxdet-checkpoints DIR"
+        f"fetch it by other means and put it at {place}, or say where it is: "
+        "`pytest --onnxdet --onnxdet-checkpoints DIR`, `onnxdet export CONFIG FILE`"
     )

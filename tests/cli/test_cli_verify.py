@@ -44,7 +44,7 @@ class Config:
 
 def tried(tiny: Tiny, **options: Any) -> list[Any]:
     wanted = ExportOptions(**{"shape": "dynamic", "size": (96, 128), "opset": 11, **options})
-    return list(trials(Config(tiny.config), wanted, (SAMPLE, SECOND)))  # type: ignore[arg-type]
+    return list(trials(Config(tiny.config), wanted, (SAMPLE, SECOND)))
 
 
 def test_a_dynamic_graph_is_tried_at_two_sizes_and_on_two_images(tiny: Tiny) -> None:

@@ -64,6 +64,48 @@ def test_more_is_refused_by_name_and_can_be_trusted(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "b.pth", trust=True)["meta"]["hook"].value == 7
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_later_pickle_protocol_is_refused_and_not_called_corrupt(
+    tmp_path: Path, zipped: bool
+) -> None:
+    state = {"state_dict": {"a": torch.ones(2)}}
+    file = tmp_path / "p.pth"
+    torch.save(state, file, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(BuildError) as caught:
+        read_checkpoint(file)
+    text = str(caught.value)
+    assert "not a plain checkpoint: it is pickled with FRAME (protocol 4)" in text
+    assert "--trust-checkpoint" in text and "corrupt" not in text
+    assert "a" in read_checkpoint(file, trust=True)["state_dict"]
+
+
+def test_the_remedy_for_pytest_works(tmp_path: Path) -> None:
+    file = tmp_path / "r.pth"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "meta": Custom()}, file)
+    with pytest.raises(BuildError) as caught:
+        read_checkpoint(file)
+    command = str(caught.value).split("rewrite it once: ")[1]
+    exec(command, {"torch": torch, "FILE": file})
+    assert torch.equal(read_checkpoint(file)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02no", b"<html>gone</html>" * 99, b""])
+def test_what_is_no_checkpoint_is_corrupt(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "g.pth").write_bytes(content)
+    with pytest.raises(BuildError, match="the checkpoint is corrupt") as caught:
+        read_checkpoint(tmp_path / "g.pth")
+    assert "--trust-checkpoint" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_half_a_file_is_corrupt(tmp_path: Path, zipped: bool) -> None:
+    file = tmp_path / "h.pth"
+    torch.save({"a": torch.ones(1000)}, file, _use_new_zipfile_serialization=zipped)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(BuildError, match="the checkpoint is corrupt"):
+        read_checkpoint(file)
+
+
 def test_the_allowance_ends_with_the_call(tmp_path: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     torch.save({"a": np.float64(1)}, tmp_path / "c.pth")
@@ -73,7 +115,7 @@ def test_the_allowance_ends_with_the_call(tmp_path: Path) -> None:
 
 def test_an_object_array_stays_out(tmp_path: Path) -> None:
     torch.save({"a": np.array([Custom()], dtype=object)}, tmp_path / "d.pth")
-    with pytest.raises(BuildError, match=r"d\.pth"):
+    with pytest.raises(BuildError, match=r"d\.pth: not a plain checkpoint.*ObjectDType"):
         read_checkpoint(tmp_path / "d.pth")
 
 

@@ -1,15 +1,22 @@
 """Downloads from a loopback server that misbehaves on request."""
 
+import errno
 import hashlib
+import http.client
+import io
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_onnxdet import progress
 from pytest_onnxdet.models.download import DownloadError, download, named_hash
+from pytest_onnxdet.progress import Progress
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -144,7 +151,8 @@ def test_not_found_is_told_at_once(files: Files, tmp_path: Path) -> None:
     url = files.url.replace(NAME, "gone.bin")
     with pytest.raises(DownloadError, match=r"gone\.bin: the server answers 404") as caught:
         download(url, tmp_path)
-    assert "--onnxdet-checkpoints DIR" in str(caught.value)
+    assert "`pytest --onnxdet --onnxdet-checkpoints DIR`" in str(caught.value)
+    assert "`onnxdet export CONFIG FILE`" in str(caught.value)
     assert len(files.ranges) == 1
 
 
@@ -159,6 +167,70 @@ def test_a_server_that_is_always_cut_short_is_given_up(files: Files, tmp_path: P
         download(files.url, tmp_path, attempts=3, pause=0)
     assert (tmp_path / f"{NAME}.part").stat().st_size == 1000
     assert not (tmp_path / NAME).exists()
+
+
+def test_a_server_that_never_gets_further_is_given_up(files: Files, tmp_path: Path) -> None:
+    """It cannot resume, and cuts now here, now there: more than last time is not more than ever."""
+    files.resumes = False
+    files.cuts = [300_000, *[100_000, 200_000] * 20]
+    with pytest.raises(DownloadError, match="given up after 4 attempts without progress"):
+        download(files.url, tmp_path, attempts=4, pause=0)
+    assert len(files.ranges) == 5
+
+
+def test_what_failed_once_fails_at_once(files: Files, tmp_path: Path) -> None:
+    files.cuts = [0] * 9
+    for _ in range(3):
+        with pytest.raises(DownloadError, match="given up after 2 attempts"):
+            download(files.url, tmp_path, attempts=2, pause=0)
+        assert len(files.ranges) == 2
+    assert download(files.url, tmp_path / "b", attempts=9, pause=0).read_bytes() == CONTENT
+    (tmp_path / NAME).write_bytes(CONTENT)  # by other means, as the message says
+    assert download(files.url, tmp_path) == tmp_path / NAME
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ssl.SSLError(1, "bad record mac"), OSError(errno.EHOSTUNREACH, "No route to host")],
+)
+def test_a_connection_that_fails_in_any_way_is_tried_again(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    honest, calls = http.client.HTTPResponse.read, []
+
+    def read(self: Any, *amount: Any) -> bytes:
+        calls.append(amount)
+        if len(calls) == 2:
+            raise error
+        return honest(self, *amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    assert download(files.url, tmp_path, pause=0).read_bytes() == CONTENT
+    assert files.ranges == [None, f"bytes={1 << 18}-"]
+
+
+def test_a_connection_that_always_fails_is_not_the_folders_fault(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> bytes:
+        raise ssl.SSLError(1, "bad record mac")
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    with pytest.raises(
+        DownloadError, match=r"the connection broke: SSLError.*bad record"
+    ) as caught:
+        download(files.url, tmp_path, attempts=2, pause=0)
+    assert "cannot be written" not in str(caught.value)
+
+
+def test_a_full_disk_is(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DownloadError, match=r"cannot be written to .*: No space left on device"):
+        download(files.url, tmp_path, pause=0)
+    assert len(files.ranges) == 1
 
 
 def test_nobody_answers(files: Files, tmp_path: Path) -> None:
@@ -185,3 +257,27 @@ def test_a_folder_that_cannot_be_written(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DownloadError, match="cannot be written to"):
         download(files.url, tmp_path / "file" / "folder")
+
+
+def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Progress("net", 100_000_000, "MB", stream) as line:
+        line.start(80_000_000)
+        now[0] += 10
+        line.at(90_000_000)
+    assert stream.getvalue().splitlines()[-1].endswith("(90 %), 1.0 MB/s, 10 s left")
+
+
+def test_progress_is_seen_where_stderr_is_captured(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    progress.show_on(stream)
+    try:
+        download(files.url, tmp_path)
+    finally:
+        progress.show_on(None)
+    assert "(100 %)" in stream.getvalue() and NAME in stream.getvalue()
+    assert not capsys.readouterr().err
