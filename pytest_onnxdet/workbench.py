@@ -2,23 +2,25 @@
 
 A check asks for what it compares and never cares who made it or when. What is expensive is shared
 between processes through the cache folder: graphs by the artifact store, PyTorch's detections by
-:mod:`pytest_onnxdet.kept`. What is large is kept for one model at a time, so cases should come
-grouped by model, as :func:`pytest_onnxdet.cases.make_cases` orders them.
+:mod:`pytest_onnxdet.kept`. What is large is kept for one model at a time, and detections for as
+long as its next cases may ask for them, so cases should come grouped by model, shape mode and batch
+size, as :func:`pytest_onnxdet.cases.make_cases` orders them.
 
 Nothing here imports pytest: the command line works at the same bench.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_onnxdet.cases import Case, Settings
 from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
+from pytest_onnxdet.memo import Key, Memo
 from pytest_onnxdet.models.structure import CALIBRATION, is_structure
+from pytest_onnxdet.sharing import fair_share, share_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +46,6 @@ TRACE_MARGIN = 32
 TRACE_SIDE, TRACE_STEP = 384, 128
 # Raw outputs are large, and an image says as much about a convolution as a thousand do.
 RAW_BATCHES = 4
-# So are masks' probabilities: 100 of 28 x 28 take 300 kB an image, of PointRend's 20 MB. Pasted
-# masks are compared for all images, their probabilities for the first so many.
-PROBABILITY_IMAGES = 100
 
 
 class Workbench:
@@ -69,8 +68,7 @@ class Workbench:
         self.threads = fair_share() if threads is None else threads
         self.store = ArtifactStore(settings.cache / "graphs")
         self._second_store = ArtifactStore(settings.cache / "second-exports")
-        self._spec: ModelSpec | None = None
-        self._made: dict[Hashable, Any] = {}
+        self._memo = Memo()
 
     # -- the model and its data -----------------------------------------------------------------
 
@@ -86,7 +84,7 @@ class Workbench:
 
             from pytest_onnxdet.models.build import build_detector
 
-            self._share_cores()
+            share_cores(self.threads)
             with torch.random.fork_rng(devices=[]):
                 # Weights that are drawn are drawn alike in every worker.
                 torch.manual_seed(0)
@@ -94,7 +92,7 @@ class Workbench:
                     return self._calibrated(spec)
                 return build_detector(spec, downloads=self.settings.cache / "checkpoints")
 
-        return self._once(spec, "detector", build)
+        return self._once(spec, ("detector",), build)
 
     def _calibrated(self, spec: ModelSpec) -> nn.Module:
         """The detector with random weights that detect something."""
@@ -118,7 +116,7 @@ class Workbench:
 
             return Reference(self.detector(spec))
 
-        return self._once(spec, "reference", wrap)
+        return self._once(spec, ("reference",), wrap)
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         """The model's data set behind the test pipeline of the model's config.
@@ -135,7 +133,7 @@ class Workbench:
                 self.datasets.get(spec.dataset), load_config(spec), limit=self.settings.limit
             )
 
-        return self._once(spec, "dataset", load)
+        return self._once(spec, ("dataset",), load)
 
     def static_size(self, spec: ModelSpec) -> tuple[int, int]:
         """(H, W) of the input in static mode: the spec's, or what holds every image."""
@@ -217,23 +215,24 @@ class Workbench:
         """
 
         def run() -> list[Detections]:
-            from pytest_onnxdet.kept import KeptResults
+            from pytest_onnxdet.kept import KeptResults, packed
 
             kept = KeptResults(self.settings.cache / "reference")
             batches = self.batches(case)
             reference = self.reference(case.spec)
             return kept.get(
                 kept.identity(reference.detector, self.dataset(case.spec), batches),
-                lambda: _packed(found for batch in batches for found in reference.run(batch)),
+                lambda: packed(found for batch in batches for found in reference.run(batch)),
             )
 
+        self._forget_results(case)
         return self._once(case.spec, ("results", case.shape, case.batch), run)
 
     def found(self, case: Case) -> list[Detections]:
         """The backend's detections of every image."""
-        return self._once(
-            case.spec, ("found", case.id), lambda: self._run(case, self.session(case))
-        )
+        self._forget_found(case)
+        key = ("found", case.shape, case.batch, case.id)
+        return self._once(case.spec, key, lambda: self._run(case, self.session(case)))
 
     def singles(self, case: Case) -> list[Detections] | None:
         """The backend's detections image by image, each padded as in its batch.
@@ -250,8 +249,9 @@ class Workbench:
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
         from pytest_onnxdet.data.batches import alone
         from pytest_onnxdet.data.detections import from_outputs
+        from pytest_onnxdet.kept import packed
 
-        return _packed(
+        return packed(
             found
             for batch in self.batches(case)
             for part in (alone(batch) if singly else (batch,))
@@ -264,6 +264,7 @@ class Workbench:
         def run() -> list[dict[str, NDArray[Any]]]:
             return [self.reference(case.spec).raw(batch) for batch in self._first_batches(case)]
 
+        self._forget_results(case)
         return self._once(case.spec, ("raw", case.shape, case.batch), run)
 
     def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
@@ -306,25 +307,32 @@ class Workbench:
 
     # -- lifetime -------------------------------------------------------------------------------
 
-    def _once(self, spec: ModelSpec, key: Hashable, make: Callable[[], T]) -> T:
+    def _once(self, spec: ModelSpec, key: Key, make: Callable[[], T]) -> T:
         """What ``make`` gives, kept until another model is asked for."""
-        if spec is not self._spec:
-            self.release()
-            self._spec = spec
-        if key not in self._made:
-            self._made[key] = make()
-        made: T = self._made[key]
-        return made
+        return self._memo.get(spec, key, make)
+
+    def _forget_results(self, case: Case) -> None:
+        """Lets go of what PyTorch found on other batches: it is on the disk, if asked for again."""
+        own = (case.shape, case.batch)
+        self._memo.forget(lambda key: key[0] in ("results", "raw") and key[1:] != own)
+
+    def _forget_found(self, case: Case) -> None:
+        """Lets go of what was found in other cases, but for what static batches are compared with.
+
+        Of 5,000 images with masks a set takes some hundreds of MB.
+        """
+
+        def unwanted(key: Key) -> bool:
+            if key[0] != "found" or key[-1] == case.id:
+                return False
+            _, shape, batch, _ = key
+            return not (shape == case.shape == "static" and 1 in (batch, case.batch))
+
+        self._memo.forget(unwanted)
 
     def release(self) -> None:
         """Closes the sessions and lets go of everything that is kept for the current model."""
-        from pytest_onnxdet.backends.base import Session
-
-        for thing in self._made.values():
-            if isinstance(thing, Session):
-                thing.close()
-        self._made.clear()
-        self._spec = None
+        self._memo.clear()
 
     def close(self) -> None:
         """Ends the work; calling it twice is harmless."""
@@ -335,16 +343,6 @@ class Workbench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _share_cores(self) -> None:
-        """Keeps PyTorch and OpenCV within this process's share."""
-        if self.threads is None:
-            return
-        import cv2
-        import torch
-
-        torch.set_num_threads(self.threads)
-        cv2.setNumThreads(self.threads)
 
 
 def split_raw(
@@ -357,24 +355,7 @@ def split_raw(
     return heads, heads.pop(PROPOSALS, None)
 
 
-def fair_share() -> int | None:
-    """Threads for this process: under pytest-xdist its part of the cores, else None, no limit."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
-    if not workers:
-        return None
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        cores = os.cpu_count() or 1
-    return max(1, cores // workers)
-
-
 def _traced(side: int) -> int:
     """The side, in pixels, that a dynamic graph is traced at where cases run ``side``."""
     beyond = max(0, side - TRACE_SIDE)
     return side - -(-beyond // TRACE_STEP) * TRACE_STEP + TRACE_MARGIN
-
-
-def _packed(found: Iterable[Detections]) -> list[Detections]:
-    """All images' detections in little memory, as a full data set has 5,000 images."""
-    return [one.packed(number < PROBABILITY_IMAGES) for number, one in enumerate(found)]

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytest_onnxdet import kept as kept_module
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.kept import KeptResults, read, write
+from pytest_onnxdet.kept import KeptResults, packed, read, write
 
 
 def detections(count: int, size: tuple[int, int] | None = None, seed: int = 0) -> Detections:
@@ -73,6 +74,36 @@ def test_probabilities_of_the_first_images_only(tmp_path: Path) -> None:
         for one, whole in zip(again, every, strict=True)
         for a, b in zip(one.masks, whole.masks, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("allowed", "least", "kept"),
+    [
+        (3 * 392, 0, [True, True, False, False, False]),  # 2 and 1 masks fill it, the next do not
+        (0, 2, [True, True, False, False, False]),
+        (10**6, 0, [True] * 5),
+        (0, 0, [False] * 5),
+    ],
+)
+def test_probabilities_of_as_many_images_as_fit(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, least: int, kept: list[bool]
+) -> None:
+    """What is kept are the first images': a file of results stores no other."""
+    monkeypatch.setattr(kept_module, "PROBABILITY_BYTES", allowed)
+    monkeypatch.setattr(kept_module, "PROBABILITY_IMAGES", least)
+    every = [detections(count, (5, 7)) for count in (2, 1, 4, 0, 1)]
+
+    found = packed(iter(every))
+
+    assert [one.mask_probs is not None for one in found] == kept
+    assert [len(one.masks) for one in found] == [2, 1, 4, 0, 1]  # all pasted masks stay
+
+
+def test_full_size_probabilities_stay_within_a_budget() -> None:
+    """PointRend's, of which 100 images would be 2 GB for each set of detections."""
+    image = 100 * 224 * 224 * 4
+    assert 4 * image < kept_module.PROBABILITY_BYTES < 20 * image
+    assert kept_module.PROBABILITY_BYTES > 500 * 100 * 28 * 28 * 4
 
 
 def test_masks_that_do_not_belong_to_the_boxes_are_refused(tmp_path: Path) -> None:

@@ -11,12 +11,18 @@ import torch
 from pytest_onnxdet.backends.base import Arrays, Backend, Session
 from pytest_onnxdet.cases import BackendRegistry, Case, Settings, make_cases
 from pytest_onnxdet.data.batches import Sample
+from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore
+from pytest_onnxdet.kept import KeptResults
+from pytest_onnxdet.models.checkpoint import BuildError
+from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.settle import settle
-from pytest_onnxdet.workbench import Workbench, fair_share
+from pytest_onnxdet.sharing import fair_share
+from pytest_onnxdet.workbench import Workbench
 
+NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 SPECS = (ModelSpec("one_net", "one.py"), ModelSpec("two_net", "two.py"))
 
 
@@ -199,6 +205,93 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 
     assert bench.singles(cases["one_net-static-b2"]) is found
     assert len(session.batches) == ran  # of one size whatever the batch, and run already
+
+
+def kept_sets(bench: Workbench) -> set[str]:
+    """The sets of detections that are in memory."""
+    made = bench._memo._made
+    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "results", "raw")}
+
+
+def test_detections_are_let_go_of_when_their_cases_are_done(
+    bench: Workbench, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "reference", lambda spec: Settling())
+    monkeypatch.setattr(KeptResults, "identity", lambda *_: {})
+    monkeypatch.setattr(KeptResults, "get", lambda *_: [Detections(*NOTHING)] * 3)
+    seen = []
+    for shape in ("static", "dynamic"):
+        for batch in (1, 2):
+            case = cases[f"one_net-{shape}-b{batch}"]
+            bench.results(case)
+            bench.raw_reference(case)
+            found = bench.found(case)
+            bench.singles(case)
+            assert bench.found(case) is found  # which the case's next check asks for
+            seen.append(kept_sets(bench))
+
+    def sides(shape: str, batch: int) -> set[str]:
+        return {f"{side}-{shape}-{batch}" for side in ("found", "results", "raw")}
+
+    assert seen == [
+        sides("static", 1),
+        sides("static", 2) | {"found-static-1"},  # static batches are compared with its images
+        sides("dynamic", 1),
+        sides("dynamic", 2),
+    ]
+
+
+@pytest.mark.parametrize("what", ["detector", "dataset", "session"])
+def test_what_cannot_be_made_is_tried_once_for_a_model(
+    bench: Workbench, cases: dict[str, Case], what: str
+) -> None:
+    tried: list[str] = []
+
+    def fail(name: str) -> None:
+        tried.append(name)
+        raise BuildError(f"no {what} of {name}")
+
+    for name in ("one_net", "one_net", "two_net", "one_net"):
+        spec = cases[f"{name}-static-b1"].spec
+        with pytest.raises(BuildError, match=f"no {what} of {name}"):
+            bench._once(spec, (what,), lambda name=name: fail(name))
+    # The last time it is asked for after another model, of which nothing was kept.
+    assert tried == ["one_net", "two_net", "one_net"]
+
+
+def test_a_repeated_error_does_not_grow(bench: Workbench, cases: dict[str, Case]) -> None:
+    spec = cases["one_net-static-b1"].spec
+
+    def fail() -> None:
+        raise BuildError("gone")
+
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(BuildError) as caught:
+            bench._once(spec, ("detector",), fail)
+        lengths.append(len(caught.traceback))
+    assert lengths[1] == lengths[2] < lengths[0]
+
+
+def test_an_interrupted_build_is_tried_again(bench: Workbench, cases: dict[str, Case]) -> None:
+    spec, tried = cases["one_net-static-b1"].spec, []
+
+    def stop() -> None:
+        tried.append(1)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            bench._once(spec, ("detector",), stop)
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_the_limit_is_the_data_sets(tmp_path: Path, limit: int | None) -> None:
+    spec = builtin_registry().get("retinanet")
+    with Workbench(Settings(tmp_path, limit=limit), builtin_datasets()) as bench:
+        assert len(bench.dataset(spec)) == (72 if limit is None else limit)
+        assert len(bench.names(Case(spec, CountingBackend(), "dynamic", 2))) == (limit or 72)
 
 
 class Settling:

@@ -1,4 +1,4 @@
-"""PyTorch's own AP in a run: what the spec says has to be reached, where whole data sets are run."""
+"""PyTorch's own AP in a run: what the spec says is to be reached, where a whole set is run."""
 
 import json
 from pathlib import Path
