@@ -2,7 +2,12 @@
 
 AP and parity are compared by tolerance. Latency is compared by the ratio to PyTorch within each
 run, so that a slower machine is no regression, and never more finely than the noise of the two
-runs allows: the smallest slow-down that they could have shown is stated with the result.
+runs allows: the smallest slow-down that counts is stated with the result.
+
+What passed in the baseline and belongs to this run has to pass again, on the same device. So a
+runtime or a GPU that is no longer there is a regression, also where its tests are merely skipped.
+Only latency may be skipped, where the case's detections were compared: it is not measured beside
+other processes.
 """
 
 from __future__ import annotations
@@ -17,12 +22,17 @@ from pytest_onnxdet.report.figures import speedup
 from pytest_onnxdet.report.files import read_report
 from pytest_onnxdet.report.layout import Cell, Table, clean, identified
 from pytest_onnxdet.report.moves import Moved, Tolerances
+from pytest_onnxdet.report.noise import FALSE_ALARM
 from pytest_onnxdet.report.records import Record, in_order, worst
 from pytest_onnxdet.report.terminal import Line, table_lines
 
 _MOST_ABSENT = 20
+_STATES = {"FAIL": "failed", "not compared": "skipped", "moved": ""}
 
-Key = tuple[str, str, str, str, str]
+#: The checks that open a session. What the others find does not depend on a device.
+_RUNNING = ("parity", "accuracy", "latency")
+
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,13 @@ class Comparison:
     """What comparing two reports found.
 
     Attributes:
-        compared: the number of checks that ran on both sides.
+        compared: the number of checks that ran on both sides, on the same device.
         moved: regressions first.
         gone: checks of the baseline that this run has no record of.
         new: checks that the baseline has no record of.
         environment: what changed in versions and hardware, one sentence each.
-        detectable: for every latency check compared, the smallest slow-down that could be seen
-            (0.02 is 2 %); None where a run did not record its noise.
+        detectable: for every latency check compared, the smallest slow-down that counts
+            (0.06 is 6 %); None where a run did not record its noise.
     """
 
     compared: int
@@ -65,7 +75,7 @@ class Comparison:
                 Cell(row.figure),
                 Cell(f"{row.before} -> {row.now}"),
                 Cell(row.allowed),
-                Cell("FAIL" if row.regressed else "moved", "failed" if row.regressed else ""),
+                Cell(row.verdict, _STATES[row.verdict]),
             )
             for row in self.moved
         )
@@ -86,9 +96,16 @@ class Comparison:
         """One sentence."""
         if not self.compared:
             return "Baseline: nothing was compared, no check ran on both sides."
-        counts = f"{self.compared} checks compared, {len(self.regressions)} figures regressed"
-        others = len(self.moved) - len(self.regressions)
-        return f"Baseline: {counts}, {others} moved otherwise."
+        skipped = sum(not row.compared for row in self.moved)
+        others = len(self.moved) - len(self.regressions) - skipped
+        parts = [
+            f"{self.compared} checks compared",
+            f"{len(self.regressions)} figures regressed",
+            f"{others} moved otherwise",
+        ]
+        if skipped:
+            parts.append(f"{skipped} not compared")
+        return f"Baseline: {', '.join(parts)}."
 
     def lines(self, width: int = 100) -> list[Line]:
         """The table for pytest's terminal writer; without rows only its sentences."""
@@ -102,8 +119,9 @@ class Comparison:
             middle = sorted(known.values())[len(known) // 2]
             case, most = max(known.items(), key=lambda item: item[1])
             found.append(
-                f"Latency noise, from each run's rounds: the smallest slow-down that could be seen "
-                f"is {middle:.1%} in the middle case and {most:.1%} in the noisiest ({case})."
+                f"Latency: the smallest slow-down that counts is {middle:.1%} in the middle case "
+                f"and {most:.1%} in the noisiest ({case}). Of comparisons of two such reports, "
+                f"noise within the runs exceeds it anywhere in about {FALSE_ALARM:.0%}."
             )
         if unknown := len(self.detectable) - len(known):
             found.append(
@@ -120,8 +138,7 @@ def compare(
 ) -> Comparison:
     """Compares two runs, case by case and check by check.
 
-    A check that passed and now fails or is skipped is a regression; one that is not in this run
-    at all is listed only, since a run may be restricted on purpose.
+    What this run has no record of at all is listed only, since a run may be restricted on purpose.
 
     Args:
         now: this run's records.
@@ -130,30 +147,33 @@ def compare(
         environments: this run's and the baseline's, to list what changed.
     """
     tolerances = tolerances or Tolerances()
-    here, there = _by_key(now), _by_key(before)
+    pairs, gone, new = _paired(_by_key(now), _by_key(before))
+    comparable = {_case(record) for record, _ in pairs if _has_run(record)}
+    timed = sum(_timed(record, old) for record, old in pairs)
     moved: list[Moved] = []
     detectable: dict[str, float | None] = {}
     compared = 0
-    for key, record in here.items():
-        old = there.get(key)
-        if old is None:
+    for record, old in pairs:
+        if _elsewhere(record, old):
+            moved += moves.device(record, old)
             continue
         compared += "skipped" not in (record.outcome, old.outcome)
-        moved += moves.outcome(record, old)
+        excused = record.check == "latency" and _case(record) in comparable
+        moved += moves.outcome(record, old, excused)
         if record.check == "accuracy":
             moved += moves.accuracy(record, old, tolerances)
         elif record.check == "parity":
             moved += moves.parity(record, old, tolerances)
         elif record.check == "latency":
-            rows, limit = moves.latency(record, old, tolerances)
+            rows, smallest = moves.latency(record, old, tolerances, max(timed, 1))
             moved += rows
-            if speedup(record) and speedup(old):
-                detectable[identified(record)] = limit
+            if _timed(record, old):
+                detectable[identified(record)] = smallest
     return Comparison(
         compared=compared,
-        moved=tuple(sorted(moved, key=lambda row: not row.regressed)),
-        gone=tuple(_name(there[key]) for key in there if key not in here),
-        new=tuple(_name(here[key]) for key in here if key not in there),
+        moved=tuple(sorted(moved, key=lambda row: (not row.regressed, not row.compared))),
+        gone=tuple(map(_name, gone)),
+        new=tuple(map(_name, new)),
         environment=_changes(*environments) if environments else (),
         detectable=detectable,
     )
@@ -174,18 +194,62 @@ def compare_with(
     return compare(records, before, tolerances, (environment, before_environment))
 
 
-def _by_key(records: Iterable[Record]) -> dict[Key, Record]:
-    found: dict[Key, Record] = {}
+def _by_key(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
+    """The records by check, and those by device."""
+    found: dict[Key, dict[str, Record]] = {}
     for record in in_order(records):
-        key = (record.profile, record.id, record.precision, record.device, record.check)
-        if key in found:  # a case checked by several tests: the worst of them, with all figures
-            first = found[key]
+        same = found.setdefault((*_case(record), record.check), {})
+        first = same.get(record.device)
+        if first is not None:  # a case checked by several tests: the worst, with all figures
             outcome = worst([first.outcome, record.outcome])
             base = first if first.outcome == outcome else record
             metrics = {**first.metrics, **record.metrics}
             record = Record(**{**vars(base), "metrics": metrics})
-        found[key] = record
+        same[record.device] = record
     return found
+
+
+def _paired(
+    here: Mapping[Key, Mapping[str, Record]], there: Mapping[Key, Mapping[str, Record]]
+) -> tuple[list[tuple[Record, Record]], list[Record], list[Record]]:
+    """Records of the same check, by preference of the same device; and what is left on each side.
+
+    Where a check was skipped, nobody knows on which device it would have run.
+    """
+    pairs: list[tuple[Record, Record]] = []
+    gone: list[Record] = []
+    new: list[Record] = []
+    for key in dict.fromkeys([*here, *there]):
+        ours, theirs = dict(here.get(key, {})), dict(there.get(key, {}))
+        pairs += [(ours.pop(name), theirs.pop(name)) for name in list(ours) if name in theirs]
+        while ours and theirs:
+            pairs.append((ours.pop(next(iter(ours))), theirs.pop(next(iter(theirs)))))
+        gone += theirs.values()
+        new += ours.values()
+    return pairs, gone, new
+
+
+def _case(record: Record) -> tuple[str, str, str]:
+    return record.profile, record.id, record.precision
+
+
+def _has_run(record: Record) -> bool:
+    """Whether detections of the case were compared with PyTorch's."""
+    return record.check in ("parity", "accuracy") and record.outcome != "skipped"
+
+
+def _elsewhere(now: Record, before: Record) -> bool:
+    """Whether the two passed on different devices."""
+    passed = now.outcome == before.outcome == "passed"
+    return now.check in _RUNNING and now.device != before.device and passed
+
+
+def _timed(now: Record, before: Record) -> bool:
+    return (
+        now.check == "latency"
+        and not _elsewhere(now, before)
+        and bool(speedup(now) and speedup(before))
+    )
 
 
 def _name(record: Record) -> str:

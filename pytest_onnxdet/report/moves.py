@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pytest_onnxdet.report.figures import noise, speedup
+from pytest_onnxdet.report.figures import speedup
 from pytest_onnxdet.report.layout import identified
+from pytest_onnxdet.report.noise import smallest_slowdown
 from pytest_onnxdet.report.records import Record
 
-#: A median's standard error is 1.253 sigma / sqrt(n) for normal noise, whose sigma is IQR / 1.349.
-_MEDIAN_ERROR = 1.2533 / 1.3490
-#: A slow-down counts as seen from so many standard errors on.
-_ERRORS = 3.0
-#: With fewer rounds an interquartile range says nothing.
-_LEAST_ROUNDS = 4
 _RANK = {"passed": 0, "xfailed": 1, "skipped": 2, "failed": 3, "error": 3}
 #: A difference of exactly the tolerance is within it, whatever the last bit says.
 _ROUNDING = 1e-9
@@ -28,6 +22,7 @@ class Tolerances:
     Attributes:
         ap: of AP on the 0-1 scale; a larger drop is a regression.
         parity: of each parity figure; a larger growth is a regression.
+        mask_iou: of the least IoU of pasted masks; a larger drop is a regression.
         slowdown: of the ratio to PyTorch; a slow-down beyond it and beyond the noise is one.
     """
 
@@ -39,8 +34,11 @@ class Tolerances:
             "max_box_px": 0.01,
             "max_score": 1e-4,
             "max_mask": 1e-3,
+            "tied_images": 0,
+            "tied_detections": 0,
         }
     )
+    mask_iou: float = 0.001
     slowdown: float = 0.05
 
 
@@ -55,6 +53,7 @@ class Moved:
         before, now: both values as shown.
         allowed: how far it might have moved.
         regressed: whether it moved for the worse, beyond what is allowed.
+        compared: False where only the baseline has measured it, and that is no regression.
     """
 
     case: str
@@ -64,14 +63,36 @@ class Moved:
     now: str
     allowed: str
     regressed: bool
+    compared: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """The last cell of its row."""
+        if not self.compared:
+            return "not compared"
+        return "FAIL" if self.regressed else "moved"
 
 
-def outcome(now: Record, before: Record) -> list[Moved]:
-    """The outcome, where it changed: a worse one is a regression."""
+def outcome(now: Record, before: Record, excused: bool = False) -> list[Moved]:
+    """The outcome, where it changed: a worse one is a regression.
+
+    Args:
+        now, before: the records.
+        excused: a check that is skipped now says nothing, rather than that something is worse.
+    """
     if now.outcome == before.outcome:
         return []
+    if excused and now.outcome == "skipped":
+        return [
+            replace(_moved(now, "outcome", before.outcome, "skipped", "", False), compared=False)
+        ]
     regressed = _RANK[now.outcome] > _RANK[before.outcome]
     return [_moved(now, "outcome", before.outcome, now.outcome, "", regressed)]
+
+
+def device(now: Record, before: Record) -> list[Moved]:
+    """A check that passed on another device: nothing of it can be compared, which is told apart."""
+    return [_moved(now, "device", before.device, now.device, "none", True)]
 
 
 def accuracy(now: Record, before: Record, tolerances: Tolerances) -> list[Moved]:
@@ -108,27 +129,38 @@ def parity(now: Record, before: Record, tolerances: Tolerances) -> list[Moved]:
             rows += _lost(now, name, f"{old:.3g}")
         elif abs(new - old) > allowed + _ROUNDING:
             rows.append(_moved(now, name, f"{old:.3g}", f"{new:.3g}", f"+{allowed:g}", new > old))
+    old, new = before.figure("min_mask_iou"), now.figure("min_mask_iou")
+    if old is not None and new is None:
+        rows += _lost(now, "min_mask_iou", f"{old:.4f}")
+    elif old is not None and new is not None and abs(new - old) > tolerances.mask_iou + _ROUNDING:
+        shown = f"{old:.4f}", f"{new:.4f}"
+        allowed_drop = f"-{tolerances.mask_iou:g}"
+        rows.append(_moved(now, "min_mask_iou", *shown, allowed_drop, new < old))
     return rows
 
 
 def latency(
-    now: Record, before: Record, tolerances: Tolerances
+    now: Record, before: Record, tolerances: Tolerances, comparisons: int = 1
 ) -> tuple[list[Moved], float | None]:
-    """The speed-up over PyTorch, and the smallest slow-down that could be seen."""
-    limit = smallest_slowdown(now, before)
+    """The speed-up over PyTorch, and the smallest slow-down that counts.
+
+    The latter is None where a run did not record its noise: then the tolerance alone decides.
+    """
+    limit = smallest_slowdown(now, before, comparisons)
+    allowed = max(tolerances.slowdown, limit or 0.0)
+    smallest = None if limit is None else allowed
     old, new = speedup(before), speedup(now)
     if not old:
-        return [], limit
+        return [], smallest
     if not new:
-        return _lost(now, "speed-up", f"x{old:.3f}"), limit
-    allowed = max(tolerances.slowdown, limit or 0.0)
+        return _lost(now, "speed-up", f"x{old:.3f}"), smallest
     slower = old / new - 1
     if -allowed / (1 + allowed) <= slower <= allowed:
-        return [], limit
+        return [], smallest
     figure = f"speed-up ({abs(slower):.1%} {'slower' if slower > 0 else 'less time'})"
-    source = "noise" if limit is not None and limit > tolerances.slowdown else "limit"
+    source = "noise" if allowed > tolerances.slowdown else "limit"
     shown = f"x{old:.3f}", f"x{new:.3f}"
-    return [_moved(now, figure, *shown, f"+{allowed:.1%} ({source})", slower > 0)], limit
+    return [_moved(now, figure, *shown, f"+{allowed:.1%} ({source})", slower > 0)], smallest
 
 
 def _lost(now: Record, name: str, before: str) -> list[Moved]:
@@ -139,24 +171,3 @@ def _lost(now: Record, name: str, before: str) -> list[Moved]:
 
 def _moved(now: Record, figure: str, before: str, after: str, allowed: str, bad: bool) -> Moved:
     return Moved(identified(now), now.check, figure, before, after, allowed, bad)
-
-
-def smallest_slowdown(now: Record, before: Record) -> float | None:
-    """The smallest slow-down relative to PyTorch that two latency records can show.
-
-    Three standard errors of the ratio of ratios of medians. Where PyTorch's own noise
-    (``torch_iqr``) was not recorded it is taken to be the backend's. What differs between two
-    runs as a whole, such as another machine, is not in it.
-
-    Returns:
-        0.02 for 2 %, or None where a record has no ``iqr``, ``median`` or too few ``rounds``.
-    """
-    total = 0.0
-    for record in (now, before):
-        ours, rounds = noise(record), record.figure("rounds")
-        if ours is None or rounds is None or rounds < _LEAST_ROUNDS:
-            return None
-        iqr, eager = record.figure("torch_iqr"), record.figure("torch_ms")
-        theirs = iqr / eager if iqr is not None and eager else ours
-        total += (ours**2 + theirs**2) * _MEDIAN_ERROR**2 / rounds
-    return math.expm1(_ERRORS * math.sqrt(total))
