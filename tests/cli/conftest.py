@@ -1,7 +1,7 @@
 """Two detectors small enough to export many times, and the command run in this process."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,15 @@ def onnxdet(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_display() -> Iterator[None]:
+    """On a desk `--show` would open windows, and what is said of a missing display would not be."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
