@@ -16,7 +16,8 @@ guarded here, so that a backend somebody writes for their own runtime cannot ski
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -29,7 +30,55 @@ Arrays = dict[str, "NDArray[Any]"]
 
 
 class BackendError(Exception):
-    """A backend cannot do what it was asked for; the message says why and what helps."""
+    """A backend cannot do what it was asked for; the message says why and what helps.
+
+    Attributes:
+        stage: what reports blame: ``runtime``, or ``build`` for what is made ahead of time.
+    """
+
+    stage: ClassVar[str] = "runtime"
+
+
+class EngineError(BackendError):
+    """A backend that builds ahead of time does not build what it was given."""
+
+    stage = "build"
+
+
+class Bound:
+    """A graph with its inputs where it reads them, to be run many times, see :meth:`Session.bind`.
+
+    This class itself is what a session gives that cannot bind: every run is a whole one.
+
+    Attributes:
+        apart: whether a run leaves out copies that :meth:`Session.run` makes.
+    """
+
+    apart: ClassVar[bool] = False
+
+    def __init__(self, session: Session, feeds: Arrays) -> None:
+        self._session, self._feeds = session, feeds
+        self._found: Arrays = {}
+
+    def run(self) -> float | None:
+        """Runs the graph once, and waits until it is done.
+
+        Returns:
+            Milliseconds by the device's own clock; None where the caller has to take the time.
+
+        Raises:
+            BackendError: the session is closed, or the runtime fails.
+        """
+        self._session.require_open()
+        return self._run()
+
+    def _run(self) -> float | None:
+        self._found = self._session._run(self._feeds)
+        return None
+
+    def fetch(self) -> Arrays:
+        """The last run's outputs by name."""
+        return self._found
 
 
 class Session(ABC):
@@ -56,10 +105,32 @@ class Session(ABC):
 
     def run_arrays(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         """Like :meth:`run`, from arrays by input name; names the graph does not have are left."""
-        import numpy as np  # the plugin imports this module, and must stay light
+        return self._run(self._checked(feeds))
 
+    def bind(self, feeds: Mapping[str, NDArray[Any]]) -> Bound:
+        """The graph with these inputs, on the session's device already where it has one.
+
+        For measuring: a run of it is the graph's, without the copies from and to the host.
+
+        Raises:
+            BackendError: as :meth:`run`, and where the device has no memory for the inputs.
+        """
+        return self._bind(self._checked(feeds))
+
+    def _bind(self, feeds: Arrays) -> Bound:
+        """Checked, contiguous arrays, bound. A runtime that has no way to bind leaves this out."""
+        return Bound(self, feeds)
+
+    def require_open(self) -> None:
+        """Raises BackendError when the session is closed."""
         if not self._open:
             raise BackendError(f"the session of {self.artifact.path.name} is closed")
+
+    def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The graph's own inputs among the arrays, contiguous and of a shape that it takes."""
+        import numpy as np  # the plugin imports this module, and must stay light
+
+        self.require_open()
         names = self.artifact.inputs
         given = {name: np.ascontiguousarray(feeds[name]) for name in names if name in feeds}
         absent = [name for name in names if name not in given]
@@ -71,7 +142,7 @@ class Session(ABC):
                 f"{self.artifact.path.name} was exported for the static shape {fixed}, "
                 f"and was given {given['input'].shape}"
             )
-        return self._run(given)
+        return given
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> Arrays:
@@ -145,3 +216,19 @@ class Backend(ABC):
         Raises:
             BackendError: the runtime refuses the graph, or is not what was asked for.
         """
+
+
+def expecting(artifact: Artifact, batch: int, size: Sequence[int]) -> Artifact:
+    """The artifact of a dynamic graph, with the most that it is going to be given.
+
+    A graph is traced at a shape of no meaning: only who has the images knows what a backend that
+    builds for a range of shapes should build for. Others take no notice.
+
+    Args:
+        artifact: a static graph's is returned as it is.
+        batch: the largest number of images.
+        size: (H, W) that holds every image.
+    """
+    if artifact.static_shape is not None:
+        return artifact
+    return replace(artifact, info={**artifact.info, "largest_shape": [batch, 3, *size]})

@@ -7,6 +7,8 @@ chooses kernels when the engine is loaded.
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,18 +18,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.backends.base import BackendError
+from pytest_onnxdet.backends.base import BackendError, EngineError
 from pytest_onnxdet.backends.cuda import Gpu
+from pytest_onnxdet.backends.profiles import Profile, input_shapes
 
 if TYPE_CHECKING:
     from pytest_onnxdet.export.artifacts import Artifact
 
-Limits = tuple[int, int, int]
-
 #: The compute capability that engines are built for where there is no GPU to ask.
 AHEAD = "SM80"
-# Below this no detector of the zoo has a last level; with a smaller minimum nothing is gained.
-LEAST_SIZE = 64
+# What the library says in its log where memory is what an engine lacks.
+MEMORY = re.compile(r"out ?of ?memory|memory\b.* could not be allocated|MemoryAllocation", re.I)
 LOG_LINES = 30
 # Bumped when a change below makes other engines from the same graph.
 RECIPE = 1
@@ -83,53 +84,6 @@ def find_library(gpu: bool) -> Library | None:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """The shapes that an engine of a dynamic graph takes, each as (N, H, W).
-
-    Attributes:
-        least, most: the limits, each included.
-        usual: what kernels are chosen for.
-    """
-
-    least: Limits
-    usual: Limits
-    most: Limits
-
-    def __post_init__(self) -> None:
-        rows = zip(self.least, self.usual, self.most, strict=True)
-        if not all(0 < low <= middle <= high for low, middle, high in rows):
-            raise ValueError(f"a profile needs least <= usual <= most, each from 1; got {self}")
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Profile | None:
-        """The range that a dynamic graph was traced for; None for a static graph.
-
-        The suite traces above the largest image and batch of the data set, so this holds them;
-        what it does not hold widens it, see :meth:`with_shape`.
-        """
-        if artifact.static_shape is not None:
-            return None
-        batch, _, height, width = artifact.info.get("traced_shape") or (1, 3, 800, 1344)
-        least = (1, min(LEAST_SIZE, height), min(LEAST_SIZE, width))
-        return cls(least, (1, height, width), (batch, height, width))
-
-    def holds(self, shape: Limits) -> bool:
-        """Whether an engine of this profile takes (N, H, W)."""
-        rows = zip(self.least, shape, self.most, strict=True)
-        return all(low <= value <= high for low, value, high in rows)
-
-    def with_shape(self, shape: Limits) -> Profile:
-        """The smallest profile that holds this one and (N, H, W)."""
-        n, h, w = zip(self.least, shape, strict=True)
-        least = (min(n), min(h), min(w))
-        n, h, w = zip(self.most, shape, strict=True)
-        return Profile(least, self.usual, (max(n), max(h), max(w)))
-
-    def __str__(self) -> str:
-        return " to ".join("x".join(map(str, part)) for part in (self.least, self.most))
-
-
-@dataclass(frozen=True)
 class Recipe:
     """Everything that decides an engine besides its graph.
 
@@ -162,7 +116,7 @@ def build(artifact: Artifact, recipe: Recipe, path: Path) -> dict[str, Any]:
         builder's ``warnings``.
 
     Raises:
-        BackendError: the parser refuses a node, or the builder the network; with the node's name
+        EngineError: the parser refuses a node, or the builder the network; with the node's name
             and operator, and the end of the builder's log.
     """
     trt = recipe.library.load()
@@ -175,14 +129,16 @@ def build(artifact: Artifact, recipe: Recipe, path: Path) -> dict[str, Any]:
     network = builder.create_network(1 << int(typed) if typed is not None and strong else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(artifact.path)):
-        raise BackendError(f"{recipe.library.name} does not parse {name}: {_refused(parser)}")
+        raise EngineError(
+            f"{recipe.library.name} does not parse {name}: {_refused(parser)}{tail(log)}"
+        )
     config = _config(trt, builder, network, recipe)
     try:
         engine = builder.build_serialized_network(network, config)
     except Exception as error:
-        raise BackendError(_failed(recipe, name, log, f"{type(error).__name__}: {error}")) from None
+        raise EngineError(_failed(recipe, name, log, f"{type(error).__name__}: {error}")) from None
     if engine is None:
-        raise BackendError(_failed(recipe, name, log, "no engine came of it"))
+        raise EngineError(_failed(recipe, name, log, "no engine came of it"))
     path.write_bytes(memoryview(engine))
     return {
         "seconds": time.perf_counter() - start,
@@ -216,9 +172,9 @@ def _builder(trt: Any, log: Any, recipe: Recipe) -> Any:
         log.lines.append(f"{type(error).__name__}: {error}")
         builder = None
     if builder is None:
-        raise BackendError(
+        raise EngineError(
             f"{recipe.library.name} {recipe.library.version} makes no builder"
-            f"{_tail(log)}\nwhere there is no GPU, or its driver is older than the library asks "
+            f"{tail(log)}\nwhere there is no GPU, or its driver is older than the library asks "
             "for, only tensorrt_rtx builds"
         )
     return builder
@@ -231,7 +187,7 @@ def _config(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
         config.clear_flag(trt.BuilderFlag.TF32)
     if recipe.precision == "fp16":
         if not recipe.library.fp16:
-            raise BackendError(
+            raise EngineError(
                 f"{recipe.library.name} {recipe.library.version} computes in the types of the "
                 "graph: it has no fp16 for a graph of fp32; tensorrt 10 has"
             )
@@ -246,23 +202,6 @@ def _config(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
             limits.set_shape(name, *input_shapes(name, recipe.profile))
         config.add_optimization_profile(limits)
     return config
-
-
-def input_shapes(name: str, profile: Profile) -> tuple[tuple[int, ...], ...]:
-    """Least, usual and most shape of an input of the graph's contract.
-
-    Raises:
-        BackendError: the contract has no such input.
-    """
-    limits = (profile.least, profile.usual, profile.most)
-    if name == "input":
-        return tuple((n, 3, h, w) for n, h, w in limits)
-    if name == "image_shape":
-        return tuple((n, 2) for n, _, _ in limits)
-    raise BackendError(
-        f"the graph's input {name!r} has no optimization profile; the contract has "
-        "the inputs 'input' and 'image_shape'"
-    )
 
 
 def _refused(parser: Any) -> str:
@@ -286,11 +225,32 @@ def _failed(recipe: Recipe, name: str, log: Any, why: str) -> str:
     limits = "" if recipe.profile is None else f" for {recipe.profile}"
     return (
         f"{recipe.library.name} {recipe.library.version} does not build {name}{limits}: {why}"
-        f"{_tail(log)}"
+        f"{tail(log)}"
     )
 
 
-def _tail(log: Any) -> str:
-    """The end of the log, where the reason is."""
+def tail(log: Any) -> str:
+    """The end of the log, where the reason is, as lines to follow a message."""
     lines = log.lines[-LOG_LINES:]
     return "".join(f"\n  {line}" for line in lines)
+
+
+def short_of_memory(log: Any) -> bool:
+    """Whether the log says that it was memory that was lacking."""
+    return any(MEMORY.search(line) for line in log.lines)
+
+
+def discard(entry: Artifact, data: bytes) -> None:
+    """Removes a kept engine that does not load, unless another process has replaced it already.
+
+    Args:
+        entry: where it is kept.
+        data: the bytes that do not load.
+    """
+    from filelock import FileLock
+
+    folder = entry.path.parent
+    # The store's own lock for this entry: nobody writes or reads it meanwhile.
+    with FileLock(folder.parent / f"{entry.key}.lock"):
+        if entry.path.is_file() and entry.path.read_bytes() == data:
+            shutil.rmtree(folder)

@@ -5,17 +5,29 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from pytest_onnxdet.backends.base import Arrays, Bound, Session
+from pytest_onnxdet.backends.pytorch import Reference
+from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.export.artifacts import Artifact
 from pytest_onnxdet.verify.latency import (
     GRAPH,
     MOST_WARM_UP,
     RESULTS,
+    RUN,
     TORCH,
     Measured,
     Timing,
+    detection_subjects,
     measure,
+    torch_device,
     torch_threads,
 )
 
@@ -132,6 +144,99 @@ def test_figures_count_results_on_both_sides() -> None:
     assert figures["torch_iqr"] == pytest.approx(2.0)
 
 
+def test_copies_are_apart_and_count_in_the_speed_up() -> None:
+    timings = {
+        TORCH: Timing((40.0, 42.0, 44.0)),
+        GRAPH: Timing((5.0, 6.0, 5.0)),
+        RUN: Timing((8.0, 19.0, 9.0)),
+        RESULTS: Timing((2.0, 2.0, 2.0)),
+    }
+    figures = Measured(timings, warm_up=4).figures()
+    assert figures["ms"] == 5.0
+    assert figures["copy_ms"] == 4.0
+    assert figures["speedup"] == pytest.approx(4.0)
+
+
+def test_what_a_device_tells_is_taken_in_place_of_the_clock() -> None:
+    clock = Clock()
+
+    def launch() -> float:
+        clock.now += 5.0
+        return 2.5
+
+    found = measure({"a": launch}, seconds=0, least=5, calls=5, clock=clock)
+    assert found.timings["a"].times == (0.5,) * 5
+
+
+class Toy(Session):
+    """Counts its runs; bound, it tells the time itself or does not."""
+
+    def __init__(self, told: float | None, apart: bool) -> None:
+        info = {"inputs": ["input", "image_shape"]}
+        super().__init__(Artifact(Path("toy.onnx"), "key", False, info))
+        self.told, self.apart, self.runs = told, apart, 0
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        self.runs += 1
+        return {"dets": np.zeros((1, 1, 5), np.float32), "labels": np.zeros((1, 1), np.int64)}
+
+    def _bind(self, feeds: Arrays) -> Bound:
+        session = self
+
+        class ToyBound(Bound):
+            apart = session.apart
+
+            def _run(self) -> float | None:
+                return session.told
+
+        return ToyBound(self, feeds)
+
+
+class Net(nn.Linear):
+    """A detector of which nothing but the call that mmdet's test tool makes is asked."""
+
+    def forward(self, **given: Any) -> list[Any]:  # type: ignore[override]
+        assert not torch.is_grad_enabled()
+        assert given["return_loss"] is False and given["rescale"] is True
+        given["img_metas"][0][0]["written"] = True
+        self.seen = given
+        return [object()]  # Detections cannot be made of it
+
+
+def subjects_of(session: Session) -> tuple[dict[str, Any], Net, Batch]:
+    batch = Batch(
+        np.ones((1, 3, 8, 8), np.float32),
+        np.int64([[8, 8]]),
+        [{"scale_factor": np.ones(4, np.float32)}],
+    )
+    net = Net(1, 1)
+    return dict(detection_subjects(session, Reference(net), [batch, batch])), net, batch
+
+
+def test_pytorch_is_the_bare_call_of_the_detector() -> None:
+    subjects, net, batch = subjects_of(Toy(None, apart=False))
+    assert list(subjects) == [TORCH, GRAPH, RESULTS]
+    subjects[TORCH]()
+    assert net.seen["img"][0].shape == batch.images.shape
+    assert "written" not in batch.metas[0]
+    assert torch_device(Reference(net)) == "cpu"
+
+
+@pytest.mark.parametrize(("told", "total"), [(1.5, 3.0), (None, None)])
+def test_the_graph_is_run_bound_and_whole_runs_are_a_subject_of_their_own(
+    told: float | None, total: float | None
+) -> None:
+    session = Toy(told, apart=True)
+    subjects, _, _ = subjects_of(session)
+    assert list(subjects) == [TORCH, GRAPH, RUN, RESULTS]
+    before = session.runs
+    assert subjects[GRAPH]() == total
+    assert session.runs == before
+    subjects[RUN]()
+    assert session.runs == before + 2
+    subjects[RESULTS]()
+
+
 @pytest.mark.parametrize("options", [{"least": 0}, {"least": 5, "most": 4}, {"calls": 0}])
 def test_nothing_to_measure_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one round"):
@@ -151,7 +256,6 @@ def test_the_collector_rests_and_comes_back_even_after_an_error() -> None:
 
 
 def test_threads_are_pinned_for_the_block_only() -> None:
-    torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     with torch_threads(1):
         assert torch.get_num_threads() == 1
