@@ -124,6 +124,19 @@ class BackendRegistry:
             raise ValueError(f"backend {taken[marker]!r} is registered already: use another name")
         self._backends[backend.name] = backend
 
+    def replace(self, backend: Backend) -> None:
+        """Put ``backend`` in the place of the one of its name, for a built-in one of other options.
+
+        Raises:
+            ValueError: there is none of that name: a misspelt one would leave the other running.
+        """
+        if backend.name not in self._backends:
+            raise ValueError(
+                f"no backend {backend.name!r} to replace; there are: "
+                f"{', '.join(self._backends) or 'none'}"
+            )
+        self._backends[backend.name] = backend
+
     def as_dict(self) -> dict[str, Backend]:
         """The backends by name, in order of registration."""
         return dict(self._backends)

@@ -160,7 +160,8 @@ def describe(path: Path, backend: str) -> Artifact:
     if path.suffix != ".onnx":
         if backend == "onnxruntime":
             raise CommandError(f"MODEL: {path}: onnxruntime runs .onnx files; give one")
-        return Artifact(path, "", cached=False, info={"inputs": ["input", "image_shape"]})
+        # An engine: what it takes is asked of it when it is loaded.
+        return Artifact(path, "", cached=False, info={})
     import onnx
 
     try:

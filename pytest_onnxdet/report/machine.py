@@ -27,12 +27,14 @@ DISTRIBUTIONS = (
     "tensorrt",
     "tensorrt-cu12",
     "tensorrt-cu13",
-    "tensorrt-rtx",
+    "tensorrt-rtx-cu13",
     "pycuda",
     "numpy",
     "pycocotools",
     "faster-coco-eval",
 )
+
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def environment() -> dict[str, Any]:
@@ -42,9 +44,9 @@ def environment() -> dict[str, Any]:
     from torch only where it is loaded already.
 
     Returns:
-        ``versions`` (name to version), ``platform`` (system, release, architecture), ``cpu``
-        (``model``, ``count`` of usable cores) and ``devices`` (the names of the GPUs; empty
-        without one).
+        ``versions`` (name to version; ``nvidia-driver`` where one is loaded), ``platform``
+        (system, release, architecture), ``cpu`` (``model``, ``count`` of usable cores) and
+        ``devices`` (the names of the GPUs; empty without one).
     """
     return {
         "versions": _versions(),
@@ -78,7 +80,18 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    driver = _driver()
+    return found if driver is None else {**found, "nvidia-driver": driver}
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's kernel module, as Linux shows it."""
+    try:
+        text = DRIVER.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
+    return found.group(1) if found else None
 
 
 def _platform() -> str:
