@@ -14,6 +14,7 @@ from pytest_onnxdet.report.layout import (
     Target,
     clean,
     identified,
+    many,
     spread,
 )
 from pytest_onnxdet.report.records import Record, worst
@@ -126,6 +127,21 @@ def worst_parity(records: Sequence[Record]) -> str:
     return f"Furthest from PyTorch: {', '.join(parts)}." if parts else ""
 
 
+def ties(records: Sequence[Record]) -> str:
+    """One sentence on what was accepted with a proof of float ties; empty where nothing was."""
+    tied = [r for r in records if r.check == "parity" and r.figure("tied_images")]
+    if not tied:
+        return ""
+    images = sum(r.figure("tied_images") or 0 for r in tied)
+    count = sum(r.figure("tied_detections") or 0 for r in tied)
+    most = max(tied, key=lambda r: (r.figure("tied_detections") or 0, r.figure("tied_images")))
+    told = f"; {many(count, 'detection')} in all" if count else ""
+    return (
+        f"Ties: in {many(len(tied), 'case')} {many(images, 'image')} may differ from PyTorch, as "
+        f"it was proven that only floats tie{told}; most in {identified(most)}."
+    )
+
+
 def speedup(record: Record) -> float | None:
     """PyTorch's time over the backend's, as recorded or from the two times."""
     given = record.figure("speedup")
@@ -216,6 +232,9 @@ _DETAILS: dict[str, tuple[str, tuple[Column, ...]]] = {
             ("box px", _number("max_box_px", ".2g")),
             ("score", _number("max_score", ".2g")),
             ("mask", _number("max_mask", ".2g")),
+            ("mask IoU", _number("min_mask_iou", ".4f")),
+            ("tied images", _number("tied_images", ".0f")),
+            ("tied detections", _number("tied_detections", ".0f")),
             ("raw abs", _number("raw_max_abs", ".2g")),
             ("raw rel", _number("raw_max_rel", ".2g")),
         ),

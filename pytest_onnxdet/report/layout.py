@@ -216,6 +216,11 @@ def spans(numbers: Sequence[int]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
+def many(count: float, thing: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count:.0f} {thing}" if count == 1 else f"{count:.0f} {thing}s"
+
+
 def spread(values: Sequence[float], spec: str) -> str:
     """One figure, or the range ``61.1-61.2`` where the values differ as shown."""
     low, high = format(min(values), spec), format(max(values), spec)

@@ -32,10 +32,12 @@ class Record:
             * ``export``: seconds, cached, nodes, bytes, opset, domains
             * ``build``: seconds, engine_bytes (``bytes`` is read too)
             * ``parity``: images, detections, matched, missed, extra, max_box_px, max_score,
-              max_mask, raw_max_abs, raw_max_rel
+              max_mask, min_mask_iou, raw_max_abs, raw_max_rel; tied_images, tied_detections: what
+              differs from PyTorch where that was proven to be a tie of floats
             * ``accuracy``: for X in bbox_mAP, segm_mAP: X_torch, X, X_delta
             * ``latency``: ms, torch_ms, speedup, min, median, iqr (all times in milliseconds),
-              rounds; torch_iqr where it was measured
+              rounds; where they were measured torch_iqr, results_ms, and ratio_iqr: of the rounds'
+              (graph + results) / PyTorch
     """
 
     id: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_onnxdet.report import figures, tables
-from pytest_onnxdet.report.layout import Note, Notes, Table
+from pytest_onnxdet.report.layout import Note, Notes, Table, many
 from pytest_onnxdet.report.machine import describe
 from pytest_onnxdet.report.records import OUTCOMES, Record, in_order
 
@@ -69,7 +69,7 @@ def _verdict(records: list[Record]) -> tuple[str, str]:
     counts = Counter(r.outcome for r in records)
     said = ", ".join(f"{counts[o]} {o}" for o in OUTCOMES if counts[o])
     cases = len({(r.profile, r.id, r.precision, r.device) for r in records})
-    text = f"{_many(len(records), 'check')} of {_many(cases, 'case')}: {said}."
+    text = f"{many(len(records), 'check')} of {many(cases, 'case')}: {said}."
     if counts["failed"] or counts["error"]:
         return text, "failed"
     if not counts["passed"]:
@@ -87,8 +87,6 @@ def _remarks(records: list[Record]) -> tuple[str, ...]:
         found.append("No detection was compared with PyTorch: neither parity nor accuracy ran.")
     if furthest := figures.worst_parity(records):
         found.append(furthest)
+    if tied := figures.ties(records):
+        found.append(tied)
     return tuple(found)
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
+from pytest_onnxdet.axes import FULL
+from pytest_onnxdet.models.zoo import DOCUMENTED, TUTORIAL
 from pytest_onnxdet.report.layout import (
     BACKENDS,
     NOT_RUN,
@@ -21,6 +23,7 @@ from pytest_onnxdet.report.records import Record, check_order, shape_order, wors
 
 Key = TypeVar("Key", bound=Hashable)
 
+_SOURCE = f"Documented: {TUTORIAL}; of FSAF, SSD and YOLOv3 it tested older checkpoints."
 METRICS = {"bbox_mAP": "box AP", "segm_mAP": "mask AP"}
 
 
@@ -65,24 +68,35 @@ def results(records: Sequence[Record], notes: Notes) -> Table | None:
         return None
     labels = Labels(records)
     columns = targets(measured, documented=True)
+    # The documented figure of PyTorch, and of a backend after the last of its columns.
+    last = {target.backend: target for target in columns if target.backend in BACKENDS}
+    beside = dict.fromkeys(["", *last]) if any(r.profile == FULL for r in measured) else {}
     rows = []
     for model, every in by(records, labels.model).items():
         found = [r for r in every if r.check == "accuracy"]
         for metric in _metrics(found):
             eager = [v for r in found if (v := r.figure(f"{metric}_torch")) is not None]
-            torch = Cell(spread([v * 100 for v in eager], ".1f")) if eager else nothing()
-            backends = [
-                _accuracy([r for r in found if Target.of(r) == target], metric, notes)
-                for target in columns
-            ]
+            cells = [Cell(spread([v * 100 for v in eager], ".1f")) if eager else nothing()]
+            cells += [_documented(every[0], metric, "")] if "" in beside else []
+            for target in columns:
+                group = [r for r in found if Target.of(r) == target]
+                cells.append(_accuracy(group, metric, notes))
+                if target.backend in beside and last[target.backend] == target:
+                    cells.append(_documented(every[0], metric, target.backend))
             name = METRICS.get(metric, metric)
-            rows.append((Cell(clean(model)), Cell(clean(name)), torch, *backends))
-    headings = ("model", "metric", "PyTorch", *(labels.target(t) for t in columns))
-    remarks = (
+            rows.append((Cell(clean(model)), Cell(clean(name)), *cells))
+    headings = ["model", "metric", "PyTorch"]
+    headings += ["PyTorch, documented"] if "" in beside else []
+    for target in columns:
+        headings.append(labels.target(target))
+        if target.backend in beside and last[target.backend] == target:
+            headings.append(f"{BACKENDS[target.backend]}, documented")
+    remarks = [
         "In brackets: the largest difference to PyTorch on the same images and batches.",
+        *([_SOURCE] if beside else []),
         *labels.remarks(records),
-    )
-    return Table("Results: AP x 100", headings, tuple(rows), keys=2, remarks=remarks)
+    ]
+    return Table("Results: AP x 100", tuple(headings), tuple(rows), keys=2, remarks=tuple(remarks))
 
 
 def targets(records: Iterable[Record], documented: bool = False) -> list[Target]:
@@ -147,6 +161,15 @@ def _metrics(records: Iterable[Record]) -> list[str]:
     found = {name.removesuffix("_torch") for name in names if name.endswith("_torch")}
     known = [m for m in METRICS if m in found]
     return [*known, *sorted(found - set(known))] or ["bbox_mAP"]
+
+
+def _documented(record: Record, metric: str, backend: str) -> Cell:
+    """What the tutorial has for a full-size model: by PyTorch, or by a backend."""
+    if record.profile != FULL:
+        return Cell()
+    figures = DOCUMENTED.get(record.model, {}).get(metric.removesuffix("_mAP"))
+    value = figures[("", *BACKENDS).index(backend)] if figures else None
+    return Cell("none" if value is None else f"{value:.1f}")
 
 
 def _accuracy(group: Sequence[Record], metric: str, notes: Notes) -> Cell:

@@ -7,18 +7,23 @@ WHY = "no GPU: buildrt only builds here"
 
 BUILDER = f"""
 
+class GpuSession(ToySession):
+    device = "cuda"
+
+
 class Builder(Toy):
     name = "builder"
     builds = True
 
     def unrunnable(self):
-        return {WHY!r}
+        return None if "TOY_GPU" in os.environ else {WHY!r}
 
     def build(self, artifact):
         return {{"seconds": 0.5, "engine_bytes": artifact.path.stat().st_size, "layers": 3}}
 
     def prepare(self, artifact, threads=None):
-        raise AssertionError("a session was opened where there can be none")
+        assert self.unrunnable() is None, "a session was opened where there can be none"
+        return GpuSession(artifact)
 
 
 def pytest_onnxdet_backends(registry):
@@ -131,3 +136,23 @@ def test_a_marker_of_the_same_name_on_another_test_is_its_own_business(
     result = building.runpytest("--onnxdet", "-m", "build", "test_wheel.py")
 
     result.assert_outcomes(passed=1)
+
+
+def test_a_gpu_that_is_gone_is_a_regression_from_a_baseline(
+    building: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--onnxdet", "-m", "builder or toy", "test_graphs.py")
+    monkeypatch.setenv("TOY_GPU", "1")
+    building.runpytest(*arguments, "--onnxdet-report=out").assert_outcomes(passed=40)
+    assert {case["device"] for case in cases(building.path / "out")} == {"cuda", "toy-chip"}
+    same = building.runpytest(*arguments, "--onnxdet-baseline=out/report.json")
+    assert same.ret == pytest.ExitCode.OK
+    monkeypatch.delenv("TOY_GPU")
+
+    result = building.runpytest(*arguments, "--onnxdet-baseline=out/report.json")
+
+    result.assert_outcomes(passed=32, skipped=8)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["Baseline: 32 checks compared, 8 figures regressed*", "*parity*passed -> skipped*FAIL"]
+    )

@@ -118,3 +118,37 @@ def test_a_worker_that_dies_leaves_a_record(toy: pytest.Pytester) -> None:
     (case,) = cases(toy.path / "out")
     assert (case["check"], case["outcome"]) == ("parity", "error")
     assert "crashed" in case["reason"]
+
+
+def test_latency_that_workers_do_not_measure_is_no_regression_from_a_baseline(
+    toy: pytest.Pytester,
+) -> None:
+    tests = toy.path / "test_graphs.py"
+    tests.write_text(
+        tests.read_text()
+        + """
+
+import os
+
+
+@pytest.mark.latency
+def test_latency(onnxdet_session, onnxdet_record):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("not measured under pytest-xdist")
+    onnxdet_record(ms=1.0, torch_ms=2.0, speedup=2.0, iqr=0.01, rounds=50)
+"""
+    )
+    arguments = ("--onnxdet", "-m", "toy", "-k", "one_net", "test_graphs.py")
+    alone = toy.runpytest_subprocess(*arguments, "--onnxdet-report=out")
+    alone.assert_outcomes(passed=12)
+
+    result = toy.runpytest_subprocess(*arguments, "-n2", "--onnxdet-baseline=out/report.json")
+
+    result.assert_outcomes(passed=8, skipped=4)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "Baseline: 8 checks compared, 0 figures regressed, 0 moved otherwise, 4 not compared.",
+            "*latency*passed -> skipped*not compared",
+        ]
+    )

@@ -73,6 +73,43 @@ def test_results_show_ap_times_100_with_one_decimal_and_the_difference(record, a
     }
 
 
+def test_full_size_rows_have_what_is_documented_beside_them(record, ap):
+    full = {"profile": "full"}
+    records = [
+        record("mask_rcnn", "accuracy", metrics=ap(0.382, segm=0.347), **full),
+        record("detr", "accuracy", metrics=ap(0.401), backend="tensorrt", **full),
+        record("our_own", "accuracy", metrics=ap(0.5), **full),
+        record("fcos", "accuracy", metrics=ap(0.3), backend="onnxruntime[tensorrt-lowering]"),
+    ]
+    found = table(records, "Results")
+    assert found.columns == (
+        *("model", "metric", "PyTorch", "PyTorch, documented"),
+        *("ONNX Runtime", "ONNX Runtime, documented", "TensorRT", "TensorRT, documented"),
+        "ONNX Runtime [tensorrt-lowering]",
+    )
+    shown = cells(found)
+    assert shown["mask_rcnn (full) box AP"] == [
+        *("38.2", "38.2", "38.2 (+0.00)", "38.1", "not run", "37.7", "not run")
+    ]
+    assert shown["mask_rcnn (full) mask AP"][:5] == [
+        "34.7",
+        "34.7",
+        "34.7 (+0.00)",
+        "33.7",
+        "not run",
+    ]
+    assert shown["detr (full) box AP"][1:6] == ["40.1", "not run", "40.1", "40.1 (+0.00)", "none"]
+    assert shown["our_own (full) box AP"][1:4:2] == ["none", "none"]
+    assert shown["fcos (mini) box AP"][1:6:2] == ["", "", ""]
+    assert any("pytorch2onnx.md" in r and "older checkpoints" in r for r in found.remarks)
+
+
+@pytest.mark.parametrize("profile", ["mini", "structure"])
+def test_other_rows_have_nothing_documented(record, ap, profile):
+    found = table([record("detr", "accuracy", metrics=ap(0.4), profile=profile)], "Results")
+    assert not any("documented" in column for column in found.columns)
+
+
 def test_of_several_cases_the_largest_difference_is_shown(record, ap):
     records = [
         record(check="accuracy", batch=1, metrics=ap(0.612)),
@@ -273,6 +310,28 @@ def test_the_furthest_detection_is_named(record):
         "Furthest from PyTorch: box 0.004 px (b-onnxruntime-dynamic-b1), "
         "score 3e-05 (a-onnxruntime-dynamic-b1)."
     ) in summarize(records, ENVIRONMENT).remarks
+
+
+def test_ties_are_told_and_have_columns(record):
+    figures = {"images": 64, "tied_images": 3, "tied_detections": 7, "min_mask_iou": 0.99951}
+    records = [
+        record("mask_rcnn", metrics=figures),
+        record("mask_rcnn", batch=2, metrics=figures | {"tied_images": 1, "tied_detections": 1}),
+        record("ssd", metrics={"tied_images": 0, "tied_detections": 0}),
+        record("fcos"),
+    ]
+    told = (
+        "Ties: in 2 cases 4 images may differ from PyTorch, as it was proven that only floats tie; "
+        "8 detections in all; most in mask_rcnn-onnxruntime-dynamic-b1."
+    )
+    assert told in summarize(records, ENVIRONMENT).remarks
+    assert "Ties: in 2 cases" in text(records)
+    found = table(records, "Parity, case by case")
+    start = found.columns.index("mask IoU")
+    assert found.columns[start : start + 3] == ("mask IoU", "tied images", "tied detections")
+    shown = [[cell.text for cell in row[start : start + 3]] for row in found.rows]
+    assert shown == [["", "", ""], ["0.9995", "3", "7"], ["0.9995", "1", "1"], ["", "0", "0"]]
+    assert not any("Ties" in remark for remark in summarize(records[2:], ENVIRONMENT).remarks)
 
 
 def test_failures_are_numbered_before_what_was_skipped(record):
