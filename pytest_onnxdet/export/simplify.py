@@ -7,8 +7,9 @@ from importlib.util import find_spec
 
 import onnx
 
-#: The exporter's names for axes that a dynamic graph leaves to its caller.
-FREE = ("batch", "height", "width", "num_dets")
+#: The exporter's names for axes that a dynamic graph leaves to its caller, and for those that its
+#: results decide, which may turn out to be fixed: DETR always gives as many.
+FREE, FOUND = ("batch", "height", "width"), ("num_dets", "num_proposals")
 
 
 class SimplifyError(Exception):
@@ -45,6 +46,7 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
         raise SimplifyError(
             f"onnxslim fails on this graph ({type(error).__name__}: {error}): leave --simplify out"
         ) from error
+    _restore(graph, slim)
     for side in ("input", "output"):
         before, after = (_interface(model, side) for model in (graph, slim))
         if not _kept(before, after):
@@ -66,6 +68,25 @@ def _drop_empty_axes(model: onnx.ModelProto) -> None:
         if node.op_type.startswith("Reduce") and len(kept) < len(node.attribute):
             del node.attribute[:]
             node.attribute.extend(kept)
+
+
+def _restore(graph: onnx.ModelProto, slim: onnx.ModelProto) -> None:
+    """Gives back what the interface has beyond what is computed.
+
+    An input that nothing reads (YOLOv3's ``image_shape``) is dropped by onnxslim, and callers feed
+    it. An axis that it finds to be fixed loses its name, by which callers find it.
+    """
+    ours = {value.name: value for value in slim.graph.input}
+    kept = [ours.get(value.name, value) for value in graph.graph.input]
+    kept += [value for name, value in ours.items() if name not in _interface(graph, "input")]
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del slim.graph.input[:]
+    slim.graph.input.extend(copies)
+    for before, after in zip(graph.graph.output, slim.graph.output, strict=False):
+        axes = (value.type.tensor_type.shape.dim for value in (before, after))
+        for old, new in zip(*axes, strict=False):
+            if old.dim_param in FOUND:
+                new.dim_param = old.dim_param
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -90,11 +111,12 @@ def _kept(
     before: dict[str, tuple[int | str, ...]], after: dict[str, tuple[int | str, ...]]
 ) -> bool:
     """Whether the interface is the same, but for sizes that the exporter could not tell."""
-    return list(before) == list(after) and all(
-        len(ours) == len(theirs)
-        and all(
-            isinstance(new, str) if old in FREE else old == new or isinstance(old, str)
-            for old, new in zip(ours, theirs, strict=True)
-        )
-        for ours, theirs in zip(before.values(), after.values(), strict=True)
-    )
+    if list(before) != list(after):
+        return False
+    for (kind, *ours), (new_kind, *theirs) in zip(before.values(), after.values(), strict=True):
+        if kind != new_kind or len(ours) != len(theirs):
+            return False
+        for old, new in zip(ours, theirs, strict=True):
+            if not (isinstance(new, str) if old in FREE else old == new or isinstance(old, str)):
+                return False
+    return True
