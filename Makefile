@@ -5,24 +5,33 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 WORKERS ?= 2
 ARGS ?=
 GPU ?=
+RTX ?=
 
 BIN := .venv/bin
-SET_UP = $(PYTHON) tools/setup_env.py $(if $(filter 1 yes true,$(GPU)),--gpu)
+REPORT := onnxdet-report
+YES := 1 yes true
+SET_UP = $(PYTHON) tools/setup_env.py \
+         $(if $(filter $(YES),$(GPU)),--gpu) $(if $(filter $(YES),$(RTX)),--rtx)
 # -n from ARGS wins; pytest would otherwise see two of them.
 PARALLEL = $(if $(filter -n% --numprocesses% no:xdist,$(ARGS)),,-n $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup conformance test bench clean
+.PHONY: help setup conformance nightly structure test bench clean
 
 help:
-	@echo 'make conformance   run the suite on the built-in mini detectors; report in onnxdet-report/'
+	@echo 'make conformance   run the suite on the built-in mini detectors; report in $(REPORT)/'
+	@echo 'make nightly       the minis at batch 1, 2 and 4; TensorRT'\''s graphs of them on ONNX Runtime'
+	@echo '                   at batch 1 and 2; every opset; results in $(REPORT)/nightly-*'
+	@echo 'make structure     the full-size detectors with random weights, model by model; takes an hour'
 	@echo 'make test          run the project'\''s own tests: ruff, mypy, pytest'
 	@echo 'make bench         run every benchmarks/bench_*.py'
 	@echo 'make setup         only set up .venv, as all of the above do first'
 	@echo 'make clean         remove reports, caches and build artefacts; .venv stays'
 	@echo
-	@echo 'ARGS="..."         more arguments for pytest, e.g. ARGS="-m onnxruntime -k retinanet -n 4"'
+	@echo 'ARGS="..."         more arguments for pytest, e.g. ARGS="-m onnxruntime -k retinanet -n 4";'
+	@echo '                   of make structure: for tools/structure_table.py, e.g. ARGS="--models ssd"'
 	@echo 'GPU=1              onnxruntime-gpu in place of onnxruntime, mmcv-full with CUDA'
+	@echo 'RTX=1              also install tensorrt-rtx-cu13: check build makes TensorRT engines, GPU or not'
 	@echo 'WORKERS=2          pytest processes, unless ARGS has -n'
 	@echo 'PYTHON=python3.11  the interpreter that .venv is made from'
 
@@ -30,7 +39,21 @@ setup:
 	@$(SET_UP)
 
 conformance: setup
-	$(BIN)/pytest --onnxdet --onnxdet-report onnxdet-report $(PARALLEL) $(ARGS)
+	$(BIN)/pytest --onnxdet --onnxdet-report $(REPORT) $(PARALLEL) $(ARGS)
+
+# All three run, whatever one of them finds.
+nightly: setup
+	@mkdir -p $(REPORT)
+	@failed=0; set -x; \
+	$(BIN)/pytest --onnxdet --onnxdet-backend=onnxruntime --onnxdet-batch=1,2,4 \
+	    --onnxdet-report=$(REPORT)/nightly-onnxruntime $(PARALLEL) $(ARGS) || failed=1; \
+	$(BIN)/pytest --onnxdet --onnxdet-backend='onnxruntime[tensorrt-lowering]' --onnxdet-batch=1,2 \
+	    --onnxdet-report=$(REPORT)/nightly-tensorrt-lowering $(PARALLEL) $(ARGS) || failed=1; \
+	$(BIN)/python tools/opset_table.py --out $(REPORT)/nightly-opsets.md || failed=1; \
+	exit $$failed
+
+structure: setup
+	$(BIN)/python tools/structure_table.py $(ARGS)
 
 test: setup
 	$(BIN)/ruff check .
@@ -45,5 +68,5 @@ bench: setup
 	done
 
 clean:
-	rm -rf onnxdet-report build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(REPORT) build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -85,6 +85,8 @@ class FakeRunner:
         elif "--editable" in command:
             name = "onnxruntime_gpu-1.31.1" if ".[gpu," in command else "onnxruntime-1.32.0"
             self._install(venv, name)
+            if "tensorrt-rtx" in command:
+                self._install(venv, "tensorrt_rtx_cu13-1.7.1.116")
         return Result(0, "")
 
     @staticmethod
@@ -100,7 +102,7 @@ class FakeRunner:
 def root(tmp_path: Path) -> Path:
     clone = tmp_path / "clone"
     clone.mkdir()
-    pins = "# pins\ntorch==2.13.0\nmmcv-full==1.7.2\nmmdet==2.28.2\n"
+    pins = "# pins\ntorch==2.13.0\nmmcv-full==1.7.2\nmmdet==2.28.2\ntensorrt_rtx_cu13==1.7.1.116\n"
     (clone / "constraints.txt").write_text(pins)
     (clone / "pyproject.toml").write_text(PYPROJECT)
     return clone
@@ -111,9 +113,11 @@ def cache(tmp_path: Path) -> WheelCache:
     return WheelCache(tmp_path / "cache")
 
 
-def set_up(root: Path, cache: WheelCache, run: FakeRunner, *, gpu: bool = False) -> str:
+def set_up(
+    root: Path, cache: WheelCache, run: FakeRunner, *, gpu: bool = False, rtx: bool = False
+) -> str:
     stream = io.StringIO()
-    setup_env.set_up(root, gpu=gpu, cache=cache, run=run, stream=stream)
+    setup_env.set_up(root, gpu=gpu, rtx=rtx, cache=cache, run=run, stream=stream)
     return stream.getvalue()
 
 
@@ -205,6 +209,31 @@ def test_gpu_replaces_onnxruntime_and_builds_for_cuda(root, cache):
     built = next(i for i, command in enumerate(run.asked) if "pip wheel" in command)
     assert run.environments[built]["FORCE_CUDA"] == "1"
     assert "ops_cu130" in run.asked[built]
+
+
+def test_rtx_adds_its_builder_and_no_other_set_up_takes_it_away(root, cache):
+    set_up(root, cache, FakeRunner())
+    assert not setup_env.is_set_up(root, gpu=False, rtx=True)
+    run = FakeRunner()
+    set_up(root, cache, run, rtx=True)
+    assert run.count(".[cpu,openmmlab,export,dev,tensorrt-rtx]") == 1
+    assert run.count("pip wheel") == 0
+    assert setup_env.is_set_up(root, gpu=False, rtx=True)
+    assert setup_env.is_set_up(root, gpu=False), "a plain command has nothing to do after it"
+    set_up(root, cache, FakeRunner())
+    assert setup_env.is_set_up(root, gpu=False, rtx=True)
+
+
+def test_a_new_pin_of_rtx_is_installed(root, cache):
+    set_up(root, cache, FakeRunner(), rtx=True)
+    _edit("constraints.txt", "1.7.1.116", "1.8.0.1")(root)
+    assert not setup_env.is_set_up(root, gpu=False, rtx=True)
+
+
+def test_the_builder_that_rtx_installs_is_pinned_whole():
+    pins = setup_env.read_pins(setup_env.ROOT)
+    parts = (setup_env.RTX, f"{setup_env.RTX}_bindings", f"{setup_env.RTX}_libs")
+    assert len({pins[name] for name in parts}) == 1
 
 
 def test_gpu_without_a_cuda_torch_is_refused(root, cache):

@@ -1,6 +1,6 @@
 """Set up `.venv` with the pinned stack; do nothing, quickly, when it is there.
 
-    python3 tools/setup_env.py [--gpu]
+    python3 tools/setup_env.py [--gpu] [--rtx]
 
 The order is forced by what depends on what: torch first and alone, so that no other requirement
 chooses its build; then mmcv-full, compiled against it; mmdet without its own requirements, some of
@@ -33,6 +33,9 @@ SUPPORTED_PYTHON = ((3, 11), (3, 12))
 
 # What mmcv-full's setup.py needs to compile: nothing is isolated, because it has to see torch.
 BUILD_REQUIREMENTS = ("setuptools<80", "wheel", "ninja", "psutil")
+
+# What --rtx adds. Not part of the stamp: it replaces nothing, so a set-up without --rtx leaves it.
+RTX = "tensorrt_rtx_cu13"
 
 # Their versions are part of the stamp, so that one that was removed or replaced by hand is seen.
 WATCHED = ("torch", "mmcv-full", "mmdet", "onnxruntime", "onnxruntime-gpu", "pytest-onnxdet")
@@ -108,9 +111,11 @@ def write_state(root: Path, **changes: str) -> None:
     arriving.replace(path)
 
 
-def is_set_up(root: Path, *, gpu: bool) -> bool:
+def is_set_up(root: Path, *, gpu: bool, rtx: bool = False) -> bool:
     """Is there nothing to do?"""
     recorded = read_state(root).get("stamp")
+    if rtx and installed(root / ".venv", RTX) != read_pins(root).get(RTX):
+        return False
     return recorded is not None and recorded == stamp(root, gpu=gpu)
 
 
@@ -164,7 +169,7 @@ def wheel_key(commands: Commands, mmcv: str, *, gpu: bool) -> WheelKey:
 
 
 def set_up(
-    root: Path, *, gpu: bool, cache: WheelCache, run: Runner = run_logged,
+    root: Path, *, gpu: bool, rtx: bool = False, cache: WheelCache, run: Runner = run_logged,
     stream: TextIO | None = None,
 ) -> None:  # fmt: skip
     """Bring `.venv` to what the pins ask for. Every step can be repeated.
@@ -184,6 +189,7 @@ def set_up(
         commands.pip("removing the other onnxruntime", "uninstall", "--yes", "onnxruntime",
                      "onnxruntime-gpu")  # fmt: skip
     extras = ",".join(["gpu" if gpu else "cpu", "openmmlab", "export", "dev"])
+    extras += ",tensorrt-rtx" if rtx else ""
     commands.pip(
         "installing the project and what it needs",
         "install", "--no-build-isolation", "--editable", f".[{extras}]",
@@ -205,14 +211,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 when `.venv` is ready."""
     parser = argparse.ArgumentParser(description="Set up .venv with the pinned stack.")
     parser.add_argument("--gpu", action="store_true", help="onnxruntime-gpu, mmcv-full with CUDA")
-    gpu = parser.parse_args(arguments).gpu
+    parser.add_argument("--rtx", action="store_true", help="also tensorrt-rtx-cu13")
+    options = parser.parse_args(arguments)
+    gpu, rtx = options.gpu, options.rtx
     try:
         check_python()
-        if is_set_up(ROOT, gpu=gpu):
+        if is_set_up(ROOT, gpu=gpu, rtx=rtx):
             return 0
         with exclusive(ROOT / ".venv.lock", "waiting for another set-up of this clone"):
-            if not is_set_up(ROOT, gpu=gpu):
-                set_up(ROOT, gpu=gpu, cache=WheelCache.of_user(os.environ))
+            if not is_set_up(ROOT, gpu=gpu, rtx=rtx):
+                set_up(ROOT, gpu=gpu, rtx=rtx, cache=WheelCache.of_user(os.environ))
     except SetupError as error:
         print(f"\n{error.report()}", file=sys.stderr)
         return 1
