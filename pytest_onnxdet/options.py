@@ -44,16 +44,17 @@ OPTIONS = (
         "PROFILE",
         False,
         "Which set of models: 'mini', the small trained detectors that are shipped (default); "
-        "'full', the documented full-size configs, whose checkpoints and data are given by "
-        "--onnxdet-checkpoints and --onnxdet-data; or a profile that a conftest registered.",
+        "'full', the documented full-size configs, which need --onnxdet-data, or "
+        "--onnxdet-checkpoints=none; or a profile that a conftest registered.",
     ),
     Option(
         "backend",
         "NAME,...",
         True,
         "Verify only these backends; one that is missing is an error. "
-        "Default: every backend there is; one that is missing is a skip. Only by name: "
-        "'onnxruntime[tensorrt-lowering]', TensorRT's graphs on ONNX Runtime, which is slow.",
+        "Default: onnxruntime, tensorrt and what a conftest registered; one that is missing is a "
+        "skip. Only by name: 'onnxruntime[tensorrt-lowering]', TensorRT's graphs on ONNX Runtime, "
+        "which is slow.",
     ),
     Option(
         "shape",
@@ -67,16 +68,20 @@ OPTIONS = (
         "precision",
         "TYPE,...",
         True,
-        "Number types: 'fp32' (default), and what else a chosen backend computes in.",
+        "Number types: 'fp32' (default), and what else a chosen backend computes in: 'fp16' with "
+        "TensorRT 10. Cases of a backend that does not are left out.",
     ),
     Option(
         "checkpoints",
         "DIR",
         False,
         "Take the weights of every selected model from this folder: MODEL.safetensors, "
-        "MODEL.pth or the documented file name. Default: where the model's spec says; what is a "
-        "URL there is downloaded into the cache. 'none' asks for random weights, which show "
-        "whether a graph is right but not its AP.",
+        "MODEL.pth or the documented file name; one that is not there is an error. Default: where "
+        "the model's spec says; what is a URL there is downloaded into the cache. "
+        "--onnxdet-checkpoints=none makes it the structure check: random weights, calibrated so "
+        "that they detect something, on 2 images (see --onnxdet-limit), drawn ones unless "
+        "--onnxdet-data is given. It shows whether a graph does what PyTorch does; "
+        "accuracy is skipped, and every table says 'structure'.",
     ),
     Option(
         "data",
@@ -89,23 +94,31 @@ OPTIONS = (
         "cache",
         "DIR",
         False,
-        "Keep exported graphs and PyTorch's results here, for all runs and projects. "
-        "Default: pytest-onnxdet in the user's cache folder.",
+        "Keep exported graphs, engines, PyTorch's results and downloads here, for all runs and "
+        "projects. Default: pytest-onnxdet in the user's cache folder.",
     ),
     Option(
         "report",
         "DIR",
         False,
-        "Write report.json and its readable forms into this folder, which is made if missing.",
+        "Write report.json, report.md and report.html into this folder, which is made if missing.",
     ),
     Option(
         "baseline",
         "FILE",
         False,
         "Compare with the report.json of an earlier run, and fail where AP, parity or the "
-        "speed-up over PyTorch became worse than tolerances and noise allow.",
+        "speed-up over PyTorch became worse than tolerances and noise allow, or where what passed "
+        "is skipped or ran on another device. Latency may be skipped, as it is with -n. Checks "
+        "that this run leaves out are listed and do not fail.",
     ),
-    Option("limit", "N", False, "Verify on the first N images of a data set only. Default: all."),
+    Option(
+        "limit",
+        "N",
+        False,
+        "Verify on the first N images of a data set only. Default: all; 2 with "
+        "--onnxdet-checkpoints=none.",
+    ),
 )
 
 
@@ -118,7 +131,9 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("onnxdet", "onnxdet: do exported detectors do what PyTorch does?")
     switch = (
         "Verify exported detectors. Without files or folders on the command line the shipped "
-        "conformance suite is what runs."
+        "conformance suite is what runs. -m chooses by model, backend, shape mode (static, "
+        "dynamic), batch size (batch1, ...), check (export, build, parity, accuracy, latency) and "
+        "full-size models (full); pytest --onnxdet --markers lists all."
     )
     group.addoption("--onnxdet", action="store_true", default=None, help=switch)
     parser.addini("onnxdet", "Like --onnxdet on every command line.", type="bool", default=False)

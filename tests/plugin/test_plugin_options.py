@@ -182,6 +182,35 @@ def test_a_name_registered_twice_is_a_usage_error(toy: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: onnxdet: model 'one_net' * is registered already*"])
 
 
+def test_help_explains_every_option_as_it_is(toy: pytest.Pytester) -> None:
+    from pytest_onnxdet.axes import CHECKS, DEFAULT_BATCHES, SHAPES
+    from pytest_onnxdet.models.structure import LIMIT
+    from pytest_onnxdet.options import OPTIONS
+
+    told = " ".join(toy.runpytest("--help").stdout.str().split())
+
+    for option in OPTIONS:
+        assert f"--onnxdet-{option.name}={option.metavar} " in told
+        assert f"onnxdet_{option.name} (" in told, "the ini twin"
+    assert f"check ({', '.join(CHECKS)})" in told
+    assert f"Default: {','.join(SHAPES)}." in told
+    assert f"Default: {','.join(map(str, DEFAULT_BATCHES))}." in told
+    assert "--onnxdet-checkpoints=none makes it the structure check" in told
+    assert f"on {LIMIT} images" in told
+    assert f"Default: all; {LIMIT} with --onnxdet-checkpoints=none." in told
+
+
+def test_help_names_the_backends_as_they_are() -> None:
+    from pytest_onnxdet.backends import OnnxRuntimeBackend, TensorRTBackend
+    from pytest_onnxdet.backends import TensorRTLoweringBackend as Lowering
+    from pytest_onnxdet.options import OPTIONS
+
+    (text,) = (option.help for option in OPTIONS if option.name == "backend")
+    assert OnnxRuntimeBackend.default and TensorRTBackend.default and not Lowering.default
+    assert f"Default: {OnnxRuntimeBackend.name}, {TensorRTBackend.name} and what" in text
+    assert f"Only by name: '{Lowering.name}'" in text
+
+
 def test_nothing_is_read_without_the_option(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nonnxdet_batch = many\n")
     project.makepyfile("def test_own(): pass")
