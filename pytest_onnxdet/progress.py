@@ -1,27 +1,43 @@
 """A progress line on stderr: for downloads and long runs. Imports nothing heavy.
 
 Where stderr is captured, as in pytest's tests, a line that tells that a run is not stuck is of no
-use there: whoever captures says with :func:`show_on` where it is seen.
+use there: :func:`show_uncaptured` is for whoever knows that capturing is about to begin.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
 _EVERY_S = 0.2  # how often the line is drawn on a terminal
 _STEPS = 10  # how many lines a whole run prints where there is no terminal
 
-
 _shown: TextIO | None = None
 
 
-def show_on(stream: TextIO | None) -> None:
-    """Write all further progress to a stream; None: to stderr, as it is then."""
+def show_uncaptured() -> Callable[[], None]:
+    """Write progress to what stderr is now, whoever captures it later.
+
+    Returns:
+        What undoes that.
+    """
     global _shown
-    _shown = stream
+    before = _shown
+    try:
+        _shown = stream = os.fdopen(os.dup(2), "w")
+    except OSError:  # a process without stderr
+        return lambda: None
+
+    def undo() -> None:
+        global _shown
+        _shown = before
+        stream.close()
+
+    return undo
 
 
 class Progress:
@@ -34,7 +50,7 @@ class Progress:
         label: what is going on.
         total: the end; None: unknown.
         unit: "images", or "MB", for which counts are given in bytes.
-        stream: where to write; None: see :func:`show_on`.
+        stream: where to write; None: stderr, see :func:`show_uncaptured`.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=int,
         help="images per batch of a graph that is not dynamic; default: 1. With --dynamic-export "
-        "the batch stays free; it is traced with so many, default: 2, and verified with them",
+        "the batch stays free; it is traced with so many, default: 2, and verified with at least 2",
     )
     more.add_argument(
         "--single-input",

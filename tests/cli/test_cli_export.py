@@ -253,6 +253,44 @@ def test_mistakes_are_told_in_one_message(
     assert not Path("tmp.onnx").exists()
 
 
+def test_a_checkpoint_that_cannot_be_fetched(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("pytest_onnxdet.models.download.time.sleep", lambda _: None)
+    url = "http://127.0.0.1:1/net-01234567.pth"
+    ran = onnxdet("export", tiny.config, url)
+    assert ran.code == 2 and f"{url}: given up after 4 attempts" in ran.err
+    assert "`onnxdet export CONFIG FILE`" in ran.err
+
+
+def test_help_says_what_batch_is_to_a_dynamic_graph(onnxdet: Run) -> None:
+    ran = onnxdet("export", "--help")
+    text = " ".join(ran.out.split())
+    assert ran.code == 0
+    assert "With --dynamic-export the batch stays free; it is traced with so many" in text
+
+
+@pytest.mark.parametrize(("batch", "tried"), [(("--batch", 1), 2), (("--batch", 3), 3)])
+def test_a_dynamic_graph_is_verified_with_the_batch(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, batch: tuple[object, ...], tried: int
+) -> None:
+    common = ("export", *tiny, "--output-file", tmp_path / "b.onnx", "--shape", *SIZE)
+    ran = onnxdet(*common, "--dynamic-export", "--verify", *batch)
+    assert ran.code == 0, ran.out + ran.err
+    assert axes(tmp_path / "b.onnx")["input"][0] == "batch"
+    assert f"batch {tried} of different images: the same" in ran.out
+
+
+def test_a_shape_below_the_least_multiple_is_told_in_one_line(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path
+) -> None:
+    common = ("export", *tiny, "--output-file", tmp_path / "s.onnx", "--shape", 16)
+    ran = onnxdet(*common, "--dynamic-export", "--verify")
+    assert "unforeseen" not in ran.err, ran.err
+    assert "verify 32 x 32: " in ran.out
+
+
 def test_a_missing_simplifier_is_told_first(onnxdet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_onnxdet.export import simplify
 

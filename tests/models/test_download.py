@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.client
 import io
+import os
 import ssl
 import threading
 import time
@@ -271,13 +272,29 @@ def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch
 
 
 def test_progress_is_seen_where_stderr_is_captured(
-    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stream = io.StringIO()
-    progress.show_on(stream)
+    undo = progress.show_uncaptured()  # to what the process calls stderr now
+    aside = os.dup(2)
     try:
-        download(files.url, tmp_path)
+        with (tmp_path / "captured").open("w") as file:
+            os.dup2(file.fileno(), 2)  # from here on pytest keeps what a test writes
+            download(files.url, tmp_path)
     finally:
-        progress.show_on(None)
-    assert "(100 %)" in stream.getvalue() and NAME in stream.getvalue()
-    assert not capsys.readouterr().err
+        os.dup2(aside, 2)
+        os.close(aside)
+        undo()
+    seen = capfd.readouterr().err
+    assert NAME in seen and "(100 %)" in seen
+    assert not (tmp_path / "captured").read_text()
+    with Progress("after", 1, "images") as line:
+        line.advance()
+    assert "after: 1/1 images" in capfd.readouterr().err
+
+
+def test_without_stderr_nothing_is_uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: int) -> int:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(progress.os, "dup", closed)
+    progress.show_uncaptured()()
