@@ -62,10 +62,7 @@ class Timing:
     @property
     def iqr(self) -> float:
         """Width of the middle half: the noise, without the rounds that something disturbed."""
-        if len(self.times) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.times, n=4, method="inclusive")
-        return high - low
+        return _middle_half(self.times)
 
 
 @dataclass(frozen=True)
@@ -82,16 +79,20 @@ class Measured:
 
     def ratio(self, names: Sequence[str], to: str) -> float:
         """Time of ``names``, one after the other, over time of ``to``: the median of the rounds."""
+        return statistics.median(self._ratios(names, to))
+
+    def _ratios(self, names: Sequence[str], to: str) -> list[float]:
         ours = zip(*(self.timings[name].times for name in names), strict=True)
         pairs = zip(ours, self.timings[to].times, strict=True)
-        return statistics.median(sum(times) / reference for times, reference in pairs)
+        return [sum(times) / reference for times, reference in pairs]
 
     def figures(self) -> dict[str, Any]:
         """A latency record's figures, from the subjects of :func:`detection_subjects`.
 
         ``ms`` is the graph's time on inputs that are bound, ``copy_ms`` what copying to and from
         the device adds where there is one, ``results_ms`` what comes on top for boxes and masks at
-        the original images' sizes. PyTorch's time has all of it, and so has the ``speedup``.
+        the original images' sizes. PyTorch's time has all of it, and so has the ``speedup``, and
+        the rounds' ratios to PyTorch, whose noise is ``ratio_iqr``.
         """
         ours, theirs = self.timings[GRAPH], self.timings[TORCH]
         whole = RUN if RUN in self.timings else GRAPH
@@ -103,6 +104,7 @@ class Measured:
             "median": ours.median,
             "iqr": ours.iqr,
             "torch_iqr": theirs.iqr,
+            "ratio_iqr": _middle_half(self._ratios((whole, RESULTS), TORCH)),
             "rounds": ours.rounds,
             "warm_up": self.warm_up,
             "results_ms": self.timings[RESULTS].median,
@@ -111,6 +113,14 @@ class Measured:
             pairs = zip(self.timings[RUN].times, ours.times, strict=True)
             found["copy_ms"] = max(0.0, statistics.median(run - graph for run, graph in pairs))
         return found
+
+
+def _middle_half(values: Sequence[float]) -> float:
+    """The interquartile range; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
 
 
 def detection_subjects(

@@ -47,7 +47,9 @@ def results(folder: Path) -> list[Any]:
 def test_an_engine_is_run_as_it_is(
     fake: Fake, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code = run(arguments, tmp_path / "net.engine", engine(1, RANGE, ("input",)))
+    code = run(
+        arguments, tmp_path / "net.engine", engine(1, RANGE, ("input",)), "--batch-size", "2"
+    )
 
     assert code == 0, capfd.readouterr().err
     assert len(results(tmp_path)) == IMAGES

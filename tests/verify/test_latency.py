@@ -142,6 +142,7 @@ def test_figures_count_results_on_both_sides() -> None:
     assert figures["speedup"] == pytest.approx(2.0)
     assert figures["rounds"] == 3 and figures["warm_up"] == 4
     assert figures["torch_iqr"] == pytest.approx(2.0)
+    assert figures["ratio_iqr"] == 0  # both scatter, and always alike
 
 
 def test_copies_are_apart_and_count_in_the_speed_up() -> None:
@@ -154,6 +155,7 @@ def test_copies_are_apart_and_count_in_the_speed_up() -> None:
     figures = Measured(timings, warm_up=4).figures()
     assert figures["ms"] == 5.0
     assert figures["copy_ms"] == 4.0
+    assert figures["ratio_iqr"] == pytest.approx(0.125)  # of 10 / 40, 21 / 42, 11 / 44
     assert figures["speedup"] == pytest.approx(4.0)
 
 
