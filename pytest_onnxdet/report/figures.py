@@ -135,10 +135,10 @@ def ties(records: Sequence[Record]) -> str:
     images = sum(r.figure("tied_images") or 0 for r in tied)
     count = sum(r.figure("tied_detections") or 0 for r in tied)
     most = max(tied, key=lambda r: (r.figure("tied_detections") or 0, r.figure("tied_images")))
-    told = f"; {many(count, 'detection')} in all" if count else ""
+    told = f" ({many(count, 'detection')})" if count else ""
     return (
-        f"Ties: in {many(len(tied), 'case')} {many(images, 'image')} may differ from PyTorch, as "
-        f"it was proven that only floats tie{told}; most in {identified(most)}."
+        f"Ties: {many(images, 'image')}{told} in {many(len(tied), 'case')} accepted with a proof "
+        f"that only floats tie; most in {identified(most)}."
     )
 
 

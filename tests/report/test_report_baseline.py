@@ -204,6 +204,17 @@ def test_the_ratios_own_noise_counts_where_it_was_recorded(record, timing):
     assert smallest_slowdown(with_ratio, with_ratio) < 0.1 * smallest_slowdown(without, without)
 
 
+def test_noise_is_read_as_latency_records_it(record):
+    from pytest_onnxdet.verify.latency import GRAPH, RESULTS, TORCH, Measured, Timing
+
+    ratios = [0.48, 0.49, 0.5, 0.52, 0.53]
+    eager = [10.0, 30.0, 20.0, 50.0, 40.0]  # a drift that the graph shares
+    graph = [ratio * ms - 1 for ratio, ms in zip(ratios, eager, strict=True)]
+    timings = {TORCH: eager, GRAPH: graph, RESULTS: [1.0] * 5}
+    measured = Measured({name: Timing(tuple(ms)) for name, ms in timings.items()}, warm_up=3)
+    assert ratio_noise(record(check="latency", metrics=measured.figures())) == pytest.approx(0.06)
+
+
 def test_more_comparisons_and_fewer_rounds_ask_for_more(record, timing):
     def limit(rounds, comparisons):
         one = record(check="latency", metrics=timing(10, 20, iqr=0.5, rounds=rounds))
