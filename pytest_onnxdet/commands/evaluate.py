@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import json
 import warnings
@@ -11,15 +12,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.commands.common import CommandError, Model
+from pytest_onnxdet.commands.common import CommandError, Model, in_words
+from pytest_onnxdet.commands.lean import lean_evaluation
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
-from pytest_onnxdet.data.evaluation import compiled_matching
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
 VOC = ("mAP", "recall")
+_AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+#: What mmdet's ``metric_items`` chooses from, for COCO.
+ITEMS = (*_AREAS, "AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 # What a config's `evaluation` says to the training loop, not to evaluate().
-HOOK_ONLY = ("interval", "tmpdir", "start", "gpu_collect", "save_best", "rule", "dynamic_intervals")
+HOOK_ONLY = (
+    *("interval", "tmpdir", "start", "gpu_collect", "save_best", "rule", "dynamic_intervals"),
+    *(
+        "by_epoch",
+        "out_dir",
+        "file_client_args",
+        "greater_keys",
+        "less_keys",
+        "broadcast_bn_buffer",
+    ),
+)
 
 
 def open_data(model: Model) -> Dataset:
@@ -31,9 +45,7 @@ def open_data(model: Model) -> Dataset:
     from mmdet.datasets import build_dataset
 
     test: Any = copy.deepcopy(model.cfg.data.test)
-    if not isinstance(test, dict):
-        raise CommandError(f"{model.path}: data.test is a list: test one data set at a time")
-    test.pop("samples_per_gpu", None)
+    samples = int(test.pop("samples_per_gpu", 1))
     test["test_mode"] = True
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -60,7 +72,19 @@ def open_data(model: Model) -> Dataset:
         classes=tuple(built.CLASSES),
     )
     built.evaluation = dict(model.cfg.get("evaluation") or {})
+    built.samples_per_gpu = samples
     return Dataset(spec, built, test["pipeline"])
+
+
+def tested_data_sets(config: str) -> int:
+    """How many data sets a config's ``data.test`` lists; 0 where it is no list, or no config."""
+    from mmcv import Config
+
+    try:
+        test = Config.fromfile(config).data.test
+    except Exception:  # what is wrong with it is told by who opens it to use it
+        return 0
+    return len(test) if isinstance(test, list | tuple) else 0
 
 
 def metrics_of(data: Dataset) -> tuple[str, ...]:
@@ -80,6 +104,53 @@ def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
             )
 
 
+def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool) -> None:
+    """Looks at what the data set's method will be given, before anything is run.
+
+    Args:
+        data: what `open_data` gave.
+        options: ``--eval-options``.
+        formatting: whether they are ``format_results``'s and not ``evaluate``'s.
+
+    Raises:
+        CommandError: it takes no such argument, or there is no such metric item.
+    """
+    dataset = data.coco
+    if formatting:
+        if metrics_of(data) != COCO:
+            raise CommandError(f"--format-only: {data.spec.name} has no result format; use --out")
+        # It takes any other keyword, and uses none.
+        _refuse("--eval-options", options, ["jsonfile_prefix"])
+        return
+    config = _from_config(dataset)
+    parameters = inspect.signature(dataset.evaluate).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        names = [name for name in parameters if name not in ("results", "metric")]
+        _refuse("--eval-options", options, names)
+        _refuse("the config's evaluation", config, names)
+    if metrics_of(data) == COCO and (items := (config | dict(options)).get("metric_items")):
+        chosen = dict.fromkeys([items] if isinstance(items, str) else items)
+        _refuse("--eval-options metric_items", chosen, ITEMS)
+
+
+def _from_config(dataset: Any) -> dict[str, Any]:
+    """What the config's ``evaluation`` says of ``evaluate``."""
+    known = (*HOOK_ONLY, "metric")
+    return {k: v for k, v in dataset.evaluation.items() if k not in known}
+
+
+def _refuse(source: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = [str(name) for name in given if name not in known]
+    if unknown:
+        raise CommandError(f"{source}: no {in_words(unknown)}; there are {', '.join(known)}")
+
+
+def check_masks(metrics: Sequence[str] | None, result: Any) -> None:
+    """Raises `CommandError` where masks are to be evaluated and an image's result has none."""
+    if "segm" in (metrics or ()) and not isinstance(result, tuple):
+        raise CommandError("--eval segm: the model gives no masks: leave segm out")
+
+
 def evaluate(
     data: Dataset, results: list[Any], metrics: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -92,28 +163,21 @@ def evaluate(
         options: arguments of the data set's ``evaluate``; they win over the config's.
     """
     dataset = data.coco
-    given = {k: v for k, v in dataset.evaluation.items() if k not in HOOK_ONLY and k != "metric"}
-    given |= dict(options)
-    if "segm" in metrics and not isinstance(results[0], tuple):
-        raise CommandError("--eval segm: the model gives no masks: leave segm out")
+    given = _from_config(dataset) | dict(options)
+    check_masks(metrics, results[0])
+    # mmdet warns of what it does to mask areas, each time.
+    warnings.simplefilter("ignore")
+    if metrics_of(data) == COCO:
+        with lean_evaluation(dataset, files=given.get("jsonfile_prefix") is not None):
+            return dict(dataset.evaluate(results, metric=list(metrics), **given))
     figures: dict[str, Any] = {}
-    try:
-        # mmdet warns of what it does to mask areas, each time.
-        warnings.simplefilter("ignore")
-        if metrics_of(data) == COCO:
-            with compiled_matching():
-                return dict(dataset.evaluate(results, metric=list(metrics), **given))
-        if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
-            own = {k: v for k, v in given.items() if k != "proposal_nums"}
-            figures |= dataset.evaluate(results, metric="mAP", **own)
-        if "recall" in metrics:
-            objects = [dataset.get_ann_info(i)["bboxes"] for i in range(len(dataset))]
-            own = {k: v for k, v in given.items() if k not in ("scale_ranges", "logger")}
-            figures |= recalls(objects, results, **own)
-    except (TypeError, KeyError) as error:
-        raise CommandError(
-            f"--eval-options: {data.spec.name}'s evaluate() does not take this: {error}"
-        ) from error
+    if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
+        own = {k: v for k, v in given.items() if k != "proposal_nums"}
+        figures |= dataset.evaluate(results, metric="mAP", **own)
+    if "recall" in metrics:
+        objects = [dataset.get_ann_info(i)["bboxes"] for i in range(len(dataset))]
+        own = {k: v for k, v in given.items() if k not in ("scale_ranges", "logger")}
+        figures |= recalls(objects, results, **own)
     return figures
 
 
@@ -121,19 +185,13 @@ def format_results(data: Dataset, results: list[Any], options: Mapping[str, Any]
     """The results in the data set's own format; says where they are.
 
     Raises:
-        CommandError: the data set has no format, or the files cannot be written.
+        CommandError: the files cannot be written.
     """
-    if metrics_of(data) != COCO:
-        raise CommandError(f"--format-only: {data.spec.name} has no result format; use --out")
     given = dict(options)
     # mmdet's default is a temporary folder that is gone when the process ends.
     prefix = str(given.pop("jsonfile_prefix", "results"))
     try:
         files, _ = data.coco.format_results(results, jsonfile_prefix=prefix, **given)
-    except TypeError as error:
-        raise CommandError(
-            f"--eval-options: format_results() does not take this: {error}"
-        ) from error
     except OSError as error:
         raise CommandError(
             f"--format-only: {prefix}.*.json cannot be written ({error.strerror}): choose another "

@@ -17,6 +17,7 @@ from pytest_onnxdet.commands.common import (
     CONFIG_HELP,
     CommandError,
     DictOptions,
+    Model,
     in_words,
     open_config,
     tell,
@@ -25,6 +26,7 @@ from pytest_onnxdet.commands.common import (
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.artifacts import Artifact
@@ -53,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METRIC",
         help="bbox, segm, proposal, proposal_fast for COCO; mAP, recall for VOC",
     )
-    parser.add_argument("--show", action="store_true", help="show painted images on the screen")
+    parser.add_argument(
+        "--show", action="store_true", help="show painted images on the screen, one by one"
+    )
     parser.add_argument("--show-dir", help="write painted images into this folder")
     parser.add_argument(
         "--show-score-thr",
@@ -79,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument(
         "--batch-size",
         type=int,
-        help="images per batch; default: what the graph was exported for, 1 if it is dynamic",
+        help="images per batch; default: what the graph was exported for; if it is dynamic, the "
+        "config's data.test.samples_per_gpu, else 1",
     )
 
 
@@ -89,15 +94,23 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code, 0.
     """
-    from pytest_onnxdet.commands.evaluate import check_metrics, evaluate, format_results, open_data
+    from pytest_onnxdet.commands.evaluate import (
+        check_metrics,
+        check_options,
+        evaluate,
+        format_results,
+        open_data,
+    )
 
     _check(args)
     out = writable(Path(args.out), "--out") if args.out else None
-    data = open_data(open_config(args.config, args.cfg_options))
+    data = open_data(_opened(args))
     check_metrics(data, args.eval or ())
+    if args.eval or args.format_only:
+        check_options(data, args.eval_options or {}, formatting=args.format_only)
     session = open_model(Path(args.model), args.backend)
     with session:
-        batch = batch_size(session.artifact, args.batch_size)
+        batch = batch_size(session.artifact, args.batch_size, data.coco.samples_per_gpu)
         start = time.perf_counter()
         results = collect(args, data, session, batch)
         seconds = time.perf_counter() - start
@@ -118,6 +131,22 @@ def run(args: argparse.Namespace) -> int:
         tell("\n".join(f"{name}: {value}" for name, value in figures.items()))
         tell(f"Evaluated in {time.perf_counter() - start:.1f} s")
     return 0
+
+
+def _opened(args: argparse.Namespace) -> Model:
+    """The config; several data sets in its ``data.test`` are refused for what they are."""
+    from pytest_onnxdet.commands.evaluate import tested_data_sets
+    from pytest_onnxdet.models.checkpoint import BuildError
+
+    try:
+        return open_config(args.config, args.cfg_options)
+    except BuildError as error:
+        if count := tested_data_sets(args.config):
+            raise CommandError(
+                f"{args.config}: data.test is a list of {count}: test one data set at a time, with "
+                "a config whose data.test is that one"
+            ) from error
+        raise
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -164,13 +193,15 @@ def describe(path: Path, backend: str) -> Artifact:
         return Artifact(path, "", cached=False, info={})
     import onnx
 
+    from pytest_onnxdet.commands.operators import foreign_domains
+
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise CommandError(
             f"MODEL: {path}: not a readable ONNX file ({type(error).__name__}): export it again"
         ) from error
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    foreign = foreign_domains(model, backend)
     if foreign:
         raise CommandError(
             f"MODEL: {path}: needs custom operators of {in_words(foreign)}: export the detector "
@@ -192,15 +223,20 @@ def describe(path: Path, backend: str) -> Artifact:
     return Artifact(path, "", cached=False, info=info)
 
 
-def batch_size(artifact: Artifact, asked: int | None) -> int:
+def batch_size(artifact: Artifact, asked: int | None, configured: int = 1) -> int:
     """Images per batch.
+
+    Args:
+        artifact: the graph.
+        asked: ``--batch-size``.
+        configured: the config's, for a graph that takes any.
 
     Raises:
         CommandError: the graph was exported for another number.
     """
     fixed = artifact.static_shape
     if fixed is None:
-        return asked or 1
+        return asked or configured
     if asked not in (None, fixed[0]):
         raise CommandError(
             f"--batch-size {asked}: {artifact.path} takes batches of {fixed[0]}: leave the option "
@@ -211,18 +247,25 @@ def batch_size(artifact: Artifact, asked: int | None) -> int:
 
 def collect(args: argparse.Namespace, data: Dataset, session: Session, batch: int) -> list[Any]:
     """mmdet's result of every image; painted images on the way."""
+    from pytest_onnxdet.commands.evaluate import check_masks
     from pytest_onnxdet.commands.results import mmdet_results
+    from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.progress import Progress
 
     classes = tuple(data.coco.CLASSES)
     results: list[Any] = []
-    with Progress("test", len(data), "images") as progress:
+    with (
+        Window(asked=args.show) as window,
+        Progress("test", len(data), "images") as progress,
+    ):
         for found in stream(data, session, batch):
             for one in found:
                 index = len(results)
                 results += mmdet_results([one], len(classes))
-                if args.show_dir or args.show:
-                    _paint(args, data, index, one)
+                if index == 0:
+                    check_masks(args.eval, results[0])
+                if args.show_dir or window.open:
+                    _paint(args, data, index, one, window)
             progress.at(len(results))
     return results
 
@@ -238,15 +281,16 @@ def stream(data: Dataset, session: Session, batch: int) -> Iterator[list[Detecti
         yield detections(session.run(one), one)
 
 
-def _paint(args: argparse.Namespace, data: Dataset, index: int, found: Detections) -> None:
+def _paint(
+    args: argparse.Namespace, data: Dataset, index: int, found: Detections, window: Window
+) -> None:
     import cv2
 
-    from pytest_onnxdet.commands.pictures import paint, save, show
+    from pytest_onnxdet.commands.pictures import paint, save
 
     path = data.path(index)
     image: Any = cv2.imread(str(path))
     picture = paint(image, found, data.coco.CLASSES, args.show_score_thr)
     if args.show_dir:
         save(Path(args.show_dir) / path.relative_to(data.spec.images), picture)
-    if args.show:
-        show(picture, path.name)
+    window.show(picture, path.name)

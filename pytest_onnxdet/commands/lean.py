@@ -1,0 +1,61 @@
+"""mmdet's COCO evaluation without what it does for nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import marshal
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_onnxdet.data.evaluation import compiled_matching
+
+_NO_OUTLINE: list[float] = []
+
+
+@contextlib.contextmanager
+def lean_evaluation(dataset: Any, *, files: bool) -> Iterator[None]:
+    """For the duration of the block, ``dataset.evaluate`` takes a third of the time.
+
+    mmdet writes every box as JSON text into a folder that is gone afterwards, and reads it back:
+    half the time; the files hold Python's own bytes instead. pycocotools adds to every box its
+    outline, a fifth of the memory, which nothing looks at. Python looks for cycles among the
+    entries, over and again, and there are none. Figures are the same.
+
+    Args:
+        dataset: a CocoDataset; it and mmdet are as before afterwards.
+        files: whether the files are wanted, so that they have to be JSON.
+    """
+    import mmdet.datasets.coco as place
+
+    own, load_results, collecting = place.mmcv, dataset.coco.loadRes, gc.isenabled()
+
+    def slim(entries: Any) -> Any:
+        for entry in entries:
+            if "bbox" in entry:
+                entry["segmentation"] = _NO_OUTLINE
+        return load_results(entries)
+
+    if not files:
+        place.mmcv = SimpleNamespace(dump=_dump, load=_load)
+    dataset.coco.loadRes = slim
+    gc.disable()
+    try:
+        with compiled_matching():
+            yield
+    finally:
+        place.mmcv = own
+        del dataset.coco.loadRes
+        if collecting:
+            gc.enable()
+
+
+def _dump(entries: Any, path: str) -> None:
+    with open(path, "wb") as file:
+        marshal.dump(entries, file)
+
+
+def _load(path: str) -> Any:
+    with open(path, "rb") as file:
+        return marshal.load(file)
