@@ -271,6 +271,22 @@ def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch
     assert stream.getvalue().splitlines()[-1].endswith("(90 %), 1.0 MB/s, 10 s left")
 
 
+def test_a_download_starts_to_count_where_it_goes_on(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, started = Progress.start, []
+
+    def start(self: Progress, done: int) -> None:
+        started.append(done)
+        honest(self, done)
+
+    monkeypatch.setattr(Progress, "start", start)
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
+    files.cuts = [300_000]
+    download(files.url, tmp_path, pause=0)
+    assert started == [1000, 301_000]
+
+
 def test_progress_is_seen_where_stderr_is_captured(
     files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
