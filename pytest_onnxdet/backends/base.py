@@ -11,6 +11,9 @@ guarded here, so that a backend somebody writes for their own runtime cannot ski
 
         def prepare(self, artifact, threads=None):
             return MySession(artifact)
+
+A session overrides :meth:`Session._run`, and :meth:`Session._bind` where the runtime can keep
+inputs on a device: then latency tells the graph's time from the copies'.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_onnxdet.backends.base import Arrays, BackendError, Bound, Session
 from pytest_onnxdet.backends.cuda import Buffer, Device
-from pytest_onnxdet.backends.engines import discard, make_log, short_of_memory, tail
+from pytest_onnxdet.backends.engines import device_fault, discard, make_log, tail
 from pytest_onnxdet.backends.profiles import Profile
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class TensorRTSession(Session):
         """The engine, None where it does not load, and its bytes, none where they are gone.
 
         Raises:
-            BackendError: it is memory that lacks, which says nothing about the engine.
+            BackendError: memory lacks or CUDA fails, which says nothing about the engine.
         """
         try:
             data = entry.path.read_bytes()
@@ -125,8 +125,8 @@ class TensorRTSession(Session):
             return None, b""
         self._log.lines.clear()
         engine = runtime.deserialize_cuda_engine(data)
-        if engine is None and short_of_memory(self._log):
-            raise self._failed(f"there is not enough device memory to load the engine; {LESS}")
+        if engine is None and (fault := device_fault(self._log)):
+            raise self._failed(f"{fault}; {LESS}")
         return engine, data
 
     def _run(self, feeds: Arrays) -> Arrays:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 #: The compute capability that engines are built for where there is no GPU to ask.
 AHEAD = "SM80"
-# What the library says in its log where memory is what an engine lacks.
+# What the library says in its log where an engine is not to blame: memory lacks, or CUDA fails.
 MEMORY = re.compile(r"out ?of ?memory|memory\b.* could not be allocated|MemoryAllocation", re.I)
+CUDA = re.compile(r"cuda ?error|cuda runtime", re.I)
 LOG_LINES = 30
 # Bumped when a change below makes other engines from the same graph.
 RECIPE = 1
@@ -235,9 +236,12 @@ def tail(log: Any) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def short_of_memory(log: Any) -> bool:
-    """Whether the log says that it was memory that was lacking."""
-    return any(MEMORY.search(line) for line in log.lines)
+def device_fault(log: Any) -> str:
+    """What the log says of the device, where it is not the engine that is at fault; else empty."""
+    text = "\n".join(log.lines)
+    if MEMORY.search(text):
+        return "there is not enough device memory to load the engine"
+    return "CUDA failed while the engine was loaded" if CUDA.search(text) else ""
 
 
 def discard(entry: Artifact, data: bytes) -> None:

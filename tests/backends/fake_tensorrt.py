@@ -102,7 +102,7 @@ class Fake:
         self.builds = True
         self.loads = 10**9  # how many engines still deserialise
         self.stale = b""  # the engine that does not
-        self.crowded = False  # whether the device has no memory for an engine
+        self.fault = ""  # of the device, for which no engine loads
         self.context = True
         self.inputs: tuple[str, ...] = ("input", "image_shape")
         self.outputs: tuple[str, ...] = ("dets",)
@@ -183,8 +183,8 @@ class Fake:
 
     def Runtime(self, log: Any) -> Any:
         def load(data: bytes) -> Any:
-            if self.crowded:
-                log.log(Severity.ERROR, "[virtualMemoryBuffer.cpp] Error Code 2: OutOfMemory")
+            if self.fault:
+                log.log(Severity.ERROR, self.fault)
                 return None
             if data == self.stale or self.loads <= 0 or data == WORDLESS:
                 log.log(Severity.ERROR, "The engine plan file is not compatible")
