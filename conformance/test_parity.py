@@ -4,8 +4,8 @@ The heads' raw outputs are compared first, so that a difference can be told to c
 network or from the post-processing. A batch is compared with its images run one by one: batching
 must not change a detection. Empty images are part of the data set.
 
-Where float ties decide which candidate comes first, an image may differ: then mmdet's own
-post-processing of the backend's raw outputs has to give the backend's detections, or it fails.
+Where float ties decide which candidate comes first, an image may differ: then mmdet itself,
+deciding those ties as the backend did, has to give the backend's detections, or it fails.
 """
 
 from functools import partial
@@ -26,10 +26,12 @@ def test_parity(
     onnxdet_record,
 ):
     case, bench = onnxdet_case, onnxdet_workbench
+    tolerance = case.spec.tolerance(case.backend.name, case.precision, onnxdet_session.device)
     metrics = check_parity(
         onnxdet_reference,
         onnxdet_found,
-        tolerance=case.spec.tolerance(case.backend.name),
+        tolerance=tolerance,
+        most_tied=case.spec.tied_images,
         classes=case.spec.classes,
         case_id=case.id,
         max_per_img=bench.max_per_img(case.spec),
@@ -37,7 +39,7 @@ def test_parity(
         raw=bench.raw(case),
         singles=bench.singles(case),
         images=bench.names(case),
-        settle=partial(settle, bench, case),
+        settle=partial(settle, bench, case, tolerance),
         locate=lambda: bench.blame(case),
     )
     onnxdet_record(metrics)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_onnxdet.axes import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES, fixed_markers
 from pytest_onnxdet.models.spec import ModelSpec
-from pytest_onnxdet.models.structure import GRAINED, structure_spec
+from pytest_onnxdet.models.structure import structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
@@ -188,10 +188,11 @@ def choose_models(settings: Settings, registry: Registry) -> tuple[ModelSpec, ..
     except LookupError as error:
         raise SettingsError(str(error)) from error
     if settings.random_weights:
-        known = [
-            spec.dataset if settings.data or spec.dataset != COCO else GRAINED for spec in specs
-        ]
-        return tuple(map(structure_spec, specs, known))
+        drawn = [settings.data is None and spec.dataset == COCO for spec in specs]
+        return tuple(
+            structure_spec(spec, None if alone else spec.dataset)
+            for spec, alone in zip(specs, drawn, strict=True)
+        )
     if settings.checkpoints is None:
         return specs
     return tuple(_with_checkpoint(spec, settings.checkpoints) for spec in specs)

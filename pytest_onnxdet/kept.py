@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
-from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest
+from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,7 @@ class KeptResults:
         """Everything that decides what ``detector`` finds in ``dataset``'s batches, by name."""
         cfg: Any = detector.cfg
         return {
-            "weights": _weights_digest(detector),
+            "weights": weights_digest(detector),
             "model": cfg.model.to_dict(),
             "pipeline": list(cfg.data.test.pipeline),
             "images": _images_digest(dataset),
@@ -208,19 +208,10 @@ def _joined(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([empty, *parts]).astype(empty.dtype)
 
 
-def _weights_digest(detector: nn.Module) -> str:
-    """A hash of what was loaded, wherever it came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(detector.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _images_digest(dataset: Dataset) -> str:
     """A hash of the annotations, of every image's bytes, and of what is added to them."""
     digest = hashlib.sha256(file_digest(dataset.spec.annotations).encode())
-    digest.update(str(dataset.spec.grain).encode())
+    digest.update(f"{dataset.spec.grain} {dataset.spec.enlarged}".encode())
     for index in range(len(dataset)):
         path = dataset.path(index)
         digest.update(path.name.encode())

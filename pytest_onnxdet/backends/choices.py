@@ -6,9 +6,10 @@ threshold. In a two-stage model another proposal is then refined, and the detect
 pixels. PyTorch's own roundings are of that size: mmcv's ``batched_nms`` moves the boxes of each
 class apart by more than the image's width, where float32 keeps 1/128 px.
 
-So a backend's choice is not compared with PyTorch's, but judged: :func:`judge` goes through all
-candidates and asks of each whether it may have been kept, or dropped. A choice that holds is then
-played back into mmdet, whose later layers work on from there.
+So a backend's choice is not compared with PyTorch's, but judged: :func:`judge` goes through all of
+PyTorch's candidates and asks of each whether it may have been kept, or dropped, had scores and
+boxes been rounded otherwise. A choice that holds is then played back into mmdet, whose later layers
+work on from there, and what comes of it is PyTorch's own result for that choice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pytest_onnxdet.data.rounding import box_slack, score_slack
 from pytest_onnxdet.models.spec import Tolerance
 
 Floats = NDArray[np.floating[Any]]
@@ -56,7 +58,7 @@ def played_back(choices: Sequence[Choice], tolerance: Tolerance) -> Iterator[Non
 
     Args:
         choices: of the suppressions of one image, in the order in which mmdet makes them.
-        tolerance: by how much boxes and scores may differ.
+        tolerance: by how much what was kept may differ from PyTorch's candidates.
 
     Raises:
         Unproven: within the block, where a choice does not hold or there are not as many.
@@ -75,17 +77,19 @@ def played_back(choices: Sequence[Choice], tolerance: Tolerance) -> Iterator[Non
         rows = judge(
             boxes.numpy(),
             scores.numpy(),
-            (torch.zeros_like(idxs) if class_agnostic else idxs).numpy(),
+            idxs.numpy(),
             nms_cfg.get("iou_threshold", nms_cfg.get("iou_thr")),
             left.pop(0),
             tolerance,
+            class_agnostic,
         )
         kept = torch.from_numpy(rows)
         kept = kept[scores[kept].argsort(descending=True, stable=True)]
         return torch.cat([boxes[kept], scores[kept, None]], dim=1), kept
 
     # mmdet's modules import it by name.
-    holders = [m for m in list(sys.modules.values()) if vars(m).get("batched_nms") is original]
+    loaded = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    holders = [module for module in loaded if vars(module).get("batched_nms") is original]
     for module in holders:
         vars(module)["batched_nms"] = chosen
     try:
@@ -104,19 +108,23 @@ def judge(
     iou_threshold: float,
     choice: Choice,
     tolerance: Tolerance,
+    class_agnostic: bool = False,
 ) -> NDArray[np.int64]:
     """The candidates that a choice keeps, if greedy suppression may keep just these.
 
-    Each kept box must be a candidate. No two of a label may surely overlap by more than the
-    threshold. Each candidate that is not kept must perhaps overlap by more with a kept one of its
-    label that perhaps scores higher; or, where as many are kept as may be, perhaps score no higher
-    than the last. "Surely" and "perhaps": with every coordinate and score off by its allowance.
+    Each kept box must be a candidate, within the allowances, and no more may be kept than allowed.
+    No two of a label may surely overlap by more than the threshold. Each candidate that is not kept
+    must perhaps overlap by more with a kept one of its label that perhaps scores higher; or, where
+    as many are kept as may be, perhaps score no higher than the last. "Surely" and "perhaps": with
+    every coordinate and score off by what rounding can do (:mod:`pytest_onnxdet.data.rounding`),
+    which is far less than the allowances.
 
     Args:
         boxes: float32 (P, 4), corners of all candidates; scores float32 (P,); labels int64 (P,).
         iou_threshold: overlap above which the lower-scored box of a label is dropped.
         choice: what was kept.
         tolerance: ``box_px`` and ``score`` are the allowances.
+        class_agnostic: whether boxes of all labels suppress each other.
 
     Returns:
         int64 (K,), the rows of the kept.
@@ -124,11 +132,18 @@ def judge(
     Raises:
         Unproven: it may not.
     """
-    slack, tie = tolerance.box_px, tolerance.score
     rows = _rows(boxes, scores, labels, choice, tolerance)
+    if choice.limit is not None and len(rows) > choice.limit:
+        raise Unproven(f"{len(rows)} boxes are kept, and {choice.limit} may be")
+    tie = score_slack(scores)
+    last = (scores[rows] + tie[rows]).min(initial=np.inf)
+    if class_agnostic:
+        labels = np.zeros_like(labels)
+    step = float(boxes.max(initial=0.0)) + 1
     kept = np.zeros(len(scores), dtype=bool)
     kept[rows] = True
     for label in np.unique(labels):
+        slack = box_slack(boxes, step * float(label))
         mine = np.flatnonzero(labels == label)
         ours, others = mine[kept[mine]], mine[~kept[mine]]
         sure, _ = overlaps(boxes[ours], boxes[ours], slack)
@@ -137,10 +152,10 @@ def judge(
             first, second = ours[np.argwhere(sure > iou_threshold)[0]]
             raise Unproven(f"both {boxes[first]} and {boxes[second]} are kept")
         _, possible = overlaps(boxes[others], boxes[ours], slack)
-        ahead = scores[ours][None] >= scores[others][:, None] - tie
+        ahead = (scores + tie)[ours][None] >= (scores - tie)[others][:, None]
         dropped = ((possible > iou_threshold) & ahead).any(axis=1)
         if choice.limit is not None and len(rows) >= choice.limit:
-            dropped |= scores[others] <= scores[rows].min() + tie
+            dropped |= (scores - tie)[others] <= last
         if not dropped.all():
             at = others[~dropped][0]
             raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} is not kept")

@@ -36,6 +36,8 @@ class DatasetSpec:
         grain: standard deviation, in grey levels, of noise added to each image as it is read, the
             same at every reading. In an even area all pixels, features and scores are equal, and
             which of equal boxes is kept is left to chance; no photograph has such areas.
+        enlarged: how many times as wide and high each image is made as it is read. The annotations
+            stay those of the smaller image, so there is no AP.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DatasetSpec:
     kind: str = "coco"
     classes: tuple[str, ...] = ()
     grain: float = 0.0
+    enlarged: int = 1
 
 
 class DatasetRegistry:
@@ -79,9 +82,10 @@ class DatasetRegistry:
 
 
 def builtin_datasets() -> DatasetRegistry:
-    """A fresh registry with the drawn scenes, as they are and with grain."""
+    """A fresh registry with the drawn scenes: as they are, with grain, as large as photographs."""
     shapes = DatasetSpec("shapes", SHAPES / "annotations.json", SHAPES / "val", classes=CLASSES)
-    return DatasetRegistry([shapes, replace(shapes, name="grained_shapes", grain=8.0)])
+    grained = replace(shapes, name="grained_shapes", grain=8.0)
+    return DatasetRegistry([shapes, grained, replace(grained, name="large_shapes", enlarged=4)])
 
 
 class Dataset:
@@ -160,6 +164,8 @@ class Dataset:
         Returns:
             Metrics on the 0-1 scale; no detection in the whole data set is AP 0.
         """
+        if self.spec.enlarged != 1:
+            raise DataError(f"{self.spec.name}: enlarged images do not fit their annotations")
         if len(results) != len(self):
             raise DataError(f"{len(results)} results for {len(self)} images")
         wanted = [m for m in metrics if m != "segm" or isinstance(results[0], tuple)]
@@ -188,8 +194,11 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     from mmdet.datasets import build_dataset
 
     pipeline = copy.deepcopy(cfg.data.test.pipeline)
+    # The first step reads the image.
     if spec.grain:
-        pipeline.insert(1, _Grain(spec.grain))  # the first step reads the image
+        pipeline.insert(1, _Grain(spec.grain))
+    if spec.enlarged != 1:
+        pipeline.insert(1, _Enlarged(spec.enlarged))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = build_dataset(
             {
@@ -207,6 +216,19 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     if not len(coco):
         raise DataError(f"{spec.annotations}: no images: there would be nothing to compare")
     return Dataset(spec, coco, pipeline)
+
+
+@dataclass(frozen=True)
+class _Enlarged:
+    """A pipeline step that makes images larger, as if they had been read so."""
+
+    times: int
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        import cv2
+
+        image = cv2.resize(results["img"], None, fx=self.times, fy=self.times)
+        return {**results, "img": image, "img_shape": image.shape, "ori_shape": image.shape}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pytest_onnxdet.deploy.base import DeployModel, features
-from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, set_apart, take_rows
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, quotient, set_apart, take_rows
 from pytest_onnxdet.deploy.ops.corners import soft_nms
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
@@ -62,6 +62,7 @@ class CornerDetector(DeployModel):
             raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
         tl_heat, br_heat, tl_emb, br_emb, tl_off, br_off = self._heads(input)
         k, kernel, classes = cfg.corner_topk, cfg.local_maximum_kernel, head.num_classes
+        self.lowering.bounded(k, "corner_topk")
         scale = torch.stack(
             [
                 torch.ones(()) * input.shape[3] / tl_heat.shape[3],
@@ -83,18 +84,22 @@ class CornerDetector(DeployModel):
         scores = torch.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0)
         scores, at = torch.topk(scores.flatten(1), min(NUM_DETS, k * k), dim=1)
         boxes = take_rows(torch.cat([tl_at, br_at], dim=-1).flatten(1, 2), at)
-        labels = torch.gather(tl_class, 1, torch.div(at, k, rounding_mode="floor"))
-        limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
+        labels = torch.gather(tl_class, 1, quotient(at, k))
         # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
-        # where the pipeline keeps the image's size, as CornerNet's do.
+        # where the pipeline keeps the image's size, as CornerNet's do. Pairs of score 0, of corners
+        # that are no peak, are never kept, but their coordinates count.
+        apart = set_apart(boxes, labels, scores >= 0)
+        scores, rank = self.lowering.top(scores, 0, 0.0, least=1)
+        limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
         scores, index = soft_nms(
-            set_apart(boxes, labels, scores >= 0),
+            take_rows(apart, rank),
             scores,
-            labels,
+            torch.gather(labels, 1, rank),
             float(nms.get("sigma", 0.5)),
             float(nms.get("min_score", 1e-3)),
             min(limit, NUM_DETS, k * k),
         )
+        index = torch.gather(rank, 1, index)
         used = scores > 0
         boxes = take_rows(boxes, index) + border.repeat(1, 1, 2)
         dets = torch.cat([boxes, scores[..., None]], dim=-1) * used[..., None].to(boxes.dtype)
@@ -117,13 +122,13 @@ class CornerDetector(DeployModel):
         if step.get("test_pad_add_pix", 0):
             raise UnsupportedPart("RandomCenterCropPad with test_pad_add_pix has no lowering")
         if mode == "logical_or" and (value + 1) & value == 0:
-            canvas = torch.div(image_shape, value + 1, rounding_mode="floor") * (value + 1) + value
+            canvas = quotient(image_shape, value + 1) * (value + 1) + value
         elif mode == "size_divisor":
-            canvas = torch.div(image_shape + value - 1, value, rounding_mode="floor") * value
+            canvas = quotient(image_shape + value - 1, value) * value
         else:
             raise UnsupportedPart(f"RandomCenterCropPad with test_pad_mode {(mode, value)}")
-        half = torch.div(canvas, 2, rounding_mode="floor")
-        border = half - torch.div(image_shape, 2, rounding_mode="floor")
+        half = quotient(canvas, 2)
+        border = half - quotient(image_shape, 2)
         return border.flip(1).to(torch.float32)
 
     @classmethod
@@ -141,9 +146,9 @@ class CornerDetector(DeployModel):
         heat = torch.where(peak == heat, heat, 0.0)
         score, index = torch.topk(heat.flatten(1), k, dim=1)
         width, cells = heat.shape[3], heat.shape[2] * heat.shape[3]
-        label = torch.div(index, cells, rounding_mode="floor")
+        label = quotient(index, cells)
         cell = index - label * cells
-        row = torch.div(cell, width, rounding_mode="floor")
+        row = quotient(cell, width)
         at = torch.stack([cell - row * width, row], dim=-1).to(torch.float32)
         return score, cell, label, at + cls._at(offset, cell)
 

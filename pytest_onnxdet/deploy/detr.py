@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_onnxdet.deploy.base import DeployModel, features
-from pytest_onnxdet.deploy.ops.boxes import clip, take_rows
+from pytest_onnxdet.deploy.ops.boxes import clip, quotient, take_rows
 from pytest_onnxdet.deploy.ops.lowering import sigmoid
 
 
@@ -24,10 +24,13 @@ class DetrDetector(DeployModel):
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         head, limits = self.detector.bbox_head, self.limits
         logits, boxes = self._heads(input, image_shape)
-        limit = limits.max_per_img or head.test_cfg.get("max_per_img", head.num_query)
+        limit = limits.max_per_img
+        if limit is None:
+            limit = head.test_cfg.get("max_per_img", head.num_query)
+        limit = self.lowering.bounded(limit, "max_per_img")
         if head.loss_cls.use_sigmoid:
             scores, pair = torch.topk(sigmoid(logits).flatten(1), limit, dim=1)
-            query = torch.div(pair, head.num_classes, rounding_mode="floor")
+            query = quotient(pair, head.num_classes)
             labels = pair - query * head.num_classes
         else:
             best, label = logits.softmax(dim=-1)[..., :-1].max(dim=-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_onnxdet.deploy.ops.boxes import quotient
 from pytest_onnxdet.deploy.ops.rois import pool_points, sample_points
 from pytest_onnxdet.deploy.two_stage import MaskDetector
 
@@ -71,9 +72,10 @@ class PointRendDetector(MaskDetector):
         head = self.detector.roi_head
         height, width = size
         count = min(height * width, head.test_cfg.subdivision_num_points)
+        self.lowering.bounded(count, "rcnn.subdivision_num_points")
         flat = refined.flatten(2)
         _, index = torch.topk(-flat.abs(), count, dim=2)
-        row = torch.div(index, width, rounding_mode="floor")
+        row = quotient(index, width)
         x = 0.5 / width + (index - row * width).to(flat.dtype) * (1.0 / width)
         y = 0.5 / height + row.to(flat.dtype) * (1.0 / height)
         points = torch.stack([x, y], dim=-1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from pytest_onnxdet.deploy.base import (
     PROPOSALS,
     DeployModel,
+    Limits,
     features,
     joined,
     named_levels,
@@ -27,12 +28,25 @@ from pytest_onnxdet.deploy.ops.boxes import (
     set_apart,
     take_rows,
 )
-from pytest_onnxdet.deploy.ops.lowering import sigmoid
+from pytest_onnxdet.deploy.ops.lowering import Lowering, sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
+
+# mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
+# may find something in it. Here 0 is an empty slot, so such a proposal gets the least that is none.
+FAINTEST = 1e-37
 
 
 class TwoStageDetector(DeployModel):
     """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
+
+    def __init__(self, detector: Any, lowering: Lowering, limits: Limits) -> None:
+        super().__init__(detector, lowering, limits)
+        if type(detector.rpn_head).__name__ != "RPNHead":
+            raise UnsupportedPart(
+                f"the proposal head {type(detector.rpn_head).__name__} has no lowering; RPNHead has"
+            )
+        if detector.roi_head.with_shared_head:
+            raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
         levels = self.detector.rpn_head(features(self.detector, input))
@@ -64,8 +78,9 @@ class TwoStageDetector(DeployModel):
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
         scores, deltas = levels
         candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
+        objectness = sigmoid(joined(scores, 1)[..., 0]).clamp(min=FAINTEST)
         score, prior = self.lowering.top_of_levels(
-            sigmoid(joined(scores, 1)[..., 0]), candidates.sizes, cfg.get("nms_pre", -1), 0.0
+            objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
         )
         boxes = decode(
             head.bbox_coder,

@@ -70,6 +70,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def weights_digest(detector: nn.Module) -> str:
+    """A hash of what was loaded, wherever it came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(detector.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class ArtifactStore:
     """A folder of artifacts, shared by processes.
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore, file_digest
+from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore, file_digest, weights_digest
 
 if TYPE_CHECKING:
     import onnx
@@ -93,22 +93,35 @@ def export_model(
     def build(path: Path) -> Mapping[str, Any]:
         return export_detector(detector or build_detector(spec), options, path)
 
-    return store.get(identity(spec, options), build)
+    return store.get(identity(spec, options, detector), build)
 
 
-def identity(spec: ModelSpec, options: ExportOptions) -> dict[str, Any]:
-    """Everything that decides the graph, by name: what the store hashes."""
+def identity(
+    spec: ModelSpec, options: ExportOptions, detector: nn.Module | None = None
+) -> dict[str, Any]:
+    """Everything that decides the graph, by name: what the store hashes.
+
+    Args:
+        spec: which detector.
+        options: which graph of it.
+        detector: the spec's detector, if it is built: what it holds decides, not where from.
+    """
     from importlib.metadata import version
 
     from pytest_onnxdet.models.build import load_config
 
     asked = asdict(options)
     weights = spec.weights
-    if weights is not None and Path(weights).is_file():
+    if detector is not None:
+        weights = weights_digest(detector)
+    elif weights is not None and Path(weights).is_file():
         weights = file_digest(Path(weights))
+    config = load_config(spec)
     return {
         "model": spec.name,
-        "config": load_config(spec).model.to_dict(),
+        "config": config.model.to_dict(),
+        # CornerNet's canvas is the pipeline's, and its border is part of the graph.
+        "pipeline": list(config.data.test.pipeline),
         "weights": weights,
         "options": asked,
         "versions": {name: version(name) for name in ("torch", "mmdet", "mmcv-full", "onnx")},

@@ -18,6 +18,7 @@ class Tolerance:
         mask_iou: least IoU of two pasted masks.
         ap: largest difference of COCO AP, on the 0-1 scale, in either direction.
         raw_rtol, raw_atol: allowance for the heads' raw outputs.
+        least_score: detections that score lower on both sides are not compared.
         reason: why a value is wider than the default; empty for the default.
     """
 
@@ -28,7 +29,31 @@ class Tolerance:
     ap: float = 0.0005
     raw_rtol: float = 1e-3
     raw_atol: float = 1e-5
+    least_score: float = 0.0
     reason: str = ""
+
+
+GPU = Tolerance(
+    box_px=0.05,
+    score=1e-3,
+    mask_prob=1e-2,
+    mask_iou=0.99,
+    ap=0.002,
+    raw_atol=1e-3,
+    least_score=0.05,
+    reason="a GPU's convolutions add up in another order, by other algorithms, than PyTorch's do",
+)
+HALF = Tolerance(
+    box_px=2.0,
+    score=2e-2,
+    mask_prob=1e-1,
+    mask_iou=0.9,
+    ap=0.01,
+    raw_rtol=2e-2,
+    raw_atol=1e-1,
+    least_score=0.1,
+    reason="fp16 keeps 11 bits: 1/2048 of a value with each operation",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +70,10 @@ class ModelSpec:
         classes: class names in label order.
         masks: whether the model gives instance masks.
         expected_ap: documented or measured AP, {"bbox": ..., "segm": ...}, on the 0-1 scale.
-        tolerances: by backend name; a backend that is missing gets ``Tolerance()``.
+        tolerances: by backend name; one that is missing gets the default of its precision and
+            device.
+        tied_images: the greatest share of images in which parity may rest on a proof that only
+            float ties are decided otherwise.
         static_shape: (H, W) of the input in static mode; None: the smallest multiple of 32
             that holds every image of the data set after the test pipeline.
     """
@@ -61,6 +89,7 @@ class ModelSpec:
     expected_ap: Mapping[str, float] = field(default_factory=dict)
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     static_shape: tuple[int, int] | None = None
+    tied_images: float = 0.05
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -69,6 +98,13 @@ class ModelSpec:
                 "underscores, not starting with a digit"
             )
 
-    def tolerance(self, backend: str) -> Tolerance:
-        """The allowance for ``backend``, the default one unless the spec names another."""
-        return self.tolerances.get(backend, Tolerance())
+    def tolerance(self, backend: str, precision: str = "fp32", device: str = "cpu") -> Tolerance:
+        """The allowance for a backend.
+
+        Args:
+            backend: its name.
+            precision: ``fp16`` gets :data:`HALF` unless the spec names another for the backend.
+            device: where it runs; other than ``cpu`` likewise gets :data:`GPU`.
+        """
+        default = Tolerance() if device == "cpu" else GPU
+        return self.tolerances.get(backend, HALF if precision == "fp16" else default)

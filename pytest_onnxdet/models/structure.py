@@ -16,6 +16,8 @@ PROFILE = "structure"
 NONE = "none"
 #: The drawn scenes enlarged would be even areas, where suppression decides between equal boxes.
 GRAINED = "grained_shapes"
+#: CornerNet's pipeline keeps an image's size, so its images are as large as photographs.
+OWN_SIZE = {"cornernet": "large_shapes"}
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
 
@@ -27,14 +29,17 @@ DEEP_ROUNDING = {
     "yolov3": Tolerance(raw_atol=7e-4, reason=OFF.format(3.3e-4, "maps")),
     "cornernet": Tolerance(raw_atol=2e-3, reason=OFF.format(9.9e-4, "maps, 104 layers deep")),
 }
+# Each of PointRend's 100 masks of an image has 784 points chosen of 12,544, so some tie in each.
+MOST_TIED = {"point_rend": 1.0}
 BACKENDS = ("onnxruntime", "onnxruntime[tensorrt-lowering]")
 
 
-def structure_spec(spec: ModelSpec, dataset: str = GRAINED) -> ModelSpec:
+def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
     """The spec with random weights, on the drawn scenes unless there is a better data set.
 
     ``weights`` is no file but a name, so that graphs in the cache are told apart by it.
     """
+    dataset = dataset or OWN_SIZE.get(spec.name, GRAINED)
     rounding = DEEP_ROUNDING.get(spec.name, ROUNDING)
     return replace(
         spec,
@@ -42,6 +47,7 @@ def structure_spec(spec: ModelSpec, dataset: str = GRAINED) -> ModelSpec:
         weights=f"random, calibrated on {dataset}",
         dataset=dataset,
         expected_ap={},
+        tied_images=MOST_TIED.get(spec.name, 0.0),
         tolerances={**spec.tolerances, **dict.fromkeys(BACKENDS, rounding)},
     )
 

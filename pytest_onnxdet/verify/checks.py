@@ -110,6 +110,7 @@ def check_parity(
     singles: Sequence[Detections] | None = None,
     images: Sequence[str] = (),
     mask_ties: bool = False,
+    most_tied: float = 1.0,
     settle: Callable[[int, Detections, bool], Sequence[Detections]] | None = None,
     locate: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
@@ -129,17 +130,18 @@ def check_parity(
         images: file names.
         mask_ties: accept masks that differ only in pixels at the threshold, see
             :func:`compare_detections`.
+        most_tied: the greatest share of images that ``settle`` may make accepted.
         settle: asked for each image that differs, with the candidate's detections and whether it
-            is run singly: what the reference's own post-processing can make of the candidate's raw
-            outputs, nothing where those are not within the allowance. A candidate that equals one
-            of these differs from the reference only by what floats that tie leave open, and is
-            accepted and counted.
+            is run singly: what else the reference itself might have found, had it decided
+            otherwise between floats that tie. A candidate that equals one of these is accepted and
+            counted. With it nothing else counts as a tie, at the cut neither.
         locate: asked on failure for a line that names the stage to blame.
 
     Returns:
         The figures of :attr:`ParityResult.metrics` and, with raw outputs, raw_max_abs and
         raw_max_rel; without them those two are None; and with ``settle``, tied_images: how many
-        images were accepted by it.
+        images were accepted by it, and tied_detections: how many of their detections are missed,
+        extra or otherwise not the reference's first answer.
 
     Raises:
         CheckFailed: with every mismatch.
@@ -164,7 +166,7 @@ def check_parity(
             tolerance,
             classes=classes,
             images=images,
-            max_per_img=max_per_img,
+            max_per_img=max_per_img if settle is None else None,
             mask_ties=mask_ties,
         )
 
@@ -176,14 +178,20 @@ def check_parity(
         return next((one for one in possible if not compare([one], [found]).faults), None)
 
     try:
-        final = compare(reference, candidate)
-        proven = {index: proof(index) for index in sorted({fault.index for fault in final.faults})}
+        final = first = compare(reference, candidate)
+        proven = {index: proof(index) for index in sorted({fault.index for fault in first.faults})}
         settled = {index: one for index, one in proven.items() if one is not None}
         if settled and not final.vacuous:
             ours = [settled.get(index, one) for index, one in enumerate(reference)]
             final = compare(ours, candidate)
         if settle is not None:
             metrics["tied_images"] = len(settled)
+            metrics["tied_detections"] = sum(fault.index in settled for fault in first.faults)
+            if len(settled) > most_tied * len(reference):
+                parts.append(
+                    f"float ties explain {len(settled)} of {len(reference)} image(s), more than "
+                    f"the {most_tied:.0%} that the model's spec expects: {first.format()}"
+                )
         if not final.ok:
             parts.append(f"detections: {final.format()}")
         metrics = final.metrics | metrics

@@ -4,8 +4,8 @@ Nothing is averaged and nothing stops at the first fault: one comparison collect
 of every image. Two differences are accepted, and only when the numbers prove them:
 
 * detections whose reference scores tie within the score allowance may swap places;
-* where the reference was cut at ``max_per_img``, a detection that ties with the last one kept may
-  be replaced by another that ties with it, one for one.
+* where the reference was cut at ``max_per_img``, a detection whose score is within rounding of the
+  last one kept may be replaced by another of which that holds, one for one.
 
 A third is accepted only where the caller asks for it: a mask that differs in nothing but pixels
 whose probability ties with the threshold. One such pixel takes a mask of 100 to an IoU of 0.99.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
+from pytest_onnxdet.data.rounding import score_slack
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.matching import OVERLAP, assign, box_distance, iou, match
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
@@ -59,7 +60,8 @@ def compare_detections(
             f"the candidate answered {len(candidate)} image(s) where the reference has "
             f"{len(reference)}"
         )
-    result = ParityResult(images=len(reference), detections=sum(map(len, reference)))
+    counted = sum(int((~(one.scores < tolerance.least_score)).sum()) for one in reference)
+    result = ParityResult(images=len(reference), detections=counted)
     for index, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
         name = images[index] if index < len(images) else ""
         image = _Image(result, index, name, ours, theirs, tolerance, classes, mask_ties)
@@ -82,12 +84,15 @@ class _Image:
 
     def compare(self, max_per_img: int | None) -> None:
         pairs = match(self.ours, self.theirs, self.tolerance)
-        self.result.matched += len(pairs)
-        for i, j in pairs:
+        least = self.tolerance.least_score
+        ours, theirs = (~(one.scores < least) for one in (self.ours, self.theirs))  # NaN counts
+        counted = [(i, j) for i, j in pairs if ours[i] or theirs[j]]
+        self.result.matched += len(counted)
+        for i, j in counted:
             self._values(i, j)
-        self._order(pairs)
-        missed = sorted(set(range(len(self.ours))) - {i for i, _ in pairs})
-        extra = sorted(set(range(len(self.theirs))) - {j for _, j in pairs})
+        self._order(counted)
+        missed = sorted(set(np.flatnonzero(ours)) - {i for i, _ in pairs})
+        extra = sorted(set(np.flatnonzero(theirs)) - {j for _, j in pairs})
         for i, j in self._flips(missed, extra):
             missed.remove(i)
             extra.remove(j)
@@ -214,10 +219,10 @@ class _Image:
         """Pairs of one missed and one extra that both tie with the last detection kept."""
         if max_per_img is None or len(self.ours) != max_per_img or not missed:
             return
-        last = float(self.ours.scores.min())
-        tie = self.tolerance.score
-        out = [i for i in missed if abs(float(self.ours.scores[i]) - last) <= tie]
-        into = [j for j in extra if abs(float(self.theirs.scores[j]) - last) <= tie]
+        last = self.ours.scores.min()
+        tie = 2 * float(score_slack(last))
+        out = [i for i in missed if abs(float(self.ours.scores[i]) - float(last)) <= tie]
+        into = [j for j in extra if abs(float(self.theirs.scores[j]) - float(last)) <= tie]
         for pair in zip(out, into, strict=False):
             self.result.order_only += 1
             yield pair

@@ -70,7 +70,40 @@ def test_of_scores_that_tie_either_box_may_be_kept() -> None:
         held(ROW, [0.7, 0.7002, 0.1], [0, 2])
 
 
-@pytest.mark.parametrize(("shift", "open_"), [(0.0, True), (0.02, True), (1.0, False)])
+def test_of_saturated_scores_only_the_last_digits_tie() -> None:
+    """1e-4 is nothing at 0.7. At 0.9999 it is a logit of 1, and no rounding."""
+    near = [0.99999994, 0.9999999, 0.1]
+    assert held(ROW, near, [1]) == [1]
+    with pytest.raises(Unproven, match="is not kept"):
+        held(ROW, [0.99999, 0.99998, 0.1], [1])
+
+
+def test_no_more_are_kept_than_may_be() -> None:
+    apart = [[200 * i, 0, 200 * i + 100, 100] for i in range(4)]
+    assert held(apart, [0.9, 0.8, 0.7, 0.6], [0, 1], limit=2) == [0, 1]
+    with pytest.raises(Unproven, match="3 boxes are kept, and 2 may be"):
+        held(apart, [0.9, 0.8, 0.7, 0.6], [0, 1, 2], limit=2)
+
+
+def test_boxes_that_are_moved_far_are_rounded_there() -> None:
+    """Of class 79 in an image of 1,333 px, overlaps are known to 1/128 px."""
+    boxes = np.float32([[0, 0, 100, 100], [33.345, 0, 133.345, 100], [1200, 0, 1333, 10]])
+    scores = [0.9, 0.8, 0.1]
+    assert held(boxes, scores, [0, 2], labels=[79] * 3) == [0, 2]
+    with pytest.raises(Unproven, match="is not kept"):
+        held(boxes, scores, [0, 2], labels=[0] * 3)
+
+
+def test_where_classes_do_not_matter_boxes_of_others_are_dropped() -> None:
+    labels = np.int64([0, 1, 2])
+    choice = Choice(ROW[[0, 2]], np.float32([0.9, 0.7]), labels[[0, 2]], None)
+    arguments = (ROW, np.float32([0.9, 0.8, 0.7]), labels, THRESHOLD, choice, ALLOWED)
+    assert judge(*arguments, class_agnostic=True).tolist() == [0, 2]
+    with pytest.raises(Unproven, match="is not kept"):
+        judge(*arguments)
+
+
+@pytest.mark.parametrize(("shift", "open_"), [(0.0, True), (5e-4, True), (0.02, False)])
 def test_an_overlap_at_the_threshold_may_count_or_not(shift: float, open_: bool) -> None:
     third = 100 / 3
     boxes = [[0, 0, 100, 100], [third - shift, 0, 100 + third - shift, 100]]

@@ -57,6 +57,11 @@ def test_grain_leaves_no_even_area_and_is_the_same_every_time(shapes: Dataset) -
 
     assert even(plain.image) > 0.2 and even(sample.image) < 0.01
     assert 0.02 < np.abs(sample.image - plain.image).mean() < 0.2
+    large = load_dataset(builtin_datasets().get("large_shapes"), config())
+    ours, theirs = large.sample(0).meta["ori_shape"], grained.sample(0).meta["ori_shape"]
+    assert ours[:2] == (4 * theirs[0], 4 * theirs[1])
+    with pytest.raises(DataError, match="enlarged images"):
+        large.evaluate([])
     other = grained.sample(1).image - shapes.sample(1).image
     assert not np.array_equal(other[:, :60, :60], (sample.image - plain.image)[:, :60, :60])
 
@@ -113,10 +118,12 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
 def test_registry_names_what_there_is() -> None:
     registry = builtin_datasets()
     registry.register(replace(SPEC, name="mine"))
-    assert registry.names() == ("shapes", "grained_shapes", "mine")
+    assert registry.names() == ("shapes", "grained_shapes", "large_shapes", "mine")
     with pytest.raises(ValueError, match="'mine'"):
         registry.register(replace(SPEC, name="mine"))
-    with pytest.raises(DataError, match=r"'coco'; there are: shapes, grained_shapes, mine"):
+    with pytest.raises(
+        DataError, match=r"'coco'; there are: shapes, grained_shapes, large_shapes, mine"
+    ):
         registry.get("coco")
     assert DatasetRegistry().names() == ()
 

@@ -278,11 +278,11 @@ def _from_truth(coco, index, rng):
 
 
 def test_a_proven_tie_is_accepted_and_counted():
-    """What the reference makes of the candidate's own raw outputs is the candidate's detections."""
+    """Deciding ties as the candidate did, the reference finds what the candidate finds."""
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
     near = nudge(other[3], "boxes", 2, np.float32([0.005, 0, 0.005, 0]))
     figures = check(other, settle=lambda index, found, singly: [GOOD[index], near])
-    assert figures["tied_images"] == 1
+    assert (figures["tied_images"], figures["tied_detections"]) == (1, 2)  # one missed, one extra
     assert figures["max_box_px"] == pytest.approx(0.005, abs=1e-4)  # what is left is told
     assert figures["missed"] == figures["extra"] == 0
     assert check(GOOD, settle=lambda index, found, singly: [])["tied_images"] == 0
@@ -307,3 +307,19 @@ def test_a_batch_that_ties_otherwise_than_its_singles_needs_both_proven():
 def test_ties_cannot_make_up_for_finding_nothing():
     nothing = [empty() for _ in GOOD]
     assert failure(nothing, settle=lambda index, found, singly: [empty()])
+
+
+def test_more_proven_ties_than_the_spec_expects_fail():
+    other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
+    runs = {"settle": lambda index, found, singly: [other[index]]}
+    assert check(other, most_tied=0.25, **runs)["tied_images"] == 1
+    error = failure(other, most_tied=0.2, **runs)
+    assert "float ties explain 1 of 4 image(s), more than the 20% that" in error.message
+
+
+def test_with_a_proof_at_hand_a_tie_at_the_cut_needs_it_too():
+    last = len(GOOD[0]) - 1
+    moved = nudge(GOOD[0], "boxes", last, np.float32([300, 0, 300, 0]))
+    other = [moved, *GOOD[1:]]
+    assert check(other, max_per_img=len(GOOD[0]))["order_only"] == 1
+    failure(other, max_per_img=len(GOOD[0]), settle=lambda index, found, singly: [])

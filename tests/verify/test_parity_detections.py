@@ -281,7 +281,7 @@ def full_and_cut(gap):
 
 
 def test_a_tie_at_the_cut_is_order_only():
-    ours, theirs = full_and_cut(5e-5)
+    ours, theirs = full_and_cut(1e-5)
     result = compare(ours, theirs, max_per_img=20)
     assert result.ok, result.format()
     assert kinds(result) == ["order_only"]
@@ -295,7 +295,7 @@ def test_without_a_cut_there_the_same_is_a_fault(cut):
 
 
 def test_at_the_cut_scores_must_tie_and_counts_agree():
-    ours, theirs = full_and_cut(2e-4)
+    ours, theirs = full_and_cut(9e-5)  # within the allowance for scores, and no rounding
     assert kinds(compare(ours, theirs, max_per_img=20)) == ["extra", "missed"]
     ours, _ = full_and_cut(5e-5)
     assert kinds(compare(ours, take(ours, range(19)), max_per_img=20)) == ["missed"]
@@ -314,6 +314,20 @@ def test_if_all_tie_at_the_cut_nothing_was_compared():
     result = compare(found, elsewhere, max_per_img=20)
     assert result.vacuous
     assert not result.ok
+
+
+@pytest.mark.parametrize(("least", "wanted"), [(0.0, ["extra", "missed"]), (0.05, [])])
+def test_scores_below_the_least_are_not_compared(least, wanted):
+    found = detections(13, count=20)
+    found.scores[-1], found.scores[-2] = 0.01, 0.03
+    far = change(found, boxes=found.boxes.copy())
+    far.boxes[-1] += 300
+    allowed = dataclasses.replace(TOLERANCE, least_score=least)
+    result = compare_detections([found], [far], allowed)
+    assert kinds(result) == wanted
+    assert result.detections == 20 - 2 * (least > 0)
+    far.scores[-1] = 0.06  # the candidate is sure of it
+    assert "extra" in kinds(compare_detections([found], [far], allowed))
 
 
 def test_lists_of_different_length():

@@ -56,29 +56,25 @@ def corner_pool(values: Tensor, mode: str, size: int | None = None) -> Tensor:
 
 
 @torch.jit.script
-def _soft_nms(
-    boxes: Tensor, scores: Tensor, labels: Tensor, sigma: float, min_score: float, limit: int
+def _take_in_turn(
+    remains: Tensor, scores: Tensor, min_score: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
-    column = torch.arange(boxes.size(1), device=boxes.device)[None]
-    kept = torch.zeros([boxes.size(0), limit], dtype=boxes.dtype, device=boxes.device)
-    index = torch.zeros([boxes.size(0), limit], dtype=torch.int64, device=boxes.device)
-    slots = torch.arange(limit, device=boxes.device)[None]
-    for i in range(limit):
+    # The loop is all that cannot be done at once; every operator in it runs up to `limit` times.
+    start = torch.arange(scores.size(0), device=scores.device)[:, None] * scores.size(1)
+    slots = torch.arange(limit, device=scores.device)[None]
+    kept = torch.zeros([scores.size(0), limit], dtype=scores.dtype, device=scores.device)
+    index = torch.zeros([scores.size(0), limit], dtype=torch.int64, device=scores.device)
+    taken = torch.zeros([1], dtype=torch.int64, device=scores.device)
+    left = bool((scores > 0.0).any())
+    while left:
         best, at = scores.max(dim=1, keepdim=True)
-        kept = torch.where(slots == i, best, kept)
-        index = torch.where(slots == i, at, index)
-        picked = torch.gather(boxes, 1, at[:, :, None].expand(-1, -1, 4))
-        low = torch.maximum(boxes[:, :, :2], picked[:, :, :2])
-        high = torch.minimum(boxes[:, :, 2:], picked[:, :, 2:])
-        side = (high - low).clamp(min=0.0)
-        shared = side[:, :, 0] * side[:, :, 1]
-        overlap = shared / (torch.gather(area, 1, at) + area - shared)
-        same = labels == torch.gather(labels, 1, at)
-        overlap = torch.where(same, overlap, torch.zeros_like(overlap))
-        scores = scores * torch.exp(-(overlap * overlap) / sigma)
-        gone = (scores < min_score) | (column == at)
-        scores = torch.where(gone, torch.full_like(scores, -1.0), scores)
+        now = slots == taken
+        kept = torch.where(now, best, kept)
+        index = torch.where(now, at, index)
+        scores = scores * remains[(at + start)[:, 0]]
+        scores = torch.where(scores < min_score, -1.0, scores)
+        taken = taken + 1
+        left = bool(((scores.max() > 0.0) & (taken < limit)).all())
     return kept, index
 
 
@@ -91,14 +87,25 @@ def soft_nms(
     ``min_score`` leave, and so on. The best ``limit`` boxes are the first ``limit`` taken.
 
     Args:
-        boxes: float32 (N, P, 4), corners; scores float32 (N, P), -1 where there is no box;
-            labels int64 (N, P).
+        boxes: float32 (N, P, 4), corners, P >= 1; scores float32 (N, P), not positive where there
+            is no box; labels int64 (N, P).
         sigma, min_score: as in mmcv.
         limit: how many boxes of an image are kept.
 
     Returns:
-        float32 (N, limit) decayed scores in descending order, negative in empty slots;
+        float32 (N, limit) decayed scores in descending order, not positive in empty slots;
         int64 (N, limit) columns.
     """
-    result: tuple[Tensor, Tensor] = _soft_nms(boxes, scores, labels, sigma, min_score, limit)
+    area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    side = (high - low).clamp(min=0.0)
+    shared = side[..., 0] * side[..., 1]
+    overlap = shared / (area[:, :, None] + area[:, None] - shared)
+    # Empty slots have no area, and what is not a number must not spread from them.
+    meets = (labels[:, :, None] == labels[:, None]) & (shared > 0)
+    remains = torch.where(meets, torch.exp(-(overlap * overlap) / sigma), 1.0)
+    order = torch.arange(boxes.shape[1], device=boxes.device)
+    remains = torch.where(order[:, None] == order[None], 0.0, remains)
+    result: tuple[Tensor, Tensor] = _take_in_turn(remains.flatten(0, 1), scores, min_score, limit)
     return result

@@ -33,6 +33,18 @@ class Lowering(ABC):
     def __init__(self, fixed_shape: bool = False) -> None:
         self.fixed_shape = fixed_shape
 
+    def bounded(self, count: int, key: str) -> int:
+        """``count``, which a TopK is asked for, if the runtime's can give so many.
+
+        Args:
+            count: entries of a row.
+            key: the key of the config's test_cfg that says so.
+
+        Raises:
+            UnsupportedPart: it cannot; the message names the key.
+        """
+        return count
+
     @abstractmethod
     def top(
         self, scores: Tensor, limit: int, floor: float, least: int = 0

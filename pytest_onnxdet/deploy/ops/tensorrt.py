@@ -2,7 +2,9 @@
 
 There is no NonMaxSuppression, NonZero or RoiAlign here, and every TopK has a constant K of at most
 3,840. What the ``onnxruntime`` lowering leaves out because it is not there stays in as slots of
-score 0. The results are the same: nothing is approximated.
+score 0. The results are the same, with one limit: suppression looks at the best 3,840 (box, class)
+pairs of an image that are above the score threshold. A detector that has more, and whose best 3,840
+leave fewer than ``max_per_img``, would find fewer.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, take_rows
+from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, quotient, take_rows
 from pytest_onnxdet.deploy.ops.corners import SCANS
 from pytest_onnxdet.deploy.ops.lowering import Lowering
 from pytest_onnxdet.deploy.ops.rois import level_scales, roi_levels
@@ -49,15 +51,18 @@ class TensorRTLowering(Lowering):
         if limit <= 0:
             columns = torch.arange(scores.shape[1], device=scores.device)[None]
             return kept, columns + torch.zeros_like(scores, dtype=torch.int64)
-        return self._topk(kept, limit)
+        return self._topk(kept, self.bounded(limit, "nms_pre"))
+
+    def bounded(self, count: int, key: str) -> int:
+        if count > MOST_TOPK:
+            raise UnsupportedPart(
+                f"TensorRT's TopK takes at most {MOST_TOPK} entries and {count} are asked for: "
+                f"lower {key} in the config's test_cfg"
+            )
+        return count
 
     def _topk(self, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """The best ``limit`` of scores (N, P), a constant number also where P is not known."""
-        if limit > MOST_TOPK:
-            raise UnsupportedPart(
-                f"TensorRT's TopK takes at most {MOST_TOPK} entries and {limit} are asked for: "
-                "lower nms_pre or max_per_img in the config's test_cfg"
-            )
         if self.fixed_shape:
             found: tuple[Tensor, Tensor] = torch.topk(
                 scores, min(limit, int(scores.shape[1])), dim=1
@@ -98,7 +103,7 @@ class TensorRTLowering(Lowering):
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
         score, pair = self._topk(scores.flatten(1), MOST_TOPK)
-        label = torch.div(pair, columns, rounding_mode="floor")
+        label = quotient(pair, columns)
         column = pair - label * columns
         chosen = (
             take_rows(boxes.flatten(1, 2), pair) if boxes.dim() == 4 else take_rows(boxes, column)
@@ -135,7 +140,7 @@ class TensorRTLowering(Lowering):
             ahead = (first & same).to(boxes.dtype)
             rank = torch.matmul(kept[:, None], ahead)[:, 0]
             kept = kept * (rank < limit_per_class).to(kept.dtype)
-        score, index = self._topk(scores * kept, limit)
+        score, index = self._topk(scores * kept, self.bounded(limit, "max_per_img"))
         used = score > 0
         dets = torch.cat([take_rows(boxes, index), score[..., None]], dim=2)
         found = torch.where(used, torch.gather(labels, 1, index), -1)
@@ -188,11 +193,7 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
         most = layer.sampling_ratio
         count = torch.full_like(step, float(most))
     else:
-        most = (
-            torch.div(cells + bins, bins, rounding_mode="floor")
-            if torch.is_tensor(cells)
-            else (cells + bins) // bins
-        )
+        most = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
         count = torch.ceil(step)
     sample = torch.arange(most, device=start.device)[None, None, None].to(start.dtype)
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)

@@ -47,6 +47,7 @@ def mini_specs() -> tuple[ModelSpec, ...]:
                 classes=CLASSES,
                 masks=mini["masks"],
                 expected_ap=expected,
+                **({"tied_images": mini["tied_images"]} if "tied_images" in mini else {}),
             )
         )
     return tuple(specs)
