@@ -27,7 +27,7 @@ PROPERTY = "onnxdet"
 #: The stage that an exception blames when it does not say so itself. By name, because naming the
 #: classes would import torch into runs that never see one.
 STAGES = {
-    "pytest_onnxdet.models.build.BuildError": "build",
+    "pytest_onnxdet.models.checkpoint.BuildError": "build",
     "pytest_onnxdet.data.batches.DataError": "data",
     "pytest_onnxdet.deploy.ops.boxes.UnsupportedPart": "lowering",
     "pytest_onnxdet.export.exporter.ExportError": "export",

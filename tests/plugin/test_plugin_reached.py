@@ -1,4 +1,4 @@
-"""PyTorch's own AP in a run: what the spec says is to be reached, where a whole set is run."""
+"""PyTorch's own AP in a run: the spec says what is to be reached, where a whole set is run."""
 
 import json
 from pathlib import Path
