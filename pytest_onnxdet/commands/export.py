@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
 def _verdict(good: bool, options: ExportOptions) -> str:
     if good:
         return "The results are the same in PyTorch and ONNX Runtime"
-    text = "The results of PyTorch and ONNX Runtime differ; the file was kept"
+    text = "Verification failed, see above; the file was kept"
     if options.limits:
         caps = ", ".join(f"{name}={value}" for name, value in options.limits.items())
         text += f". The graph was capped ({caps}), which PyTorch does not know"
