@@ -384,3 +384,11 @@ def test_alone_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
 
     assert fair_share() is None
+
+
+def test_a_dynamic_graph_tells_how_large_the_runs_images_are(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    """A runtime that builds for a range of shapes builds for these."""
+    assert bench.artifact(cases["one_net-dynamic-b1"]).info["largest_shape"] == [2, 3, 64, 32]
+    assert "largest_shape" not in bench.artifact(cases["one_net-static-b1"]).info

@@ -17,9 +17,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GRAPH = "model.onnx"
 RECORD = "artifact.json"

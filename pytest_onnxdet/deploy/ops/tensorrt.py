@@ -177,7 +177,8 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
     weights with the feature map between them.
 
     Args:
-        start, end: float32 (N, K), the region's extent in cells.
+        start, end: float32 (N, K), the region's extent in cells; no wider than the map, as boxes
+            are clipped to the image before they are pooled.
         bins: of the axis.
         cells: of the axis.
         layer: mmcv's ``RoIAlign``.
