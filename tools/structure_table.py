@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pytest_onnxdet.models.zoo import ZOO
 
+CASES = 4  # two checks, two batch sizes
 COLUMNS = ("model", "nodes", "graph, MB", "detections", "box, px", "score", "mask", "tied images")
 
 
@@ -30,7 +31,8 @@ def check(model: str, cache: Path | None) -> tuple[list[dict[str, object]], floa
         command += ["--onnxdet-profile=full", "--onnxdet-checkpoints=none"]
         command += ["--onnxdet-backend=onnxruntime", "--onnxdet-shape=dynamic"]
         command += [f"--onnxdet-model={model}", f"--onnxdet-report={folder}/report"]
-        command += ["-m", "export or parity"]
+        # A full-size model takes longer than a test of this project may.
+        command += ["-m", "export or parity", "-o", "timeout=3600"]
         command += [f"--onnxdet-cache={cache or folder + '/cache'}"]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=sys.stderr)
@@ -46,6 +48,8 @@ def row(model: str, cases: list[dict[str, object]], seconds: float, memory: floa
     """A model's cells: the worst over its cases, or the checks that did not pass."""
     wrong = [f"{case['id']} {case['check']} {case['outcome']}" for case in cases]
     wrong = [text for text, case in zip(wrong, cases, strict=True) if case["outcome"] != "passed"]
+    if len(cases) != CASES:
+        wrong.append(f"{len(cases)} of {CASES} checks ran")
     metrics = [case["metrics"] for case in cases]
 
     def most(name: str, form: str = "{:.1e}") -> str:
@@ -64,7 +68,7 @@ def row(model: str, cases: list[dict[str, object]], seconds: float, memory: floa
         most("tied_images", "{}"),
         f"{seconds:.0f}",
         f"{memory:.1f}",
-        "; ".join(wrong) or ("passed" if cases else "no check ran"),
+        "; ".join(wrong) or "passed",
     ]
 
 
