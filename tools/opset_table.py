@@ -51,11 +51,12 @@ def attempt(bench: AtOpset, case: Case) -> str:
         check_parity(
             bench.results(case),
             found,
-            tolerance=case.spec.tolerance(case.backend.name),
+            tolerance=(tolerance := case.spec.tolerance(case.backend.name)),
             classes=case.spec.classes,
             case_id=case.id,
             max_per_img=bench.max_per_img(case.spec),
-            settle=partial(settle, bench, case),
+            most_tied=case.spec.tied_images,
+            settle=partial(settle, bench, case, tolerance),
         )
     except CheckFailed as error:
         return f"DIFFERS: {error}"

@@ -1,0 +1,79 @@
+"""How far float32 itself is from float64 in the raw outputs of the full-size detectors.
+
+Usage: python tools/rounding_table.py [--models NAME,...]
+
+The detectors are those of the structure check: documented configs, random weights calibrated on two
+images. Their heads' raw outputs on these images are computed by PyTorch in float32 and in float64,
+and by ONNX Runtime in float32. The allowances in ``models/structure.py`` are about twice the first
+column: two runtimes may be as far apart as both are from float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_onnxdet.backends import builtin_backends
+from pytest_onnxdet.backends.pytorch import Reference
+from pytest_onnxdet.cases import Case, Settings
+from pytest_onnxdet.data.datasets import builtin_datasets
+from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.models.structure import LIMIT, structure_spec
+from pytest_onnxdet.models.zoo import ZOO
+from pytest_onnxdet.workbench import Workbench
+
+
+def exact(detector: Any, batch: Any) -> dict[str, Any]:
+    """The heads' outputs in float64."""
+    double = Reference(copy.deepcopy(detector).double())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # positional encodings and grids follow it
+    try:
+        return double.raw(replace(batch, images=batch.images.astype(np.float64)))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def distances(spec: ModelSpec, bench: Workbench) -> tuple[float, float]:
+    """The largest absolute difference from float64 of PyTorch and of ONNX Runtime."""
+    case = Case(spec, builtin_backends()["onnxruntime"], "dynamic", 1)
+    ours, theirs = 0.0, 0.0
+    session = bench.session(case, postprocess=False)
+    for batch in bench.batches(case):
+        right = exact(bench.detector(spec), batch)
+        single = bench.reference(spec).raw(batch)
+        found = session.run(batch)
+        for name, value in right.items():
+            ours = max(ours, float(np.abs(single[name] - value).max()))
+            theirs = max(theirs, float(np.abs(found[name] - value).max()))
+    return ours, theirs
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", help="comma-separated; default: all twelve")
+    given = parser.parse_args().models
+    names = given.split(",") if given else list(ZOO)
+    print("| model | PyTorch float32 | ONNX Runtime | allowed |\n|---|---|---|---|")
+    registry = builtin_registry()
+    for name in names:
+        spec = structure_spec(registry.get(name, "full"))
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Settings(cache=Path(folder), limit=LIMIT)
+            with Workbench(settings, builtin_datasets()) as bench:
+                ours, theirs = distances(spec, bench)
+        allowed = spec.tolerance("onnxruntime").raw_atol
+        print(f"| {name} | {ours:.1e} | {theirs:.1e} | {allowed:.0e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
