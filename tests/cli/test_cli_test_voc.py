@@ -12,7 +12,7 @@ from draw_voc import draw
 Run = Callable[..., Ran]
 ORT = ("--backend", "onnxruntime")
 IMAGES = 8
-LEAST_MAP, LEAST_RECALL = 0.7, 0.8  # of the mini RetinaNet, which reaches 0.86 and 0.95
+LEAST_MAP, LEAST_RECALL = 0.85, 0.95  # the mini RetinaNet reaches 0.952 and 1 on these images
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_trained_detector_reaches_its_ap(
     ran = onnxdet("test", "mini:retinanet", graph, *ORT, "--eval", "mAP", "recall", *voc)
     assert ran.code == 0, ran.err
     found = figures(ran)
-    assert LEAST_MAP < float(found["mAP"]) < 1
+    assert LEAST_MAP < float(found["mAP"]) <= 1
     assert LEAST_RECALL < float(found["recall@100@0.5"]) <= 1
 
 
