@@ -32,7 +32,7 @@ def test_accuracy(
         onnxdet_dataset.coco,
         onnxdet_reference,
         onnxdet_found,
-        tolerance=case.spec.tolerance(case.backend.name),
+        tolerance=case.spec.tolerance(case.backend.name, case.precision, onnxdet_session.device),
         case_id=case.id,
     )
     onnxdet_record(metrics, evaluation_seconds=time.perf_counter() - start)

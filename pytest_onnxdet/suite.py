@@ -29,6 +29,7 @@ from pytest_onnxdet.cases import (
 )
 from pytest_onnxdet.options import read_settings
 from pytest_onnxdet.outcome import SUITE, Collector, case_of, check_of, judge
+from pytest_onnxdet.progress import show_uncaptured
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends import Backend
@@ -66,6 +67,7 @@ def start(config: pytest.Config) -> None:
     config.stash[SUITE] = suite
     plugin = SuitePlugin(config, suite)
     config.pluginmanager.register(plugin, "onnxdet-suite")
+    config.add_cleanup(show_uncaptured())  # downloads take minutes, and pytest captures
     if settings.baseline is not None and not hasattr(config, "workerinput"):
         from pytest_onnxdet.gate import BaselineGate
         from pytest_onnxdet.report import ReportError

@@ -306,7 +306,7 @@ class Workbench:
             localize(
                 self.results(case),
                 standard_stages(deploy, self.artifact(case), self.session(case), batches),
-                case.spec.tolerance(case.backend.name),
+                case.spec.tolerance(case.backend.name, case.precision, self.session(case).device),
                 classes=case.spec.classes,
                 images=self.names(case),
                 max_per_img=self.max_per_img(case.spec),

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
+import onnx.numpy_helper
 from onnx import TensorProto
 
+from pytest_onnxdet.limits import MOST_TOPK
+
 DEFAULT_DOMAINS = ("", "ai.onnx")
+
+# What builders refuse where there is no GPU (tensorrt_rtx 1.7); see docs/tensorrt.md.
+NOT_BUILT = ("NonMaxSuppression", "NonZero", "RoiAlign")
 
 _TYPES = {
     "input": TensorProto.FLOAT,
@@ -65,6 +71,8 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
             ``lowering`` are read where they are present.
     """
     faults = _operator_faults(model)
+    if info.get("lowering") == "tensorrt":
+        faults += _builder_faults(model)
     recorded = info.get("opset")
     if recorded is not None and opset(model) != recorded:
         faults.append(f"opset: the graph has {opset(model)}, the exporter recorded {recorded}")
@@ -101,6 +109,26 @@ def _operator_faults(model: onnx.ModelProto) -> list[str]:
         f"operator {kind} is not of the default domain: {len(names)} node(s), first {names[0]}"
         for kind, names in foreign.items()
     ]
+
+
+def _builder_faults(model: onnx.ModelProto) -> list[str]:
+    """What TensorRT's builder does not take: operators, and TopK with a K unknown or too large."""
+    nodes = list(model_nodes(model))
+    known = {tensor.name: tensor for tensor in model.graph.initializer} | {
+        node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"
+    }
+    faults = []
+    for node in nodes:
+        if node.op_type in NOT_BUILT:
+            faults.append(f"operator {node.op_type}: TensorRT does not build it, node {node.name}")
+        if node.op_type != "TopK":
+            continue
+        count = known.get(node.input[1])
+        if count is None:
+            faults.append(f"TopK {node.name}: its K is computed, and TensorRT takes a constant")
+        elif (k := int(onnx.numpy_helper.to_array(count).max())) > MOST_TOPK:
+            faults.append(f"TopK {node.name}: K is {k}, and TensorRT takes at most {MOST_TOPK}")
+    return faults
 
 
 def _value_faults(

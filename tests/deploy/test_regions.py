@@ -16,8 +16,9 @@ from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart
 from pytest_onnxdet.deploy.ops.lowering import Lowering, OnnxRuntimeLowering
 from pytest_onnxdet.deploy.ops.rois import flatten_rois, roi_levels
-from pytest_onnxdet.deploy.ops.tensorrt import MOST_TOPK, TensorRTLowering
+from pytest_onnxdet.deploy.ops.tensorrt import TensorRTLowering
 from pytest_onnxdet.export.exporter import ExportOptions, export_detector
+from pytest_onnxdet.limits import MOST_TOPK
 from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
 

@@ -174,7 +174,7 @@ def test_a_padded_lowering_may_fix_its_count(tmp_path):
     model = detector()
     bake("dets", 1, 24)(model)
     bake("labels", 1, 24)(model)
-    assert check_export(save(model, tmp_path / "model.onnx", lowering="tensorrt"))
+    assert check_export(save(model, tmp_path / "model.onnx", lowering="somebody's"))
 
 
 def foreign(model):
@@ -212,3 +212,38 @@ def test_foreign_operators_are_counted_and_named(tmp_path):
     foreign(model)
     text = failure(model, tmp_path)
     assert "operator santa::Gift is not of the default domain: 2 node(s), first of output" in text
+
+
+def topk(k):
+    """Adds a TopK of the scores; ``k``: a constant, or None for one that is computed."""
+
+    def change(model):
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array([k or 3], np.int64), "k0")
+        )
+        if k is None:
+            model.graph.node.append(helper.make_node("Identity", ["k0"], ["k"]))
+        else:
+            model.graph.initializer[-1].name = "k"
+        node = helper.make_node("TopK", ["kept_score", "k"], ["v", "i"], name="pick", axis=0)
+        model.graph.node.append(node)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("k", "told"),
+    [
+        (3840, None),
+        (3841, "TopK pick: K is 3841, and TensorRT takes at most 3840"),
+        (None, "TopK pick: its K is computed, and TensorRT takes a constant"),
+    ],
+)
+def test_what_tensorrts_builder_does_not_take(tmp_path, k, told):
+    model = detector()
+    topk(k)(model)
+    message = failure(model, tmp_path, lowering="tensorrt")
+    assert "operator NonMaxSuppression: TensorRT does not build it" in message
+    assert told is None or told in message
+    assert (told is None) == ("TopK pick" not in message)
+    assert check_export(save(model, tmp_path / "model.onnx", lowering="onnxruntime"))

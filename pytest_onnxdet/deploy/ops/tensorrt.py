@@ -19,8 +19,8 @@ from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, quotient, take_rows
 from pytest_onnxdet.deploy.ops.corners import SCANS
 from pytest_onnxdet.deploy.ops.lowering import Lowering
 from pytest_onnxdet.deploy.ops.rois import level_scales, roi_levels
+from pytest_onnxdet.limits import MOST_TOPK
 
-MOST_TOPK = 3840
 # Doubling steps of a running maximum where the size is not known: heat maps of up to 1,024 cells.
 SCAN_STEPS = 10
 
