@@ -21,10 +21,11 @@ PARALLEL = $(if $(filter -n% --numprocesses% no:xdist,$(ARGS)),,-n $(WORKERS))
 help:
 	@echo 'make conformance   run the suite on the built-in mini detectors; report in $(REPORT)/'
 	@echo 'make nightly       the minis at batch 1, 2 and 4; TensorRT'\''s graphs of them on ONNX Runtime'
-	@echo '                   at batch 1 and 2; every opset; results in $(REPORT)/nightly-*'
+	@echo '                   at batch 1 and 2; every opset; the tests that take long;'
+	@echo '                   results in $(REPORT)/nightly-*'
 	@echo 'make structure     the full-size detectors with random weights, model by model; takes an hour'
 	@echo 'make test          run the project'\''s own tests: ruff, mypy, pytest'
-	@echo 'make bench         run every benchmarks/bench_*.py'
+	@echo 'make bench         run every benchmarks/bench_*.py; fails where one says NOT HELD'
 	@echo 'make setup         only set up .venv, as all of the above do first'
 	@echo 'make clean         remove reports, caches and build artefacts; .venv stays'
 	@echo
@@ -41,7 +42,7 @@ setup:
 conformance: setup
 	$(BIN)/pytest --onnxdet --onnxdet-report $(REPORT) $(PARALLEL) $(ARGS)
 
-# All three run, whatever one of them finds.
+# All four run, whatever one of them finds.
 nightly: setup
 	@mkdir -p $(REPORT)
 	@failed=0; set -x; \
@@ -50,6 +51,7 @@ nightly: setup
 	$(BIN)/pytest --onnxdet --onnxdet-backend='onnxruntime[tensorrt-lowering]' --onnxdet-batch=1,2 \
 	    --onnxdet-report=$(REPORT)/nightly-tensorrt-lowering $(PARALLEL) $(ARGS) || failed=1; \
 	$(BIN)/python tools/opset_table.py --out $(REPORT)/nightly-opsets.md || failed=1; \
+	$(BIN)/pytest tests -m nightly $(PARALLEL) $(ARGS) || failed=1; \
 	exit $$failed
 
 structure: setup
@@ -62,10 +64,9 @@ test: setup
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 bench: setup
-	@set -e; for file in benchmarks/bench_*.py; do \
-	    [ -e "$$file" ] || { echo 'no benchmarks/bench_*.py here'; break; }; \
-	    echo "== $$file"; $(BIN)/python "$$file"; \
-	done
+	@failed=0; for file in benchmarks/bench_*.py; do \
+	    echo "== $$file"; $(BIN)/python "$$file" || failed=1; \
+	done; exit $$failed
 
 clean:
 	rm -rf $(REPORT) build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache

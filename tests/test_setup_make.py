@@ -76,10 +76,10 @@ def test_structure_passes_its_arguments(sandbox: Path) -> None:
     assert table == ["python", "tools/structure_table.py", "--models", "ssd,detr"]
 
 
-def test_nightly_runs_three_things_with_their_own_results(sandbox: Path) -> None:
+def test_nightly_runs_four_things_with_their_own_results(sandbox: Path) -> None:
     done = make("nightly", "ARGS=-k ssd", folder=sandbox)
     assert done.returncode == 0, done.stderr
-    _, plain, lowered, opsets = calls(sandbox)
+    _, plain, lowered, opsets, tests = calls(sandbox)
     assert plain == [
         *("pytest", "--onnxdet", "--onnxdet-backend=onnxruntime", "--onnxdet-batch=1,2,4"),
         *("--onnxdet-report=onnxdet-report/nightly-onnxruntime", "-n", "2", "-k", "ssd"),
@@ -91,12 +91,25 @@ def test_nightly_runs_three_things_with_their_own_results(sandbox: Path) -> None
     ]
     table = "onnxdet-report/nightly-opsets.md"
     assert opsets == ["python", "tools/opset_table.py", "--out", table]
+    assert tests == ["pytest", "tests", "-m", "nightly", "-n", "2", "-k", "ssd"]
 
 
-@pytest.mark.parametrize("part", ["backend=onnxruntime ", "lowering", "opset_table"])
+@pytest.mark.parametrize("part", ["backend=onnxruntime ", "lowering", "opset_table", "-m nightly"])
 def test_a_part_of_nightly_that_fails_fails_it_after_the_others(
     sandbox: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     monkeypatch.setenv("FAIL", part)
     assert make("nightly", folder=sandbox).returncode != 0
-    assert len(calls(sandbox)) == 4
+    assert len(calls(sandbox)) == 5
+
+
+def test_a_benchmark_that_does_not_hold_fails_bench_after_the_others(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sandbox / "benchmarks").mkdir()
+    for name in ("one", "two"):
+        (sandbox / "benchmarks" / f"bench_{name}.py").touch()
+    assert make("bench", folder=sandbox).returncode == 0
+    monkeypatch.setenv("FAIL", "bench_one")
+    assert make("bench", folder=sandbox).returncode != 0
+    assert calls(sandbox)[-1] == ["python", "benchmarks/bench_two.py"]
