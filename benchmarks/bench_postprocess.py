@@ -11,7 +11,7 @@ suppression and the bookkeeping of regions count as post-processing though the R
 What ONNX Runtime puts in of its own (changes of memory layout) goes with the node that it comes
 after. Time that the runtime spends between nodes is shared out evenly by nodes.
 
-Prints the share for each mini. Bar: median at most 15 %, none over 30 %; above it the exit code is 1.
+Prints the share for each mini. Bar: median at most 15 %, none over 30 %; above it, exit code 1.
 
 Usage: python benchmarks/bench_postprocess.py [--model NAME ...] [--nodes N]
 --nodes N lists the N slowest nodes of post-processing.
