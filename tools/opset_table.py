@@ -42,6 +42,7 @@ class AtOpset(Workbench):
 
 def attempt(bench: AtOpset, case: Case) -> str:
     """What becomes of the case at the bench's opset, for a cell."""
+    tolerance = case.spec.tolerance(case.backend.name)
     try:
         found = bench.found(case)
     except ExportError as error:
@@ -51,7 +52,7 @@ def attempt(bench: AtOpset, case: Case) -> str:
         check_parity(
             bench.results(case),
             found,
-            tolerance=(tolerance := case.spec.tolerance(case.backend.name)),
+            tolerance=tolerance,
             classes=case.spec.classes,
             case_id=case.id,
             max_per_img=bench.max_per_img(case.spec),

@@ -6,6 +6,7 @@ raises :class:`CheckFailed` once. A check that compared nothing fails.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -130,7 +131,7 @@ def check_parity(
         images: file names.
         mask_ties: accept masks that differ only in pixels at the threshold, see
             :func:`compare_detections`.
-        most_tied: the greatest share of images that ``settle`` may make accepted.
+        most_tied: the greatest share of images that ``settle`` may make accepted, rounded up.
         settle: asked for each image that differs, with the candidate's detections and whether it
             is run singly: what else the reference itself might have found, had it decided
             otherwise between floats that tie. A candidate that equals one of these is accepted and
@@ -186,8 +187,11 @@ def check_parity(
             final = compare(ours, candidate)
         if settle is not None:
             metrics["tied_images"] = len(settled)
-            metrics["tied_detections"] = sum(fault.index in settled for fault in first.faults)
-            if len(settled) > most_tied * len(reference):
+            metrics["tied_detections"] = len(
+                {(f.index, f.reference, f.candidate) for f in first.faults if f.index in settled}
+            )
+            # Of a few images a share is less than one, and one may tie.
+            if len(settled) > (max(1, math.ceil(most_tied * len(reference))) if most_tied else 0):
                 parts.append(
                     f"float ties explain {len(settled)} of {len(reference)} image(s), more than "
                     f"the {most_tied:.0%} that the model's spec expects: {first.format()}"

@@ -313,8 +313,12 @@ def test_more_proven_ties_than_the_spec_expects_fail():
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
     runs = {"settle": lambda index, found, singly: [other[index]]}
     assert check(other, most_tied=0.25, **runs)["tied_images"] == 1
-    error = failure(other, most_tied=0.2, **runs)
-    assert "float ties explain 1 of 4 image(s), more than the 20% that" in error.message
+    assert check(other, most_tied=0.01, **runs)["tied_images"] == 1  # of four images, one
+    error = failure(other, most_tied=0.0, **runs)
+    assert "float ties explain 1 of 4 image(s), more than the 0% that" in error.message
+    both = [nudge(GOOD[0], "boxes", 2, np.float32([9, 0, 9, 0])), *other[1:]]
+    error = failure(both, most_tied=0.25, settle=lambda index, found, singly: [both[index]])
+    assert "float ties explain 2 of 4 image(s), more than the 25% that" in error.message
 
 
 def test_with_a_proof_at_hand_a_tie_at_the_cut_needs_it_too():
