@@ -163,6 +163,7 @@ class TensorRTSession(Session):
         n, _, h, w = shape
         profile = self._profile
         if profile is None or profile.holds((n, h, w)):
+            self.ready()
             return
         if is_engine(self.artifact):
             told = "the engine was built for; build it for more, or give the .onnx file"
@@ -176,7 +177,21 @@ class TensorRTSession(Session):
                 f"outside of the optimization profile {profile}, which {told}"
             )
         self._profile = profile.with_shape((n, h, w))
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self._profile = profile
+            raise
+
+    def ready(self) -> None:
+        """Loads the engine where there is none, as after a wider one that could not be made.
+
+        Raises:
+            BackendError: the session is closed, or the engine cannot be loaded.
+        """
+        self.require_open()
+        if self._context is None:
+            self._load()
 
     def _launch(self, placed: Placed, timed: bool = False) -> float | None:
         """Runs the engine; when ``timed``, waits and gives the milliseconds between two events."""
@@ -240,10 +255,12 @@ class TensorRTBound(Bound):
         self._owner, self._placed = session, placed
 
     def _run(self) -> float | None:
+        self._owner.ready()
         return self._owner._launch(self._placed, timed=True)
 
     def fetch(self) -> Arrays:
         # Once more, as another run of the session may have written its outputs over these.
+        self._owner.ready()
         self._owner._launch(self._placed)
         return self._owner._fetch()
 

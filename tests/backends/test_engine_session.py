@@ -157,6 +157,34 @@ def test_a_shape_outside_widens_a_derived_profile_and_is_refused_by_a_set_one(
         session.run_arrays(feeds(5, 64, 64))
 
 
+def test_a_wider_engine_that_cannot_be_made_leaves_the_session_as_it_was(
+    fake: Fake, tmp_path: Path
+) -> None:
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        bound = session.bind(feeds(2))
+        fake.builds = False
+        for _ in range(2):  # the second time it is not taken for held
+            with pytest.raises(BackendError, match="K exceeds 3840"):
+                session.run_arrays(feeds(5, 256, 32))
+        np.testing.assert_array_equal(session.run_arrays(feeds(1))["dets"], sums(1))
+        with pytest.raises(BackendError, match="K exceeds 3840"):
+            session.run_arrays(feeds(5, 256, 32))
+        assert bound.run() == RUN_MS
+        np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
+        fake.builds, fake.context = True, False
+        for _ in range(2):
+            with pytest.raises(BackendError, match="no execution context can be made"):
+                session.run_arrays(feeds(5, 256, 32))
+        with pytest.raises(BackendError, match="no execution context can be made"):
+            bound.run()
+        fake.context = True
+        np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
+        wide = session.run_arrays(feeds(5, 256, 32))["dets"]
+        np.testing.assert_array_equal(wide, sums(5, 256, 32))
+    with pytest.raises(BackendError, match="closed"):
+        bound.fetch()
+
+
 def test_too_little_device_memory_is_told(fake: Fake, tmp_path: Path) -> None:
     fake.context = False
     with pytest.raises(BackendError, match="device memory does not suffice"):
