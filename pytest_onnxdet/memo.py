@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, TypeVar
 
+E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
 Key = tuple[Any, ...]
 
@@ -13,7 +16,7 @@ class Memo:
     """Things by key, kept until another owner's are asked for.
 
     What could not be made is not tried again: a checkpoint that cannot be downloaded would be
-    waited for in each of a model's tests. The same error is raised, without its earlier traceback.
+    waited for in each of a model's tests. An equal error is raised, with a traceback of its own.
     """
 
     def __init__(self) -> None:
@@ -31,12 +34,12 @@ class Memo:
             self.clear()
             self._owner = owner
         if key in self._failed:
-            raise self._failed[key].with_traceback(None)
+            raise without_frames(self._failed[key])
         if key not in self._made:
             try:
                 self._made[key] = make()
             except Exception as error:
-                self._failed[key] = error
+                self._failed[key] = without_frames(error)
                 raise
         made: T = self._made[key]
         return made
@@ -56,3 +59,17 @@ class Memo:
         self._made.clear()
         self._failed.clear()
         self._owner = None
+
+
+def without_frames(error: E) -> E:
+    """A copy without a traceback, and so of the causes: frames keep all of their arrays alive."""
+    kind = type(error)
+    if isinstance(kind.__init__, FunctionType):
+        # Its own: it may make a message of what it is given, which args has already.
+        made = kind.__new__(kind, *error.args)
+        made.args = error.args
+    else:
+        made = copy.copy(error)
+    vars(made).update(vars(error))
+    made.__cause__ = None if error.__cause__ is None else without_frames(error.__cause__)
+    return made
