@@ -66,7 +66,11 @@ class OnnxRuntimeSession(Session):
 
 
 class OnnxRuntimeBound(Bound):
-    """Inputs and outputs as ``OrtValue`` on the session's device; outputs are sized by each run."""
+    """Inputs and outputs as ``OrtValue`` on the session's device.
+
+    The first run sizes the outputs, and later ones write into the same memory: ONNX Runtime refuses
+    a run that finds another number of things. None does, as what is bound are one set of inputs.
+    """
 
     def __init__(self, session: OnnxRuntimeSession, feeds: Arrays) -> None:
         super().__init__(session, feeds)

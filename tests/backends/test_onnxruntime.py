@@ -52,7 +52,7 @@ def feeds(n: int, side: int = 8) -> dict[str, Any]:
 
 
 def test_bound_runs_give_what_plain_runs_give(session: Session) -> None:
-    # Several at a time, of different sizes, and again: outputs are sized anew by every run.
+    # Several at a time, of different sizes, and again: each has outputs of its own.
     bound = [(session.bind(feeds(n)), session.run_arrays(feeds(n))) for n in (1, 3, 2)]
     for _ in range(2):
         for one, wanted in bound:
@@ -70,6 +70,19 @@ def test_inputs_live_as_long_as_what_is_bound(session: Session) -> None:
     bound.run()
     np.testing.assert_array_equal(bound.fetch()["dets"], [6, 6, 6])
     del rubbish
+
+
+def test_the_first_bound_run_sizes_the_outputs(session: Session) -> None:
+    given = feeds(3)
+    bound = session.bind(given)
+    bound.run()
+    places = [value.data_ptr() for value in bound._binding.get_outputs()]  # type: ignore[attr-defined]
+    bound.run()
+    assert [v.data_ptr() for v in bound._binding.get_outputs()] == places  # type: ignore[attr-defined]
+    # Nobody changes what is bound; if somebody did, the run would fail rather than be cut off.
+    given["input"][:] = 0
+    with pytest.raises(BackendError, match="computed output shape"):
+        bound.run()
 
 
 def test_bound_inputs_are_checked_like_plain_ones(artifact: Artifact) -> None:
