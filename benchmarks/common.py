@@ -20,7 +20,7 @@ from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import structure_spec
 from pytest_onnxdet.options import _user_cache
-from pytest_onnxdet.verify.latency import cores
+from pytest_onnxdet.sharing import cores
 from pytest_onnxdet.workbench import Workbench
 
 

@@ -15,11 +15,11 @@ import os
 
 import pytest
 
+from pytest_onnxdet.sharing import cores
 from pytest_onnxdet.verify.latency import (
     GRAPH,
     MOST_ROUNDS,
     TORCH,
-    cores,
     detection_subjects,
     measure,
     torch_device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pytest_onnxdet.sharing import cores
 
 #: Distributions whose version can change a result. One that is not installed is left out.
 DISTRIBUTIONS = (
@@ -51,7 +52,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": _versions(),
         "platform": _platform(),
-        "cpu": {"model": _cpu_model(), "count": _cpu_count()},
+        "cpu": {"model": _cpu_model(), "count": cores()},
         "devices": _gpus(),
     }
 
@@ -109,12 +110,6 @@ def _cpu_model() -> str:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or "unknown CPU"
-
-
-def _cpu_count() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -14,8 +14,8 @@ from pytest_onnxdet.report.records import Record
 
 #: Of so many comparisons of unchanged runs, all their cases together, one may show a slow-down.
 FALSE_ALARM = 0.02
-#: With fewer rounds an interquartile range says nothing.
-LEAST_ROUNDS = 4
+#: A record of fewer rounds has no noise to compare by: its quartiles are next to its extremes.
+READABLE_ROUNDS = 4
 #: A median's standard error is so many sigma / sqrt(n) for normal noise, and an interquartile
 #: range so many sigma.
 _MEDIAN_ERROR, _QUARTILES = 1.2533, 1.3490
@@ -40,7 +40,7 @@ def smallest_slowdown(now: Record, before: Record, comparisons: int = 1) -> floa
     total, fewest = 0.0, math.inf
     for record in (now, before):
         scatter, rounds = ratio_noise(record), record.figure("rounds")
-        if scatter is None or rounds is None or rounds < LEAST_ROUNDS:
+        if scatter is None or rounds is None or rounds < READABLE_ROUNDS:
             return None
         sigma = scatter / (_QUARTILES * (1 - _NARROWER / rounds))
         total += (_MEDIAN_ERROR * sigma) ** 2 / rounds

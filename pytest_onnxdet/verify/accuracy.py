@@ -2,30 +2,30 @@
 
 mmdet's ``CocoDataset.evaluate`` rounds to four decimals, which would eat a fifth of an allowance of
 0.0005. Here the same annotations are evaluated with the parameters that mmdet sets, and the mean is
-taken unrounded. faster-coco-eval does the matching: its figures are pycocotools', but for the last
-bit of a float64. Nothing is printed and nothing is written to disk.
+taken unrounded. faster-coco-eval does the matching: its figures are pycocotools' within 1e-14.
+Nothing is printed and nothing is written to disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from pytest_onnxdet.collection import without_collection
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.evaluation import without_outlines
 from pytest_onnxdet.data.masks import RunLengthMasks, encode
 
 _MAX_DETS = (100, 300, 1000)  # mmdet's proposal_nums; AP is taken at the first
 # By annotations (a pycocotools COCO), then by what was evaluated on them: every backend is compared
 # with the same detections of PyTorch, whose AP takes as long to compute as its own.
 _KNOWN: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
-_NO_OUTLINE: list[float] = []
 
 
 class AccuracyError(Exception):
@@ -49,6 +49,8 @@ def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "
     known = _KNOWN.setdefault(dataset.coco, {})
     key = _digest(dataset, found, metric)
     if key not in known:
+        # Else Python looks for cycles among the many entries, over and again, and finds none: a
+        # third of the time.
         with without_collection():
             known[key] = _evaluate(dataset, to_coco(dataset, found, metric), metric)
     return known[key]
@@ -57,10 +59,7 @@ def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "
 def _evaluate(dataset: Any, results: list[dict[str, Any]], metric: str) -> float:
     from faster_coco_eval import COCOeval_faster
 
-    if metric == "bbox":
-        for entry in results:
-            # Else loadRes adds the box's outline, a fifth of the memory, which nothing looks at.
-            entry["segmentation"] = _NO_OUTLINE
+    without_outlines(results)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval_faster(dataset.coco, dataset.coco.loadRes(results), metric)
         evaluation.params.catIds = list(dataset.cat_ids)
@@ -74,21 +73,6 @@ def _evaluate(dataset: Any, results: list[dict[str, Any]], metric: str) -> float
     if not known.size:
         raise AccuracyError(f"{metric} AP is undefined: the annotations hold no object to find")
     return float(np.mean(known))
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Python looks for cycles among an evaluation's many entries, over and again, and finds none.
-
-    Without that an evaluation takes two thirds of the time.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def to_coco(dataset: Any, found: Sequence[Detections], metric: str) -> list[dict[str, Any]]:
@@ -133,7 +117,9 @@ def _digest(dataset: Any, found: Sequence[Detections], metric: str) -> str:
     digest = hashlib.sha256(repr((metric, list(dataset.img_ids), list(dataset.cat_ids))).encode())
     for one in found:
         digest.update(len(one).to_bytes(8, "little"))
-        for array in (one.boxes, one.scores, one.labels):
+        # The areas of segm are those of the masks.
+        boxes = (one.boxes,) if metric == "bbox" else ()
+        for array in (*boxes, one.scores, one.labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         if metric == "segm" and one.masks is not None:

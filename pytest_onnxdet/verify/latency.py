@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.collection import without_collection
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Session
@@ -33,8 +34,8 @@ WINDOW = 3
 #: Warm-up goes on while the best time still falls by more than this part.
 SETTLED = 0.05
 MOST_WARM_UP = 20
-#: With fewer rounds, an interquartile range says nothing.
-LEAST_ROUNDS = 5
+#: Measured at least, however long it takes: one more than a report needs to tell noise from change.
+DEFAULT_ROUNDS = 5
 MOST_ROUNDS = 1000
 
 
@@ -194,7 +195,7 @@ def measure(
     subjects: Mapping[str, Subject],
     *,
     seconds: float = 1.0,
-    least: int = LEAST_ROUNDS,
+    least: int = DEFAULT_ROUNDS,
     most: int = MOST_ROUNDS,
     calls: int = 1,
     synchronize: Callable[[], object] | None = None,
@@ -233,7 +234,9 @@ def measure(
 
     times: dict[str, list[float]] = {name: [] for name in subjects}
     names = list(subjects)
-    with _no_collection():
+    # What is garbage already goes first.
+    gc.collect()
+    with without_collection():
         warm = _warm_up(list(subjects.values()), once)
         start = clock()
         for done in range(most):
@@ -255,27 +258,6 @@ def _warm_up(subjects: Sequence[Subject], once: Callable[[Subject], float]) -> i
         ):
             return done
     return MOST_WARM_UP
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from running within a measurement."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

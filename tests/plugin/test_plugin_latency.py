@@ -15,6 +15,7 @@ cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytest_benchmark")
 import pytest_onnxdet.data.detections  # noqa: E402
+import pytest_onnxdet.sharing  # noqa: E402
 import pytest_onnxdet.verify.latency  # noqa: E402
 
 CONFTEST = (
@@ -89,7 +90,7 @@ def test_a_record_has_the_figures_threads_and_devices(timed: pytest.Pytester) ->
         metrics = case["metrics"]
         wanted = {"ms", "torch_ms", "speedup", "min", "median", "iqr", "rounds", "threads"}
         assert wanted <= set(metrics)
-        assert metrics["threads"] == pytest_onnxdet.verify.latency.cores()
+        assert metrics["threads"] == pytest_onnxdet.sharing.cores()
         assert (case["device"], metrics["torch_device"]) == ("toy-chip", "cpu")
         assert metrics["rounds"] >= 5
         # Nothing is bound here, so there are no copies to tell apart.
