@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_onnxdet.data.evaluation import compiled_matching
-from pytest_onnxdet.verify.accuracy import without_collection
-
-_NO_OUTLINE: list[float] = []
+from pytest_onnxdet.collection import without_collection
+from pytest_onnxdet.data.evaluation import compiled_matching, without_outlines
 
 
 @contextlib.contextmanager
@@ -31,9 +29,7 @@ def lean_evaluation(dataset: Any, *, files: bool) -> Iterator[None]:
     own, load_results = place.mmcv, dataset.coco.loadRes
 
     def slim(entries: Any) -> Any:
-        for entry in entries:
-            if "bbox" in entry:
-                entry["segmentation"] = _NO_OUTLINE
+        without_outlines(entries)
         return load_results(entries)
 
     if not files:
