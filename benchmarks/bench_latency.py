@@ -3,8 +3,8 @@
 Both take turns on the same batches with the same threads. Prints for each mini, shape mode and
 batch size the times and the ratio ONNX Runtime / PyTorch eager, the median of the rounds' ratios;
 scaling back and pasting masks, which the detector does and a graph leaves to the session, counts on
-both sides, and so does what a device copies. At the end, the minis' median and the worst: expected are at most 0.80 and 1.00, and the
-exit code is 1 where they are more.
+both sides, and so does what a device copies. At the end, the minis' median and the worst: expected
+are at most 0.80 and 1.00, and the exit code is 1 where they are more.
 
 Usage: python benchmarks/bench_latency.py [--model NAME ...] [--full]
 With --full: the documented full-size models with random weights, 800x1216 where the config resizes
