@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.commands.common import CommandError, display, warn
+from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.detections import Detections
 
 Picture = NDArray[np.uint8]
@@ -67,17 +66,6 @@ def save(path: Path, picture: Picture) -> None:
         raise CommandError(f"{path}: cannot be written: {error}") from error
     if not written:
         raise CommandError(f"{path}: cannot be written: choose another folder")
-
-
-def show(picture: Picture, title: str) -> None:
-    """Open a window, where there is a screen; say that there is none where not."""
-    if not display():
-        warn(f"no display: {title} is not shown in a window")
-        return
-    from PIL import Image
-
-    with contextlib.suppress(OSError):
-        Image.fromarray(picture[..., ::-1]).show(title=title)
 
 
 def _colour(label: int) -> tuple[int, int, int]:

@@ -246,9 +246,10 @@ def pictures(
     images: tuple[Path, Path],
     path: Path,
 ) -> None:
-    """Writes PyTorch's and the graph's detections side by side, and shows them on a screen."""
+    """Writes PyTorch's and the graph's detections side by side, and shows them in a window."""
     from pytest_onnxdet.backends.pytorch import Reference
-    from pytest_onnxdet.commands.pictures import beside, paint, save, show
+    from pytest_onnxdet.commands.pictures import beside, paint, save
+    from pytest_onnxdet.commands.window import Window
 
     one = next(trials(detector, options, images))
     sides: Sequence[tuple[str, list[Detections]]] = (
@@ -260,7 +261,8 @@ def pictures(
     picture = beside([(name, paint(canvas, found[0], classes)) for name, found in sides])
     save(path, picture)
     tell(f"Detections, PyTorch beside ONNX: {path}")
-    show(picture, path.name)
+    with Window(asked=True) as window:
+        window.show(picture, path.name)
 
 
 def _canvas(one: Trial, options: ExportOptions) -> Any:

@@ -55,7 +55,7 @@ class Window:
         axes.set_axis_off()
         axes.imshow(picture[..., ::-1])
         self._figure.canvas.manager.set_window_title(
-            f"{title} - any key: next, close: show no more"
+            f"{title} - any key: go on, close: show no more"
         )
         self._figure.waitforbuttonpress()
         self.open = self._plot.fignum_exists(self._figure.number)

@@ -1,5 +1,6 @@
 """What the tests of the commands are about: two small detectors and what a command gave."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,21 @@ class Tiny(NamedTuple):
 
     config: Path
     checkpoint: Path
+
+
+@dataclass
+class Screen:
+    """What a window showed, picture by picture.
+
+    Attributes:
+        titles: without what the window adds to them.
+        pictures: uint8 (H, W, 3), RGB.
+        closed_after: after how many pictures somebody closes the window; None: nobody does.
+    """
+
+    titles: list[str] = field(default_factory=list)
+    pictures: list[Any] = field(default_factory=list)
+    closed_after: int | None = None
 
 
 def calibrated(cfg_name: Path) -> torch.nn.Module:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, calibrated, data_of
+from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Screen, Tiny, calibrated, data_of
 
 from pytest_onnxdet.cli import main
 from pytest_onnxdet.data.datasets import SHAPES
@@ -43,6 +45,56 @@ def no_display() -> Iterator[None]:
         for name in ("DISPLAY", "WAYLAND_DISPLAY"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batches that are run."""
+    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
+
+    ran: list[int] = []
+    own = OnnxRuntimeSession._run
+
+    def counted(self: Any, feeds: Any) -> Any:
+        ran.append(len(feeds["input"]))
+        return own(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", counted)
+    return ran
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A display on which what the window shows is written down; set ``closed_after`` to close it.
+
+    No window is opened, whatever the desk is that the tests run at.
+    """
+    from matplotlib import pyplot
+    from matplotlib.backend_bases import FigureManagerBase
+    from matplotlib.figure import Figure
+
+    from pytest_onnxdet.commands import window
+
+    seen = Screen()
+    pyplot.switch_backend("agg")
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(window, "_interactive", lambda _: ["Agg"])
+
+    def titled(self: Any, title: str) -> None:
+        if title.endswith(".png - any key: go on, close: show no more"):  # not matplotlib's own
+            seen.titles.append(title.split()[0])
+
+    monkeypatch.setattr(FigureManagerBase, "set_window_title", titled)
+
+    def wait(self: Any, timeout: float = -1) -> None:
+        (axes,) = self.axes
+        (image,) = axes.images
+        seen.pictures.append(np.asarray(image.get_array()))
+        if len(seen.titles) == seen.closed_after:
+            pyplot.close(self)
+
+    monkeypatch.setattr(Figure, "waitforbuttonpress", wait)
+    return seen
 
 
 @pytest.fixture(scope="session")

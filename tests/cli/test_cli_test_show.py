@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_models import Ran, Tiny
+from cli_models import Ran, Screen, Tiny
 
 from pytest_onnxdet.data.datasets import SHAPES
 
@@ -36,47 +36,16 @@ def test_show_dir_and_threshold(
     assert changed("0.05") > changed("0.9999") == 0
 
 
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A display on which the window's titles are written down; it is closed after ``CLOSED``."""
-    from matplotlib import pyplot
-    from matplotlib.backend_bases import FigureManagerBase
-    from matplotlib.figure import Figure
-
-    from pytest_onnxdet.commands import window
-
-    titles: list[str] = []
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(window, "_interactive", lambda _: ["Agg"])
-
-    def titled(self: Any, title: str) -> None:
-        if title.endswith(".png - any key: next, close: show no more"):  # not matplotlib's own
-            titles.append(title.split()[0])
-
-    monkeypatch.setattr(FigureManagerBase, "set_window_title", titled)
-
-    def wait(self: Any, timeout: float = -1) -> None:
-        (axes,) = self.axes
-        (image,) = axes.images
-        assert image.get_array().ndim == 3
-        if len(titles) == CLOSED:
-            pyplot.close(self)
-
-    monkeypatch.setattr(Figure, "waitforbuttonpress", wait)
-    return titles
-
-
-CLOSED = 4
-
-
 def test_one_window_until_it_is_closed(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, screen: list[str]
+    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, screen: Screen
 ) -> None:
     from matplotlib import pyplot
 
+    screen.closed_after = 4
     ran = onnxdet("test", tiny.config, dynamic, *ORT, "--show", "--show-dir", tmp_path / "show")
     assert ran.code == 0, ran.err
-    assert screen == [f"{index:03d}.png" for index in range(CLOSED)]
+    assert screen.titles == [f"{index:03d}.png" for index in range(4)]
+    assert all(picture.ndim == 3 for picture in screen.pictures)
     assert len(list((tmp_path / "show").iterdir())) == 6  # the run goes on
     assert not pyplot.get_fignums() and "not shown" not in ran.err
 
@@ -84,14 +53,16 @@ def test_one_window_until_it_is_closed(
 def test_a_screen_without_a_way_to_open_windows(
     onnxdet: Run, tiny: Tiny, dynamic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")  # whatever a desk has
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setenv("MPLBACKEND", "agg")
     ran = onnxdet("test", tiny.config, dynamic, *ORT, "--show")
     assert ran.code == 0 and ran.err.count("opens no windows") == 1
 
 
 def test_no_window_is_prepared_that_nobody_asked_for(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, screen: list[str]
+    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, screen: Screen
 ) -> None:
     ran = onnxdet("test", tiny.config, dynamic, *ORT, "--out", tmp_path / "r.pkl")
-    assert ran.code == 0 and not screen and "window" not in ran.err
+    assert ran.code == 0 and not screen.titles and "window" not in ran.err
