@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
 
     from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
     from pytest_onnxdet.commands.verify import pictures, verify
-    from pytest_onnxdet.models.spec import Tolerance
+    from pytest_onnxdet.models.spec import GPU, Tolerance
 
     backend = OnnxRuntimeBackend()
     missing = backend.missing()
@@ -175,7 +175,10 @@ def run(args: argparse.Namespace) -> int:
         elif args.show:
             warn("--show: no picture is written: with --skip-postprocess there are no detections")
         if args.verify:
-            tolerance = model.spec.tolerance("onnxruntime") if model.spec else Tolerance()
+            if model.spec:
+                tolerance = model.spec.tolerance("onnxruntime", device=session.device)
+            else:
+                tolerance = Tolerance() if session.device == "cpu" else GPU
             good = verify(detector, session, options, images, tolerance)
             tell(_verdict(good, options))
     return 0 if good else MISMATCH

@@ -221,3 +221,26 @@ def test_raw_outputs_of_every_row_are_compared(
     own, other, batch = lines(ran)
     assert ran.code == 1 and "DIFFERENT" in batch and "cls_score_1: 1 of" in ran.out
     assert "the same" in own and "the same" in other
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("mini", [False, True], ids=["config", "mini"])
+def test_the_allowance_is_that_of_the_device(
+    onnxdet: Run,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    mini: bool,
+) -> None:
+    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
+    from pytest_onnxdet.commands import verify
+    from pytest_onnxdet.models.spec import GPU, Tolerance
+
+    given: list[Tolerance] = []
+    monkeypatch.setattr(OnnxRuntimeSession, "device", property(lambda _: device))
+    monkeypatch.setattr(verify, "verify", lambda *args: not given.append(args[-1]))
+    model = ("mini:retinanet",) if mini else tiny
+    words = ("--output-file", tmp_path / "v.onnx", "--shape", 96, 128, "--verify")
+    assert onnxdet("export", *model, *words).code == 0
+    assert given == [Tolerance() if device == "cpu" else GPU]
