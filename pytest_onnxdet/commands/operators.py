@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from pytest_onnxdet.verify.graph import model_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -23,16 +24,5 @@ def foreign_domains(model: onnx.ModelProto, backend: str) -> list[str]:
     no operators.
     """
     own = {(function.domain, function.name) for function in model.functions}
-    nodes = [*_nodes(model.graph.node)]
-    for function in model.functions:
-        nodes += _nodes(function.node)
-    used = {node.domain for node in nodes if (node.domain, node.op_type) not in own}
+    used = {n.domain for n in model_nodes(model) if (n.domain, n.op_type) not in own}
     return sorted(used - SHIPPED.get(backend, _ONNX))
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (*attribute.graphs, attribute.g):
-                yield from _nodes(graph.node)
