@@ -35,11 +35,6 @@ class DownloadError(Exception):
     """A file cannot be fetched; the message names the URL and what to do instead."""
 
 
-# What could not be had, and why: a suite asks for a checkpoint in every test of its model, and
-# offline each of these would wait for all attempts anew.
-_failed: dict[tuple[str, Path], str] = {}
-
-
 class _Broken(Exception):
     """An attempt ended before the file did."""
 
@@ -67,7 +62,9 @@ def download(
 ) -> Path:
     """The file behind ``url`` in ``folder``, fetched unless it is there.
 
-    What has failed fails at once from then on in the same process.
+    What has failed is tried again by the next call, which goes on where this one stopped. A suite
+    asks for its models' checkpoints through a :class:`~pytest_onnxdet.memo.Memo`, so that not each
+    test waits for all attempts.
 
     Args:
         url: http or https; the last part of its path becomes the file's name.
@@ -85,14 +82,9 @@ def download(
         with FileLock(folder / f"{place.name}.lock"):
             if place.is_file() and _faults(place, place.name) is None:
                 return place
-            if (url, folder) in _failed:
-                raise DownloadError(_failed[url, folder])
             part = folder / f"{place.name}.part"
             _fetch(url, part, place, timeout, attempts, pause)
             os.replace(part, place)
-    except DownloadError as error:
-        _failed[url, folder] = str(error)
-        raise
     except OSError as error:
         raise DownloadError(
             f"{url}: cannot be written to {folder}: {error.strerror or error}: {_elsewhere(place)}"

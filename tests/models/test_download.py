@@ -179,15 +179,21 @@ def test_a_server_that_never_gets_further_is_given_up(files: Files, tmp_path: Pa
     assert len(files.ranges) == 5
 
 
-def test_what_failed_once_fails_at_once(files: Files, tmp_path: Path) -> None:
-    files.cuts = [0] * 9
-    for _ in range(3):
-        with pytest.raises(DownloadError, match="given up after 2 attempts"):
-            download(files.url, tmp_path, attempts=2, pause=0)
-        assert len(files.ranges) == 2
-    assert download(files.url, tmp_path / "b", attempts=9, pause=0).read_bytes() == CONTENT
-    (tmp_path / NAME).write_bytes(CONTENT)  # by other means, as the message says
+def test_trying_again_goes_on_where_it_was_given_up(files: Files, tmp_path: Path) -> None:
+    files.cuts = [1000, 0, 0]
+    with pytest.raises(DownloadError, match="try again, which goes on at 1000 bytes"):
+        download(files.url, tmp_path, attempts=2, pause=0)
+    assert download(files.url, tmp_path, pause=0).read_bytes() == CONTENT
+    assert files.ranges == [None, *["bytes=1000-"] * 3]
+
+
+def test_what_was_put_in_place_by_other_means_is_taken(files: Files, tmp_path: Path) -> None:
+    files.codes = [404]
+    with pytest.raises(DownloadError, match="fetch it by other means and put it at"):
+        download(files.url, tmp_path)
+    (tmp_path / NAME).write_bytes(CONTENT)
     assert download(files.url, tmp_path) == tmp_path / NAME
+    assert len(files.ranges) == 1
 
 
 @pytest.mark.parametrize(
