@@ -107,7 +107,18 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
             raise CommandError(
                 f"--cfg-options: {', '.join(options)}: does not fit {path}: {_told(error)}"
             ) from error
+        _check_test(cfg)
     return Model(cfg, path, mini)
+
+
+def _check_test(cfg: mmcv.Config) -> None:
+    """Raises `CommandError` where options have put something else in the data set's place."""
+    test = cfg.data.get("test") if isinstance(cfg.data, Mapping) else cfg.data
+    if not isinstance(test, Mapping):
+        raise CommandError(
+            f"--cfg-options: data.test is a {type(test).__name__} now, not one data set: change "
+            "its settings by name, as in data.test.ann_file=PATH"
+        )
 
 
 def _mini(name: str) -> ModelSpec:

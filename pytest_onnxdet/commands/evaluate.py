@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.commands.common import CommandError, Model, in_words
-from pytest_onnxdet.commands.lean import lean_evaluation
+from pytest_onnxdet.commands.lean import evaluation_of
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 
@@ -24,15 +24,19 @@ _AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 ITEMS = (*_AREAS, "AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 # What a config's `evaluation` says to the training loop, not to evaluate().
 HOOK_ONLY = (
-    *("interval", "tmpdir", "start", "gpu_collect", "save_best", "rule", "dynamic_intervals"),
-    *(
-        "by_epoch",
-        "out_dir",
-        "file_client_args",
-        "greater_keys",
-        "less_keys",
-        "broadcast_bn_buffer",
-    ),
+    "interval",
+    "tmpdir",
+    "start",
+    "gpu_collect",
+    "save_best",
+    "rule",
+    "dynamic_intervals",
+    "by_epoch",
+    "out_dir",
+    "file_client_args",
+    "greater_keys",
+    "less_keys",
+    "broadcast_bn_buffer",
 )
 
 
@@ -45,7 +49,7 @@ def open_data(model: Model) -> Dataset:
     from mmdet.datasets import build_dataset
 
     test: Any = copy.deepcopy(model.cfg.data.test)
-    samples = int(test.pop("samples_per_gpu", 1))
+    samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -74,6 +78,21 @@ def open_data(model: Model) -> Dataset:
     built.evaluation = dict(model.cfg.get("evaluation") or {})
     built.samples_per_gpu = samples
     return Dataset(spec, built, test["pipeline"])
+
+
+def _samples(data: Any, own: Any) -> int:
+    """Images per batch, as the config wants them.
+
+    Args:
+        data: the config's. mmdet's ``compat_cfg`` has moved what the file says of ``test`` into
+            ``test_dataloader``.
+        own: what ``data.test`` still says: ``--cfg-options`` are merged after the move.
+    """
+    loader = data.get("test_dataloader") or {}
+    samples = loader.get("samples_per_gpu", 1) if own is None else own
+    if not isinstance(samples, int) or samples < 1:
+        raise CommandError(f"data.test.samples_per_gpu: {samples!r}: give a number, 1 or more")
+    return samples
 
 
 def tested_data_sets(config: str) -> int:
@@ -168,7 +187,7 @@ def evaluate(
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
     if metrics_of(data) == COCO:
-        with lean_evaluation(dataset, files=given.get("jsonfile_prefix") is not None):
+        with evaluation_of(dataset, files=given.get("jsonfile_prefix") is not None):
             return dict(dataset.evaluate(results, metric=list(metrics), **given))
     figures: dict[str, Any] = {}
     if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time

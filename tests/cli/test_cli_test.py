@@ -83,28 +83,45 @@ def test_a_dynamic_graph_runs_batches(
     tiny: Tiny,
     dynamic: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    runs: list[int],
     words: tuple[object, ...],
     batches: list[int],
 ) -> None:
-    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
-
-    ran: list[int] = []
-    own = OnnxRuntimeSession._run
-
-    def counted(self: Any, feeds: Any) -> Any:
-        ran.append(len(feeds["input"]))
-        return own(self, feeds)
-
-    monkeypatch.setattr(OnnxRuntimeSession, "_run", counted)
     for name, more in (("batched", words), ("single", ("--batch-size", 1))):
         told = onnxdet("test", tiny.config, dynamic, *ORT, "--out", tmp_path / f"{name}.pkl", *more)
         assert told.code == 0, told.err
-    assert ran == [*batches, *[1] * 6]
+    assert runs == [*batches, *[1] * 6]
     results, wanted = load(tmp_path / "batched.pkl"), load(tmp_path / "single.pkl")
     assert [[len(rows) for rows in one] for one in results] == [
         [len(rows) for rows in one] for one in wanted
     ]
+
+
+@pytest.mark.parametrize("place", ["test", "test_dataloader"])
+@pytest.mark.parametrize(
+    ("words", "batches"),
+    [
+        ((), [4, 2]),
+        (("--cfg-options", "data.test.samples_per_gpu=3"), [3, 3]),
+        (("--batch-size", 5), [5, 1]),
+    ],
+    ids=["file", "option", "asked"],
+)
+def test_the_config_file_says_the_batch_size(
+    onnxdet: Run,
+    tiny: Tiny,
+    dynamic: Path,
+    tmp_path: Path,
+    runs: list[int],
+    place: str,
+    words: tuple[object, ...],
+    batches: list[int],
+) -> None:
+    config = tmp_path / "batched.py"
+    config.write_text(f"_base_ = '{tiny.config}'\ndata = dict({place}=dict(samples_per_gpu=4))\n")
+    told = onnxdet("test", config, dynamic, *ORT, "--out", tmp_path / "r.pkl", *words)
+    assert told.code == 0, told.err
+    assert runs == batches
 
 
 def test_several_metrics_at_once_and_their_options(onnxdet: Run, tiny: Tiny, dynamic: Path) -> None:

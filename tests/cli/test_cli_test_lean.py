@@ -83,6 +83,59 @@ def test_a_failure_leaves_mmdet_as_it_was(scenes: Dataset) -> None:
     assert "loadRes" not in vars(scenes.coco.coco) and gc.isenabled()
 
 
+def test_a_subclass_reads_its_files_as_it_likes(scenes: Dataset) -> None:
+    """As Cityscapes, whose files have names of its own choosing."""
+    import mmdet.datasets.coco as place
+    from mmdet.datasets import CocoDataset
+
+    class Reader(CocoDataset):  # type: ignore[misc]
+        def evaluate(
+            self, results: Any, metric: Any, outfile_prefix: Any = None
+        ) -> dict[str, float]:
+            assert place.COCOeval is not evaluator  # the matching is compiled all the same
+            files, folder = self.format_results(results, outfile_prefix)
+            entries = json.loads(Path(files["bbox"]).read_text())
+            if folder is not None:
+                folder.cleanup()
+            return {"entries": len(entries)}
+
+    evaluator = place.COCOeval
+    results = middling(scenes)
+    scenes.coco.__class__ = Reader
+    wanted = sum(len(rows) for boxes, _ in results for rows in boxes)
+    assert evaluate(scenes, results, ["bbox"], {}) == {"entries": wanted}
+    assert place.COCOeval is evaluator
+
+
+def test_a_subclass_whose_annotations_load_no_results(scenes: Dataset) -> None:
+    """As LVIS."""
+    from mmdet.datasets import CocoDataset
+
+    class Other(CocoDataset):  # type: ignore[misc]
+        def evaluate(self, results: Any, metric: Any) -> dict[str, float]:
+            return {"images": len(results)}
+
+    results = middling(scenes)
+    scenes.coco.__class__ = Other
+    scenes.coco.coco = object()
+    assert evaluate(scenes, results, ["bbox"], {}) == {"images": 6}
+
+
+def test_a_subclass_that_writes_files_of_its_own(scenes: Dataset) -> None:
+    from mmdet.datasets import CocoDataset
+
+    class Writer(CocoDataset):  # type: ignore[misc]
+        def results2json(self, results: Any, outfile_prefix: str) -> dict[str, str]:
+            files = dict(super().results2json(results, outfile_prefix))
+            assert json.loads(Path(files["bbox"]).read_text())
+            return files
+
+    scenes.coco.__class__ = Writer
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = evaluate(scenes, middling(scenes), ["bbox"], {})
+    assert 0.1 < found["bbox_mAP"] < 0.9
+
+
 def test_boxes_get_no_outlines(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 boxes an image they would take 27 kB."""
     from pycocotools.coco import COCO

@@ -15,22 +15,6 @@ Run = Callable[..., Ran]
 ORT = ("--backend", "onnxruntime")
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The batches that are run."""
-    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
-
-    ran: list[int] = []
-    own = OnnxRuntimeSession._run
-
-    def counted(self: Any, feeds: Any) -> Any:
-        ran.append(len(feeds["input"]))
-        return own(self, feeds)
-
-    monkeypatch.setattr(OnnxRuntimeSession, "_run", counted)
-    return ran
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -126,6 +110,23 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
     config.write_text(f"{TINY}{PIPELINE}{one}\ndata = dict(test=[data['test'], data['test']])\n")
     ran = onnxdet("test", config, dynamic, *ORT, "--eval", "bbox")
     assert ran.code == 2 and "two.py: data.test is a list of 2: test one" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("data.test=a.json,b.json", "data.test is a list now, not one data set"),
+        ("data.test=a.json", "data.test is a str now, not one data set"),
+        ("data=1", "data.test is a int now, not one data set"),
+        ("data.test.samples_per_gpu=0", "data.test.samples_per_gpu: 0: give a number, 1 or more"),
+        ("data.test.samples_per_gpu=all", "data.test.samples_per_gpu: 'all': give a number"),
+    ],
+)
+def test_options_that_leave_no_data_set_are_told(
+    onnxdet: Run, tiny: Tiny, dynamic: Path, option: str, told: str
+) -> None:
+    ran = onnxdet("test", tiny.config, dynamic, *ORT, "--eval", "bbox", "--cfg-options", option)
+    assert ran.code == 2 and told in ran.err and "unforeseen" not in ran.err, ran.err
 
 
 def test_the_backend_has_to_be_named_and_there(onnxdet: Run, tiny: Tiny, dynamic: Path) -> None:
