@@ -6,6 +6,7 @@ Images are streamed: what stays in memory of an image is its boxes and run-lengt
 from __future__ import annotations
 
 import argparse
+import math
 import pickle
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from pytest_onnxdet.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.backends.base import Backend, Session
     from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code, 0.
     """
+    from pytest_onnxdet.backends.base import expecting
     from pytest_onnxdet.commands.evaluate import (
         check_metrics,
         check_options,
@@ -108,9 +110,15 @@ def run(args: argparse.Namespace) -> int:
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
-    session = open_model(Path(args.model), args.backend)
-    with session:
-        batch = batch_size(session.artifact, args.batch_size, data.coco.samples_per_gpu)
+    backend = named_backend(args.backend)
+    graph, wanted = describe(Path(args.model), backend.name), data.coco.samples_per_gpu
+    batch = batch_size(graph, args.batch_size, wanted)
+    if backend.builds and graph.path.suffix == ".onnx" and graph.static_shape is None:
+        # Else the engine would be built for a usual shape, and again where an image is larger.
+        graph = expecting(graph, batch, data.fitted_size())
+    with backend.prepare(graph) as session:
+        # Of an engine it is known only now what it takes.
+        batch = batch_size(session.artifact, args.batch_size, min(wanted, most(session)))
         start = time.perf_counter()
         results = collect(args, data, session, batch)
         seconds = time.perf_counter() - start
@@ -166,20 +174,15 @@ def _check(args: argparse.Namespace) -> None:
         raise CommandError(f"MODEL: {args.model}: no such file: make it with `onnxdet export`")
 
 
-def open_model(path: Path, name: str) -> Session:
-    """The model, loaded by a backend.
-
-    Raises:
-        CommandError: the backend is missing, or the file is none that it loads.
-        BackendError: the runtime refuses the model.
-    """
+def named_backend(name: str) -> Backend:
+    """The backend of that name; raises `CommandError` where it is missing."""
     from pytest_onnxdet.backends import builtin_backends
 
     backend = builtin_backends().get(name)
     why = f"{name} has no backend here" if backend is None else backend.missing()
     if backend is None or why is not None:
         raise CommandError(f"--backend {name}: {why}")
-    return backend.prepare(describe(path, name))
+    return backend
 
 
 def describe(path: Path, backend: str) -> Artifact:
@@ -243,6 +246,15 @@ def batch_size(artifact: Artifact, asked: int | None, configured: int = 1) -> in
             "out, or export with --batch or --dynamic-export"
         )
     return fixed[0]
+
+
+def most(session: Session) -> int | float:
+    """The largest batch that a loaded engine was built for; of others, which take any, infinity."""
+    from pytest_onnxdet.backends.engine_session import TensorRTSession, is_engine
+
+    if not isinstance(session, TensorRTSession) or not is_engine(session.artifact):
+        return math.inf
+    return session._profile.most[0] if session._profile else math.inf
 
 
 def collect(args: argparse.Namespace, data: Dataset, session: Session, batch: int) -> list[Any]:

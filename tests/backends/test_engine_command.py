@@ -74,3 +74,63 @@ def test_a_file_that_is_no_engine_is_told(
 ) -> None:
     assert run(arguments, tmp_path / "net.engine", WORDLESS) == 2
     assert "net.engine: this engine does not load" in capfd.readouterr().err
+
+
+def test_the_configs_batch_size_is_no_larger_than_an_engine_takes(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two = engine(1, RANGE, ("input",))
+    more = "data.test.samples_per_gpu=3"
+    assert run([*arguments, more], tmp_path / "net.engine", two) == 0, capfd.readouterr().err
+    assert len(results(tmp_path)) == IMAGES
+
+    assert run(arguments, tmp_path / "net.engine", two, "--batch-size", "3") == 2
+    assert "outside of the optimization profile" in capfd.readouterr().err
+
+
+def detector_graph(shape: list[Any]) -> bytes:
+    """What the command reads of a graph; the stand-in parses nothing."""
+    from onnx import helper
+
+    made = helper.make_graph(
+        [helper.make_node("Identity", ["input"], ["dets"])],
+        "detector",
+        [
+            helper.make_tensor_value_info("input", 1, shape),
+            helper.make_tensor_value_info("image_shape", 7, [shape[0], 2]),
+        ],
+        [helper.make_tensor_value_info("dets", 1, None)],
+    )
+    data: bytes = helper.make_model(made).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("words", "batch"),
+    [((), 1), (("--batch-size", "2"), 2), (("--cfg-options", "data.test.samples_per_gpu=3"), 3)],
+)
+def test_a_dynamic_graphs_engine_is_built_once_for_what_it_will_be_given(
+    fake: Fake,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    batch: int,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Larger than the shape that is built for where nobody knows better.
+    large = ("--cfg-options", "data.test.pipeline.1.img_scale=(1600,1600)")
+    graph = detector_graph(["n", 3, "h", "w"])
+    assert run(arguments, tmp_path / "net.onnx", graph, *large, *words) == 0, capfd.readouterr().err
+    assert len(results(tmp_path)) == IMAGES
+    (built,) = fake.profiles
+    assert built["input"][2] == (batch, 3, 1600, 1600)
+
+
+def test_a_graph_of_another_batch_is_told_before_an_engine_is_built(
+    fake: Fake, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph = detector_graph([2, 3, 160, 160])
+    assert run(arguments, tmp_path / "net.onnx", graph, "--batch-size", "3") == 2
+    assert "takes batches of 2" in capfd.readouterr().err and fake.configs == []
