@@ -118,11 +118,12 @@ def test_a_checkpoint_that_is_not_what_its_name_says(server: Server, tmp_path: P
 
 def test_a_checkpoint_that_cannot_be_had(server: Server, tmp_path: Path) -> None:
     url = f"{server.address}/retinanet-c2398f9e.pth"
-    with (
-        Workbench(Settings(tmp_path), builtin_datasets(), threads=1) as bench,
-        pytest.raises(BuildError) as caught,
-    ):
-        bench.detector(full(url))
+    with Workbench(Settings(tmp_path), builtin_datasets(), threads=1) as bench:
+        spec = full(url)
+        for _ in range(3):  # each test of a model asks for its detector
+            with pytest.raises(BuildError) as caught:
+                bench.detector(spec)
+    assert len(server.asked) == 1
     assert url in str(caught.value) and "404" in str(caught.value)
     assert "--onnxdet-checkpoints DIR" in str(caught.value)
     assert str(tmp_path / "checkpoints" / "retinanet-c2398f9e.pth") in str(caught.value)
@@ -220,8 +221,8 @@ def test_the_benchmark_of_a_full_run_works(tmp_path: Path) -> None:
         done.stdout,
     )
     assert found, done.stdout
-    peak, seconds, evaluation, share, eager, ours = map(float, found.groups())
-    assert 100 < peak < 4000 and evaluation < seconds and share < 10
+    peak, seconds, evaluation, _, eager, ours = map(float, found.groups())
+    assert 100 < peak < 4000 and evaluation < seconds
     assert eager > 0.5 and abs(ours - eager) <= 0.0005
     layout = tmp_path / "coco-20"
     assert (layout / "annotations/instances_val2017.json").is_file()
