@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # By how much a logit may be above its target's level. Random layers have outliers of 30, where
 # scores are 1 up to float32's last digits: suppression would decide between ties.
 REACH = 6.0
+CORNER_CLASSES = 8  # that CornerNet's corners are of
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,15 @@ def _targets(detector: nn.Module) -> list[list[Target]]:
     if kind == "CornerHead":
         heats = [seq[-1].conv for seq in (head.tl_heat[-1], head.br_heat[-1])]
         embeddings = [seq[-1].conv for seq in (head.tl_emb[-1], head.br_emb[-1])]
+        # Two corners make a box where they are of one class and their embeddings are near: of
+        # 80 classes, and embeddings as random as everything else, hardly any two do.
+        few = {"period": head.num_classes, "phase": CORNER_CLASSES, "rest": True}
         return [
             [
                 *(Target(layer, std=1.5, share=0.02, level=0.0) for layer in heats),
-                *(Target(layer, std=0.5) for layer in embeddings),
-            ]
+                *(Target(layer, std=0.1) for layer in embeddings),
+            ],
+            [Target(layer, std=1.5, share=0.02, level=-8.0, **few) for layer in heats],
         ]
     if kind == "YOLOV3Head":
         return [
