@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,12 @@ from pytest_onnxdet.workbench import split_raw
 #: 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any mask.
 OPEN = 0.01
 
+HEATS = ("tl_heat", "br_heat")
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.workbench import Workbench
 
@@ -38,7 +44,8 @@ def settle(
         singly: whether the image is run alone, padded as in its batch.
 
     Returns:
-        Of single-stage models the detections with ONNX's order of equal values. Of all models
+        Of single-stage models the detections with ONNX's order of equal values, of CornerNet also
+        with the backend's peaks, where rounding may make them peaks. Of all models
         those with the backend's choice of boxes, where suppression may choose so; of PointRend
         with the range of the masks where float ties decide which points are refined, unless more
         than a hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed
@@ -59,6 +66,7 @@ def settle(
     choices = [Choice(found.boxes, found.scores, found.labels, bench.max_per_img(case.spec))]
     if not reference.two_stage:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
+        made += _with_peaks(bench, runs, raw, batch)[place : place + 1]
     else:
         _, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
         assert proposals is not None
@@ -72,6 +80,25 @@ def settle(
     except Unproven:
         return made
     return [*made, *(one for one in chosen if open_share(one, tolerance.mask_prob) <= OPEN)]
+
+
+def _with_peaks(
+    bench: Workbench, case: Case, raw: Mapping[str, NDArray[Any]], batch: Batch
+) -> list[Detections]:
+    """Of CornerNet: the detections of a batch where the backend's peaks are the corners."""
+    from pytest_onnxdet.backends.choices import Unproven
+    from pytest_onnxdet.backends.peak_choices import played_back_peaks
+
+    if not set(HEATS) <= set(raw):
+        return []
+    import torch
+
+    theirs = bench.session(case, postprocess=False).run(batch)
+    try:
+        with played_back_peaks([torch.from_numpy(theirs[name]) for name in HEATS]):
+            return bench.reference(case.spec).post_process(raw, batch, lowest_first=True)
+    except Unproven:
+        return []
 
 
 def open_share(found: Detections, allowed: float) -> float:

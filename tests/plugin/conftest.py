@@ -26,7 +26,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     """
     ort = pytest_onnxdet.backends.OnnxRuntimeBackend()
     monkeypatch.setattr(pytest_onnxdet.backends, "builtin_backends", lambda: {ort.name: ort})
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    # The inner run is nobody's worker, though this test may be run by one.
+    for name in ("XDG_CACHE_HOME", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        monkeypatch.delenv(name, raising=False)
     if not any(point.value == "pytest_onnxdet.plugin" for point in _entry_points()):
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("PYTEST_PLUGINS", "pytest_onnxdet.plugin")
