@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from pytest_onnxdet.workbench import split_raw
 #: 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any mask.
 OPEN = 0.01
 
-HEATS = ("tl_heat", "br_heat")
+CORNERS = ("tl_heat", "br_heat")
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from pytest_onnxdet.backends.pytorch import Reference
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.workbench import Workbench
@@ -64,16 +66,20 @@ def settle(
     made: list[Detections] = []
     detector: Any = reference.detector
     choices = [Choice(found.boxes, found.scores, found.labels, bench.max_per_img(case.spec))]
+    own = {name: value[place : place + 1] for name, value in raw.items()}
+    if reference.two_stage or CORNERS[0] in raw:
+        theirs, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
     if not reference.two_stage:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
-        made += _with_peaks(bench, runs, raw, batch)[place : place + 1]
+        if CORNERS[0] in raw:
+            made += _with_peaks(
+                reference, own, one, [theirs[n][place : place + 1] for n in CORNERS]
+            )
     else:
-        _, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
         assert proposals is not None
         mine = proposals[place][proposals[place, :, 4] > 0]
         limit = detector.rpn_head.test_cfg.max_per_img
         choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
-    own = {name: value[place : place + 1] for name, value in raw.items()}
     try:
         with played_back(choices, tolerance):
             chosen = reference.post_process(own, one, mask_ranges=reference.two_stage)
@@ -83,20 +89,20 @@ def settle(
 
 
 def _with_peaks(
-    bench: Workbench, case: Case, raw: Mapping[str, NDArray[Any]], batch: Batch
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    heats: Sequence[NDArray[np.float32]],
 ) -> list[Detections]:
-    """Of CornerNet: the detections of a batch where the backend's peaks are the corners."""
+    """Of CornerNet: the detections of one image where the backend's peaks are the corners."""
+    import torch
+
     from pytest_onnxdet.backends.choices import Unproven
     from pytest_onnxdet.backends.peak_choices import played_back_peaks
 
-    if not set(HEATS) <= set(raw):
-        return []
-    import torch
-
-    theirs = bench.session(case, postprocess=False).run(batch)
     try:
-        with played_back_peaks([torch.from_numpy(theirs[name]) for name in HEATS]):
-            return bench.reference(case.spec).post_process(raw, batch, lowest_first=True)
+        with played_back_peaks([torch.from_numpy(heat) for heat in heats]):
+            return reference.post_process(raw, image, lowest_first=True)
     except Unproven:
         return []
 

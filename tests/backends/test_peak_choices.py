@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from mmdet.models.dense_heads import corner_head
 
 from pytest_onnxdet.backends.choices import Unproven
 from pytest_onnxdet.backends.peak_choices import judge_peaks, played_back_peaks
+from pytest_onnxdet.backends.pytorch import Reference
+from pytest_onnxdet.data.batches import alone, collate
+from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+from pytest_onnxdet.models.build import build_detector, load_config
+from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.settle import CORNERS, _with_peaks
 
 UNIT = 6e-8
 
@@ -62,3 +69,21 @@ def test_mmdet_takes_them_for_its_corners_and_is_as_before_afterwards() -> None:
         assert peaks(ours) == [2]
         assert peaks(ours) == [1, 2]
     assert corner_head.get_local_maximum is original
+
+
+def test_each_image_of_a_batch_has_its_own_peaks() -> None:
+    spec = builtin_registry().get("cornernet", "mini")
+    dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
+    reference = Reference(build_detector(spec))
+    batch = collate([dataset.sample(0), dataset.sample(1)])
+    raw = reference.raw(batch)
+    for place, (image, expected) in enumerate(
+        zip(alone(batch), reference.post_process(raw, batch, lowest_first=True), strict=True)
+    ):
+        own = {name: value[place : place + 1] for name, value in raw.items()}
+        (found,) = _with_peaks(reference, own, image, [own[name] for name in CORNERS])
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        raised = own["tl_heat"] + np.float32(0.01) * np.random.default_rng(0).random(
+            own["tl_heat"].shape, np.float32
+        )
+        assert _with_peaks(reference, own, image, [raised, own["br_heat"]]) == []
