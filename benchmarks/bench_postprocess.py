@@ -93,17 +93,16 @@ def profile(path: Path, feeds: list[dict[str, Any]], threads: int, runs: int) ->
     whole = sorted(whole[: (len(whole) + 1) // 2], key=lambda event: event["ts"])
     starts = [event["ts"] for event in whole]
     times: dict[str, list[float]] = defaultdict(list)
+    # Nodes within a Loop or an If are part of its time.
+    outer = {node.name for node in graph.node}
     for event in events:
         name = event["name"].removesuffix("_kernel_time")
-        if event["cat"] == "Node" and name != event["name"]:
+        if event["cat"] == "Node" and name != event["name"] and name in outer:
             run = bisect.bisect(starts, event["ts"]) - 1
             if run >= 0 and event["ts"] <= starts[run] + whole[run]["dur"]:
                 times[name].append(event["dur"] / 1e3)
     total = statistics.median(event["dur"] / 1e3 for event in whole)
-    # A node within a Loop or an If runs more or less than once in a run: share out its sum.
-    by_node = {
-        name: statistics.median(found) * len(found) / len(whole) for name, found in times.items()
-    }
+    by_node = {name: statistics.median(found) for name, found in times.items()}
     between = max(0.0, total - sum(by_node.values())) / len(by_node)
     after = {name: time for name, time in by_node.items() if name not in parts}
     return {

@@ -56,25 +56,20 @@ def corner_pool(values: Tensor, mode: str, size: int | None = None) -> Tensor:
 
 
 @torch.jit.script
-def _take_in_turn(
-    remains: Tensor, scores: Tensor, min_score: float, limit: int
-) -> tuple[Tensor, Tensor]:
-    # The loop is all that cannot be done at once; every operator in it runs up to `limit` times.
-    start = torch.arange(scores.size(0), device=scores.device)[:, None] * scores.size(1)
-    slots = torch.arange(limit, device=scores.device)[None]
-    kept = torch.zeros([scores.size(0), limit], dtype=scores.dtype, device=scores.device)
-    index = torch.zeros([scores.size(0), limit], dtype=torch.int64, device=scores.device)
-    taken = torch.zeros([1], dtype=torch.int64, device=scores.device)
-    left = bool((scores > 0.0).any())
-    while left:
-        best, at = scores.max(dim=1, keepdim=True)
-        now = slots == taken
+def _take_in_turn(remains: Tensor, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    # The loop is all that cannot be done at once, and each of its eight operators costs time again
+    # in each round. No box is taken out of it: scores only fall, so what is below the least score
+    # is taken last, and the caller drops it.
+    start = torch.arange(scores.size(0), device=scores.device) * scores.size(1)
+    slots = torch.arange(limit, device=scores.device)[:, None]
+    kept = torch.zeros([limit, scores.size(0)], dtype=scores.dtype, device=scores.device)
+    index = torch.zeros([limit, scores.size(0)], dtype=torch.int64, device=scores.device)
+    for i in range(min(limit, scores.size(1))):
+        best, at = scores.max(dim=1)
+        now = slots == i
         kept = torch.where(now, best, kept)
         index = torch.where(now, at, index)
-        scores = scores * remains[(at + start)[:, 0]]
-        scores = torch.where(scores < min_score, -1.0, scores)
-        taken = taken + 1
-        left = bool(((scores.max() > 0.0) & (taken < limit)).all())
+        scores = scores * remains[at + start]
     return kept, index
 
 
@@ -93,7 +88,7 @@ def soft_nms(
         limit: how many boxes of an image are kept.
 
     Returns:
-        float32 (N, limit) decayed scores in descending order, not positive in empty slots;
+        float32 (N, limit) decayed scores in descending order, 0 in empty slots;
         int64 (N, limit) columns.
     """
     area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
@@ -107,5 +102,9 @@ def soft_nms(
     remains = torch.where(meets, torch.exp(-(overlap * overlap) / sigma), 1.0)
     order = torch.arange(boxes.shape[1], device=boxes.device)
     remains = torch.where(order[:, None] == order[None], 0.0, remains)
-    result: tuple[Tensor, Tensor] = _take_in_turn(remains.flatten(0, 1), scores, min_score, limit)
-    return result
+    kept, index = (
+        one.transpose(0, 1) for one in _take_in_turn(remains.flatten(0, 1), scores, limit)
+    )
+    # mmcv keeps the first box whatever its score.
+    first = torch.arange(limit, device=boxes.device) == 0
+    return torch.where(first | (kept >= min_score), kept, 0.0), index
