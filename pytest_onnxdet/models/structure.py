@@ -27,7 +27,6 @@ OFF = "PyTorch's float32 is off by up to {:.1e} from float64 in its full-size {}
 ROUNDING = Tolerance(raw_atol=1e-4, reason=OFF.format(3.3e-5, "logits (RetinaNet)"))
 DEEP_ROUNDING = {
     "yolov3": Tolerance(raw_atol=7e-4, reason=OFF.format(3.3e-4, "maps")),
-    "cornernet": Tolerance(raw_atol=2e-3, reason=OFF.format(9.9e-4, "maps, 104 layers deep")),
 }
 # Each of PointRend's 100 masks of an image has 784 points chosen of 12,544, so some tie in each.
 MOST_TIED = {"point_rend": 1.0}
