@@ -84,8 +84,8 @@ def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
 def _calm_residuals(detector: nn.Module) -> None:
     """Makes the residual branches of an hourglass network small beside what they add to.
 
-    Training starts from such weights (Goyal et al., arXiv:1706.02677, section 5.1). With branches as
-    large as their input, 104 layers of random weights amplify a rounding to 1e-3 of a logit.
+    Training starts from such weights (Goyal et al., arXiv:1706.02677, section 5.1). With branches
+    as large as their input, 104 layers of random weights amplify a rounding to 1e-3 of a logit.
     """
     backbone: Any = getattr(detector, "backbone", None)
     if type(backbone).__name__ != "HourglassNet":

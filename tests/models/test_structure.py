@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pytest_onnxdet.cases import Settings, choose_models
 from pytest_onnxdet.models.registry import builtin_registry
@@ -95,3 +96,21 @@ def test_calibrated_objectness_does_not_saturate() -> None:
         logits, _ = detector.rpn_head(detector.extract_feat(images))
     highest = max(float(level.max()) for level in logits)
     assert -2.0 < highest <= 4.0 + 1e-4
+
+
+def test_an_hourglass_starts_from_small_branches_and_others_as_seeded() -> None:
+    from mmdet.models.backbones.resnet import BasicBlock
+
+    from pytest_onnxdet.models.build import build_detector
+    from pytest_onnxdet.models.calibrate import BRANCH, _calm_residuals
+
+    for name, wanted in (("cornernet", BRANCH), ("retinanet", None)):
+        detector = build_detector(REGISTRY.get(name, "mini"))
+        blocks = [module for module in detector.modules() if isinstance(module, BasicBlock)]
+        before = [block.norm2.weight.detach().clone() for block in blocks]
+        with torch.no_grad():
+            _calm_residuals(detector)
+        assert blocks
+        for block, seeded in zip(blocks, before, strict=True):
+            kept = seeded if wanted is None else torch.full_like(seeded, wanted)
+            assert torch.equal(block.norm2.weight, kept)
