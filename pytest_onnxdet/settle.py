@@ -67,19 +67,17 @@ def settle(
     detector: Any = reference.detector
     choices = [Choice(found.boxes, found.scores, found.labels, bench.max_per_img(case.spec))]
     own = {name: value[place : place + 1] for name, value in raw.items()}
-    if reference.two_stage or CORNERS[0] in raw:
-        theirs, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
     if not reference.two_stage:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
-        if CORNERS[0] in raw:
-            made += _with_peaks(
-                reference, own, one, [theirs[n][place : place + 1] for n in CORNERS]
-            )
-    else:
-        assert proposals is not None
-        mine = proposals[place][proposals[place, :, 4] > 0]
-        limit = detector.rpn_head.test_cfg.max_per_img
-        choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
+    if reference.two_stage or CORNERS[0] in raw:
+        theirs, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
+        if proposals is None:
+            heats = [theirs[name][place : place + 1] for name in CORNERS]
+            made += _with_peaks(reference, own, one, heats)
+        else:
+            mine = proposals[place][proposals[place, :, 4] > 0]
+            limit = detector.rpn_head.test_cfg.max_per_img
+            choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
     try:
         with played_back(choices, tolerance):
             chosen = reference.post_process(own, one, mask_ranges=reference.two_stage)

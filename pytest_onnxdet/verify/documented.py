@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_onnxdet.axes import FULL
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.verify.checks import CheckFailed
 
@@ -17,7 +18,6 @@ from pytest_onnxdet.verify.checks import CheckFailed
 ALLOWED = 0.001
 #: What padding and batching may cost PyTorch's own AP; the shipped detectors lose up to 0.014.
 LOST = 0.05
-FULL = "full"
 _FLOATS = 1e-9  # 0.366 - 0.365 is a little more than 0.001
 
 
