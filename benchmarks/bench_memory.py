@@ -3,13 +3,14 @@
 Draws scenes laid out as COCO val2017 (80 categories, of which three are used) and runs a mini
 detector on the first 500 and on all 5,000 of them, each time in a process of its own, in two ways:
 
-test   ``onnxdet test`` with a graph that ``onnxdet export`` wrote;
-suite  ``pytest --onnxdet --onnxdet-profile full --onnxdet-data DIR -m accuracy``, the mini being
-       registered as a full-size model: PyTorch and ONNX Runtime, and AP of both.
+test   ``onnxdet test`` with a graph that ``onnxdet export`` wrote, and annotations of these images;
+suite  ``pytest --onnxdet --onnxdet-profile full --onnxdet-data DIR --onnxdet-limit N -m accuracy``,
+       the mini being registered as a full-size model: PyTorch and ONNX Runtime, and AP of both. The
+       annotations are those of all images each time.
 
 Prints for each run the peak resident memory, the time and the share of evaluation. What may grow
-is what evaluation needs: boxes and run-length encoded masks, and the entries that are made of them
-when they are evaluated; the growth is printed for each further image.
+are the annotations, boxes, run-length encoded masks, and what evaluation keeps of a match; the
+growth is printed for each further image.
 
 Usage: python benchmarks/bench_memory.py [--path test suite] [--model mask_rcnn]
            [--images 500 5000] [--batch-size 1] [--folder DIR]
@@ -175,11 +176,12 @@ def by_suite(args: argparse.Namespace, folder: Path) -> None:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
     shutil.rmtree(folder / "cache", ignore_errors=True)  # kept results would not be measured
-    peaks = []
+    data, peaks = draw(folder, max(args.images)), []
     for number, count in enumerate(args.images):
         words = (
             *("pytest", "--onnxdet", "--onnxdet-profile", "full", "--onnxdet-report", "report"),
-            *("--onnxdet-data", draw(folder, count), "--onnxdet-model", f"drawn_{args.model}"),
+            *("--onnxdet-data", data, "--onnxdet-limit", count),
+            *("--onnxdet-model", f"drawn_{args.model}"),
             *("--onnxdet-backend", "onnxruntime", "--onnxdet-shape", args.shape),
             *("--onnxdet-batch", args.batch_size, "--onnxdet-cache", "cache"),
         )

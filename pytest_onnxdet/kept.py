@@ -14,7 +14,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.detections import Detections, in_little_memory
 from pytest_onnxdet.data.masks import RunLengthMasks
 from pytest_onnxdet.export.artifacts import StoreError, content_key, file_digest, weights_digest
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Bytes of mask probabilities that are kept of a data set, and images that they are kept of in any
 #: case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's 224 x 224 they take 20 MB. Pasted
 #: masks are compared for all images, their probabilities for the first that fit.
-PROBABILITY_BYTES, PROBABILITY_IMAGES = 256_000_000, 4
+PROBABILITY_BYTES, PROBABILITY_IMAGES = 96_000_000, 4
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
 #: Source files of this package on which PyTorch's detections depend.
@@ -50,12 +50,14 @@ SOURCES = (
 
 def packed(found: Iterable[Detections]) -> list[Detections]:
     """All images' detections in little memory, as a full data set has 5,000 images."""
-    kept: list[Detections] = []
-    spent = 0
-    for number, one in enumerate(found):
-        spent += 0 if one.mask_probs is None else one.mask_probs.nbytes
-        kept.append(one.packed(number < PROBABILITY_IMAGES or spent <= PROBABILITY_BYTES))
-    return kept
+
+    def images() -> Iterator[Detections]:
+        spent = 0
+        for number, one in enumerate(found):
+            spent += 0 if one.mask_probs is None else one.mask_probs.nbytes
+            yield one.packed(number < PROBABILITY_IMAGES or spent <= PROBABILITY_BYTES)
+
+    return in_little_memory(images())
 
 
 class KeptResults:

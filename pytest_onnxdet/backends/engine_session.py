@@ -36,7 +36,7 @@ class TensorRTSession(Session):
     def __init__(self, artifact: Artifact, backend: TensorRTBackend, device: Device) -> None:
         super().__init__(artifact)
         self._backend, self._gpu = backend, device
-        self._profile = None if is_engine(artifact) else backend.profile_of(artifact)
+        self.profile = None if is_engine(artifact) else backend.profile_of(artifact)
         self._memory: dict[str, Buffer] = {}
         self._outputs: dict[str, Any] = {}
         self._runtime = self._engine = self._context = None
@@ -70,7 +70,7 @@ class TensorRTSession(Session):
 
     def _kept(self, runtime: Any) -> Any:
         """The graph's engine of the cache; one that does not fit this machine is built again."""
-        entry = self._backend.engine(self.artifact, self._profile)
+        entry = self._backend.engine(self.artifact, self.profile)
         engine, data = self._deserialised(runtime, entry)
         if engine is None and entry.cached:
             if data:
@@ -80,7 +80,7 @@ class TensorRTSession(Session):
                     stacklevel=5,
                 )
                 discard(entry, data)
-            entry = self._backend.engine(self.artifact, self._profile)
+            entry = self._backend.engine(self.artifact, self.profile)
             engine, _ = self._deserialised(runtime, entry)
         if engine is None:
             raise self._failed("the engine was just built and does not load")
@@ -108,7 +108,7 @@ class TensorRTSession(Session):
         shape = tuple(engine.get_tensor_shape("input"))
         fixed = all(side > 0 for side in shape)
         if not fixed:
-            self._profile = Profile.of_engine(engine.get_tensor_profile_shape("input", 0))
+            self.profile = Profile.of_engine(engine.get_tensor_profile_shape("input", 0))
         info = {"inputs": names, "static_shape": list(shape) if fixed else None}
         self.artifact = replace(self.artifact, info={**self.artifact.info, **info})
         return engine
@@ -161,7 +161,7 @@ class TensorRTSession(Session):
             BackendError: a profile that was set, or an engine that was given, does not hold it.
         """
         n, _, h, w = shape
-        profile = self._profile
+        profile = self.profile
         if profile is None or profile.holds((n, h, w)):
             self.ready()
             return
@@ -176,11 +176,11 @@ class TensorRTSession(Session):
                 f"{self.artifact.path.name}: the shape {n}x{h}x{w} (batch, height, width) is "
                 f"outside of the optimization profile {profile}, which {told}"
             )
-        self._profile = profile.with_shape((n, h, w))
+        self.profile = profile.with_shape((n, h, w))
         try:
             self._load()
         except BaseException:
-            self._profile = profile
+            self.profile = profile
             raise
 
     def ready(self) -> None:

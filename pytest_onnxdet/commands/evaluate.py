@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.commands.common import CommandError, Model, in_words
-from pytest_onnxdet.commands.lean import evaluation_of
 from pytest_onnxdet.commands.recall import recalls
+from pytest_onnxdet.commands.results import mmdet_result
+from pytest_onnxdet.commands.streamed import is_streamed, streamed
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
+from pytest_onnxdet.data.detections import Detections
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
 VOC = ("mAP", "recall")
@@ -164,31 +166,40 @@ def _refuse(source: str, given: Mapping[str, Any], known: Sequence[str]) -> None
         raise CommandError(f"{source}: no {in_words(unknown)}; there are {', '.join(known)}")
 
 
-def check_masks(metrics: Sequence[str] | None, result: Any) -> None:
-    """Raises `CommandError` where masks are to be evaluated and an image's result has none."""
-    if "segm" in (metrics or ()) and not isinstance(result, tuple):
+def check_masks(metrics: Sequence[str] | None, found: Detections) -> None:
+    """Raises `CommandError` where masks are to be evaluated and an image's detections have none."""
+    if "segm" in (metrics or ()) and found.masks is None:
         raise CommandError("--eval segm: the model gives no masks: leave segm out")
 
 
 def evaluate(
-    data: Dataset, results: list[Any], metrics: Sequence[str], options: Mapping[str, Any]
+    data: Dataset,
+    found: Sequence[Detections],
+    metrics: Sequence[str],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """mmdet's figures for every metric.
 
     Args:
         data: what `open_data` gave.
-        results: in mmdet's format, in the order of the images.
+        found: one entry for each of its images.
         metrics: one or several.
         options: arguments of the data set's ``evaluate``; they win over the config's.
     """
     dataset = data.coco
     given = _from_config(dataset) | dict(options)
-    check_masks(metrics, results[0])
+    check_masks(metrics, found[0])
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
     if metrics_of(data) == COCO:
-        with evaluation_of(dataset, files=given.get("jsonfile_prefix") is not None):
-            return dict(dataset.evaluate(results, metric=list(metrics), **given))
+        if not is_streamed(dataset, metrics):
+            return dict(dataset.evaluate(_results(data, found), metric=list(metrics), **given))
+        prefix = given.pop("jsonfile_prefix", None)
+        if prefix is not None:
+            dataset.format_results(_results(data, found), jsonfile_prefix=prefix)
+        with streamed(dataset, found):
+            return dict(dataset.evaluate([], metric=list(metrics), **given))
+    results = _results(data, found)
     figures: dict[str, Any] = {}
     if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
         own = {k: v for k, v in given.items() if k != "proposal_nums"}
@@ -200,8 +211,13 @@ def evaluate(
     return figures
 
 
-def format_results(data: Dataset, results: list[Any], options: Mapping[str, Any]) -> str:
-    """The results in the data set's own format; says where they are.
+def _results(data: Dataset, found: Sequence[Detections]) -> list[Any]:
+    """In mmdet's format, with several times the memory."""
+    return [mmdet_result(one, len(data.coco.CLASSES)) for one in found]
+
+
+def format_results(data: Dataset, found: Sequence[Detections], options: Mapping[str, Any]) -> str:
+    """Detections in the data set's own format; says where they are.
 
     Raises:
         CommandError: the files cannot be written.
@@ -210,7 +226,7 @@ def format_results(data: Dataset, results: list[Any], options: Mapping[str, Any]
     # mmdet's default is a temporary folder that is gone when the process ends.
     prefix = str(given.pop("jsonfile_prefix", "results"))
     try:
-        files, _ = data.coco.format_results(results, jsonfile_prefix=prefix, **given)
+        files, _ = data.coco.format_results(_results(data, found), jsonfile_prefix=prefix, **given)
     except OSError as error:
         raise CommandError(
             f"--format-only: {prefix}.*.json cannot be written ({error.strerror}): choose another "

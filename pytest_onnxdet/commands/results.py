@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs, to_original
+from pytest_onnxdet.data.masks import RunLengthMasks
 
 
 def detections(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detections]:
@@ -71,26 +73,21 @@ def _at_original_size(masks: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[n
     return resized
 
 
-def mmdet_results(found: Iterable[Detections], num_classes: int) -> Iterator[Any]:
-    """mmdet's result of each image, masks run-length encoded at once.
+def check_labels(found: Detections, num_classes: int) -> None:
+    """Raises `CommandError` for a label that the data set has no class for."""
+    if len(found) and int(found.labels.max()) >= num_classes:
+        raise CommandError(
+            f"the model finds class {int(found.labels.max())}, but the data set has "
+            f"{num_classes} classes: give the config that the model was exported with"
+        )
 
-    A full-size mask takes 300 kB and its encoding 200 bytes, so that 5,000 images with masks fit
-    into memory only if no mask waits.
 
-    Raises:
-        CommandError: a label that the data set has no class for.
-    """
-    from mmdet.core import encode_mask_results
-
-    for one in found:
-        if len(one) and int(one.labels.max()) >= num_classes:
-            raise CommandError(
-                f"the model finds class {int(one.labels.max())}, but the data set has "
-                f"{num_classes} classes: give the config that the model was exported with"
-            )
-        result = one.to_mmdet(num_classes)
-        if isinstance(result, tuple):
-            boxes, masks = result
-            yield boxes, encode_mask_results(masks)
-        else:
-            yield result
+def mmdet_result(found: Detections, num_classes: int) -> Any:
+    """mmdet's result of one image, its masks run-length encoded."""
+    boxes = replace(found, masks=None).to_mmdet(num_classes)
+    masks = found.packed().masks
+    if not isinstance(masks, RunLengthMasks):
+        return boxes
+    encoded = masks.encoded
+    classes = range(num_classes)
+    return boxes, [[encoded[k] for k in np.flatnonzero(found.labels == c)] for c in classes]

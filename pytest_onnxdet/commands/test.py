@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         format_results,
         open_data,
     )
+    from pytest_onnxdet.commands.results import mmdet_result
 
     _check(args)
     out = writable(Path(args.out), "--out") if args.out else None
@@ -120,22 +121,24 @@ def run(args: argparse.Namespace) -> int:
         # Of an engine it is known only now what it takes.
         batch = batch_size(session.artifact, args.batch_size, min(wanted, most(session)))
         start = time.perf_counter()
-        results = collect(args, data, session, batch)
+        found = collect(args, data, session, batch)
         seconds = time.perf_counter() - start
-    tell(f"{len(results)} images in {seconds:.1f} s ({seconds / len(results) * 1e3:.1f} ms each)")
+    tell(f"{len(found)} images in {seconds:.1f} s ({seconds / len(found) * 1e3:.1f} ms each)")
     if out:
+        results = [mmdet_result(one, len(data.coco.CLASSES)) for one in found]
         try:
             with out.open("wb") as file:
                 pickle.dump(results, file)
         except OSError as error:
             raise CommandError(f"--out: {out} cannot be written: {error.strerror}") from error
         tell(f"Results: {out}")
+        del results
     options = args.eval_options or {}
     if args.format_only:
-        tell(format_results(data, results, options))
+        tell(format_results(data, found, options))
     if args.eval:
         start = time.perf_counter()
-        figures = evaluate(data, results, args.eval, options)
+        figures = evaluate(data, found, args.eval, options)
         tell("\n".join(f"{name}: {value}" for name, value in figures.items()))
         tell(f"Evaluated in {time.perf_counter() - start:.1f} s")
     return 0
@@ -254,32 +257,36 @@ def most(session: Session) -> int | float:
 
     if not isinstance(session, TensorRTSession) or not is_engine(session.artifact):
         return math.inf
-    return session._profile.most[0] if session._profile else math.inf
+    return session.profile.most[0] if session.profile else math.inf
 
 
-def collect(args: argparse.Namespace, data: Dataset, session: Session, batch: int) -> list[Any]:
-    """mmdet's result of every image; painted images on the way."""
+def collect(
+    args: argparse.Namespace, data: Dataset, session: Session, batch: int
+) -> list[Detections]:
+    """What is found in every image, in little memory; painted images on the way."""
     from pytest_onnxdet.commands.evaluate import check_masks
-    from pytest_onnxdet.commands.results import mmdet_results
+    from pytest_onnxdet.commands.results import check_labels
     from pytest_onnxdet.commands.window import Window
+    from pytest_onnxdet.data.detections import in_little_memory
     from pytest_onnxdet.progress import Progress
 
-    classes = tuple(data.coco.CLASSES)
-    results: list[Any] = []
+    def images() -> Iterator[Detections]:
+        index = 0
+        for found in stream(data, session, batch):
+            for one in found:
+                check_labels(one, len(data.coco.CLASSES))
+                check_masks(args.eval, one)
+                if args.show_dir or window.open:
+                    _paint(args, data, index, one, window)
+                yield one.packed(probabilities=False)
+                index += 1
+            progress.at(index)
+
     with (
         Window(asked=args.show) as window,
         Progress("test", len(data), "images") as progress,
     ):
-        for found in stream(data, session, batch):
-            for one in found:
-                index = len(results)
-                results += mmdet_results([one], len(classes))
-                if index == 0:
-                    check_masks(args.eval, results[0])
-                if args.show_dir or window.open:
-                    _paint(args, data, index, one, window)
-            progress.at(len(results))
-    return results
+        return in_little_memory(images())
 
 
 def stream(data: Dataset, session: Session, batch: int) -> Iterator[list[Detections]]:

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..models._torchvision import ensure_torchvision
 from .batches import DataError, Sample
-from .evaluation import compiled_matching
 from .scenes import CLASSES
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -169,7 +168,7 @@ class Dataset:
         if len(results) != len(self):
             raise DataError(f"{len(results)} results for {len(self)} images")
         wanted = [m for m in metrics if m != "segm" or isinstance(results[0], tuple)]
-        with contextlib.redirect_stdout(io.StringIO()), compiled_matching():
+        with contextlib.redirect_stdout(io.StringIO()):
             found = self.coco.evaluate(
                 [_encoded(result) for result in results], metric=wanted, logger="silent"
             )

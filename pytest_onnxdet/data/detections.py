@@ -8,7 +8,8 @@ need to know where a detection came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from pytest_onnxdet.data.masks import RunLengthMasks
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
+
+_TOGETHER = 100  # images whose arrays are joined
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,26 @@ class Detections:
             mask_probs=None if mask_probs is None else mask_probs[order],
             mask_range=None if mask_range is None else mask_range[order],
         )
+
+
+def in_little_memory(found: Iterable[Detections]) -> list[Detections]:
+    """The same detections, the boxes, scores and labels of many images in a few large arrays.
+
+    Thousands of small ones, made between images of a megabyte, would spread over ten times their
+    size.
+    """
+    kept: list[Detections] = []
+    images = iter(found)
+    while some := list(itertools.islice(images, _TOGETHER)):
+        boxes, scores, labels = (
+            np.concatenate([getattr(one, name) for one in some])
+            for name in ("boxes", "scores", "labels")
+        )
+        end = 0
+        for one in some:
+            rows = slice(end, end := end + len(one))
+            kept.append(replace(one, boxes=boxes[rows], scores=scores[rows], labels=labels[rows]))
+    return kept
 
 
 def from_outputs(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detections]:

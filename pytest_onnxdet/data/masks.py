@@ -13,25 +13,40 @@ class RunLengthMasks:
     """The masks of one image, decoded one at a time.
 
     Args:
-        encoded: a COCO run-length encoding for each mask, ``{"size": [H, W], "counts": bytes}``.
+        encoded: a COCO run-length encoding for each mask, ``{"size": [H, W], "counts": bytes}``;
+            all of one size.
     """
 
     def __init__(self, encoded: Sequence[dict[str, Any]]) -> None:
-        self.encoded = list(encoded)
+        # Joined: a dict, a list and a bytes object for each mask would take four times as much.
+        self._size = list(encoded[0]["size"]) if encoded else [0, 0]
+        self._runs = b"".join(one["counts"] for one in encoded)
+        self._ends = np.cumsum([len(one["counts"]) for one in encoded], dtype=np.int32)
 
     @classmethod
     def encode(cls, masks: NDArray[np.bool_]) -> RunLengthMasks:
         """From bool (K, H, W)."""
         return cls([encode(mask) for mask in masks])
 
+    @property
+    def encoded(self) -> list[dict[str, Any]]:
+        """The encodings, one for each mask."""
+        return [self._encoding(index) for index in range(len(self))]
+
+    def _encoding(self, index: int) -> dict[str, Any]:
+        start = self._ends[index - 1] if index else 0
+        return {"size": self._size, "counts": self._runs[start : self._ends[index]]}
+
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> NDArray[np.bool_]:
         """Mask ``index``, bool (H, W)."""
         from pycocotools import mask as coco_mask
 
-        decoded: NDArray[np.bool_] = coco_mask.decode(self.encoded[index]).astype(bool)
+        if not 0 <= index < len(self):
+            raise IndexError(f"mask {index} of {len(self)}")
+        decoded: NDArray[np.bool_] = coco_mask.decode(self._encoding(index)).astype(bool)
         return decoded
 
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:

@@ -32,7 +32,7 @@ DISTRIBUTIONS = (
     "pycuda",
     "numpy",
     "pycocotools",
-    "faster-coco-eval",
+    "hotcoco",
 )
 
 DRIVER = Path("/proc/driver/nvidia/version")

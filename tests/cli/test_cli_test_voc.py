@@ -70,15 +70,16 @@ def test_options_paths_and_refusals(
 def test_the_truth_is_perfect(tiny: Tiny, voc: tuple[str, ...], moved: int) -> None:
     from pytest_onnxdet.commands.common import open_config
     from pytest_onnxdet.commands.evaluate import evaluate, open_data
+    from pytest_onnxdet.data.detections import Detections
 
     options: dict[str, Any] = dict(word.split("=") for word in voc[1:])
     data = open_data(open_config(str(tiny.config), options))
-    results = []
-    for index in range(len(data)):
-        truth = data.coco.get_ann_info(index)
-        rows = np.hstack([truth["bboxes"] + moved, np.ones((len(truth["bboxes"]), 1))])
-        results.append([rows[truth["labels"] == k].astype(np.float32) for k in range(3)])
-    found = evaluate(data, results, ["mAP", "recall"], {})
+    truth = [data.coco.get_ann_info(index) for index in range(len(data))]
+    detections = [
+        Detections(one["bboxes"] + moved, np.ones(len(one["bboxes"]), np.float32), one["labels"])
+        for one in truth
+    ]
+    found = evaluate(data, detections, ["mAP", "recall"], {})
     if moved:
         assert found["mAP"] < 0.2 and found["recall@100@0.5"] < 0.2
     else:

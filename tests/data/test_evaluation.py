@@ -1,4 +1,4 @@
-"""The compiled matching gives pycocotools' figures, and mmdet is as before afterwards."""
+"""The streamed evaluation gives pycocotools' figures, bit by bit."""
 
 import contextlib
 import io
@@ -6,78 +6,91 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmcv import Config
 
+from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
-from pytest_onnxdet.data.evaluation import compiled_matching
-from pytest_onnxdet.models.build import load_config
-from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.evaluation import Found, StreamedEval
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shapes() -> Dataset:
-    config = load_config(builtin_registry().get("mask_rcnn"))
+    config = Config({"data": {"test": {"pipeline": []}}})
     return load_dataset(builtin_datasets().get("shapes"), config, limit=24)
 
 
-def middling(dataset: Dataset) -> list[Any]:
+def middling(dataset: Dataset) -> list[Detections]:
     """Found, missed, doubled, shifted and mislabelled objects, some of equal score."""
     rng = np.random.default_rng(0)
-    results = []
+    found = []
     for index, info in enumerate(dataset.coco.data_infos):
         known = dataset.coco.get_ann_info(index)
-        boxes: list[list[Any]] = [[], [], []]
-        masks: list[list[Any]] = [[], [], []]
-        for box, label in [*zip(known["bboxes"], known["labels"], strict=True)] * 3:
-            if rng.random() < 0.3:
-                continue
-            moved = np.clip(box + rng.normal(0, 6, 4) * (rng.random() < 0.8), 0, None)
-            where = int(rng.integers(3)) if rng.random() < 0.1 else int(label)
-            boxes[where].append([*moved, round(rng.random(), 1)])
-            mask = np.zeros((info["height"], info["width"]), bool)
-            x1, y1, x2, y2 = moved.astype(int)
+        kept = rng.random(3 * len(known["labels"])) > 0.3
+        boxes, labels = (
+            np.concatenate([known["bboxes"]] * 3)[kept],
+            np.tile(known["labels"], 3)[kept],
+        )
+        shifted = rng.random(len(boxes)) < 0.8
+        boxes = np.clip(boxes + rng.normal(0, 6, boxes.shape) * shifted[:, None], 0, None)
+        other = rng.random(len(labels)) < 0.1
+        labels = np.where(other, rng.integers(0, 3, len(labels)), labels)
+        scores = np.sort(rng.random(len(labels)).round(1))[::-1]
+        masks = np.zeros((len(boxes), info["height"], info["width"]), bool)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
             mask[y1 : y2 + 1, x1 : x2 + 1] = True
-            masks[where].append(mask)
-        rows = [np.array(one, np.float32).reshape(-1, 5) for one in boxes]
-        results.append((rows, masks))
-    return results
+        found.append(
+            Detections(
+                boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64), masks
+            )
+        )
+    return found
 
 
-def figures(dataset: Dataset, results: list[Any], metric: str, **options: Any) -> dict[str, Any]:
-    if metric != "segm":
-        results = [boxes for boxes, _ in results]
+def by_pycocotools(dataset: Dataset, found: list[Detections], kind: str) -> Any:
+    from pycocotools.cocoeval import COCOeval
+
+    boxes, masks = dataset.coco._segm2json([mmdet_result(one, 3) for one in found])
+    for entry in masks:
+        del entry["bbox"]
+    results = dataset.coco.coco.loadRes(boxes if kind == "bbox" else masks)
+    return COCOeval(dataset.coco.coco, results, kind)
+
+
+@pytest.mark.parametrize("by_category", [True, False])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bool) -> None:
+    coco = shapes.coco
+    for number, entry in enumerate(coco.coco.anns.values()):
+        entry["iscrowd"] = int(number % 7 == 0)
+    found = middling(shapes)
     with contextlib.redirect_stdout(io.StringIO()):
-        return dict(dataset.coco.evaluate(results, metric=metric, logger="silent", **options))
+        slow = by_pycocotools(shapes, found, kind)
+        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        for one in (slow, streamed):
+            one.params.imgIds, one.params.catIds = coco.img_ids, coco.cat_ids
+            one.params.maxDets, one.params.useCats = [3, 10, 100], int(by_category)
+            one.evaluate()
+            one.accumulate()
+            one.summarize()
+
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(streamed.eval[name], slow.eval[name])
+    np.testing.assert_array_equal(streamed.stats, slow.stats)
+    assert 0.1 < streamed.stats[1] < 0.9
 
 
-@pytest.mark.parametrize(
-    ("metric", "options"),
-    [
-        ("bbox", {}),
-        ("segm", {}),
-        ("proposal", {}),
-        ("bbox", {"classwise": True, "iou_thrs": [0.6]}),
-    ],
-    ids=["bbox", "segm", "proposal", "options"],
-)
-def test_the_figures_are_pycocotools(shapes: Dataset, metric: str, options: dict[str, Any]) -> None:
-    results = middling(shapes)
-    if metric == "segm":
-        from pytest_onnxdet.data.datasets import _encoded
+def test_all_chunks_are_fed(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_onnxdet.data import evaluation
 
-        results = [_encoded(result) for result in results]
-    slow = figures(shapes, results, metric, **options)
+    coco, found = shapes.coco, middling(shapes)
 
-    with compiled_matching():
-        assert figures(shapes, results, metric, **options) == slow
-    assert any(0.1 < float(value) < 0.9 for value in slow.values() if not isinstance(value, str))
+    def figures() -> Any:
+        made = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), "bbox")
+        made.params.imgIds = coco.img_ids
+        made.evaluate()
+        return made.eval["precision"]
 
-
-def test_mmdet_is_left_as_it_was() -> None:
-    import mmdet.datasets.coco as place
-
-    own = place.COCOeval
-    with pytest.raises(ZeroDivisionError), compiled_matching():
-        assert place.COCOeval is not own
-        raise ZeroDivisionError
-
-    assert place.COCOeval is own
+    at_once = figures()
+    monkeypatch.setattr(evaluation, "_CHUNK", 5)
+    np.testing.assert_array_equal(figures(), at_once)
