@@ -87,6 +87,8 @@ def open_session(
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
     made.log_severity_level = 3
+    # Else one session's threads take the cores from the next one's turn.
+    made.add_session_config_entry("session.force_spinning_stop", "1")
     if optimised:
         made.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
     for name, value in options.items():

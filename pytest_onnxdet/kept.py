@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Bytes of mask probabilities that are kept of a data set, and images that they are kept of in any
 #: case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's 224 x 224 they take 20 MB. Pasted
 #: masks are compared for all images, their probabilities for the first that fit.
-PROBABILITY_BYTES, PROBABILITY_IMAGES = 96_000_000, 4
+PROBABILITY_BYTES, PROBABILITY_IMAGES = 32_000_000, 4
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
 #: Source files of this package on which PyTorch's detections depend.
