@@ -68,7 +68,8 @@ def network(graph: onnx.GraphProto) -> set[str]:
     roots = [
         node
         for node in graph.node
-        if scopes[node.name] and not (two_stage and scopes[node.name] in REGION_HEADS)
+        # A cascade's heads have numbers.
+        if (scope := scopes[node.name]) and not (two_stage and scope.startswith(REGION_HEADS))
     ]
     while roots:
         node = roots.pop()

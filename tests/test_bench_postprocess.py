@@ -54,6 +54,24 @@ def test_names_say_what_is_network(bench: Any, model: onnx.ModelProto) -> None:
     assert bench.network(model.graph) == {"/backbone/Relu"}
 
 
+def test_of_two_stages_the_choice_of_regions_is_post_processing(bench: Any) -> None:
+    """Also where heads have numbers, as a cascade's; what the proposal network needs is network."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 9, opset_import: ["" : 17]>
+        net (float[1, 3] x) => (float[1, 3] o)
+        {
+            ["/Neg"] n = Neg(x)
+            ["/rpn_head/Relu"] r = Relu(n)
+            ["/Abs"] a = Abs(r)
+            ["/bbox_head.0/Relu"] h = Relu(a)
+            ["/Exp"] o = Exp(h)
+        }
+        """
+    )
+    assert bench.network(model.graph) == {"/Neg", "/rpn_head/Relu", "/bbox_head.0/Relu"}
+
+
 def test_the_parts_give_what_the_whole_gives(bench: Any, model: onnx.ModelProto) -> None:
     names = bench.network(model.graph)
     network = bench.Part(model, names)

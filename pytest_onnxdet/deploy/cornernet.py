@@ -72,19 +72,21 @@ class CornerDetector(DeployModel):
         border = self._border(image_shape)[:, None]
         tl_score, tl_cell, tl_class, tl_at = self._corners(tl_heat, tl_off, k, kernel, classes)
         br_score, br_cell, br_class, br_at = self._corners(br_heat, br_off, k, kernel, classes)
-        tl_at = (tl_at * scale - border).clamp(min=0)[:, :, None].expand(-1, -1, k, -1)
-        br_at = (br_at * scale - border).clamp(min=0)[:, None].expand(-1, k, -1, -1)
+        tl_at = (tl_at * scale - border).clamp(min=0)
+        br_at = (br_at * scale - border).clamp(min=0)
 
         apart = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
         pair = (
             (tl_class[:, :, None] == br_class[:, None])
             & ~(apart > cfg.distance_threshold)
-            & (br_at > tl_at).all(dim=-1)
+            & (br_at[:, None, :, 0] > tl_at[:, :, None, 0])
+            & (br_at[:, None, :, 1] > tl_at[:, :, None, 1])
         )
         scores = torch.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0)
         scores, at = torch.topk(scores.flatten(1), min(NUM_DETS, k * k), dim=1)
-        boxes = take_rows(torch.cat([tl_at, br_at], dim=-1).flatten(1, 2), at)
-        labels = torch.gather(tl_class, 1, quotient(at, k))
+        tl = quotient(at, k)
+        boxes = torch.cat([take_rows(tl_at, tl), take_rows(br_at, at - tl * k)], dim=2)
+        labels = torch.gather(tl_class, 1, tl)
         # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
         # where the pipeline keeps the image's size, as CornerNet's do. Pairs of score 0, of corners
         # that are no peak, are never kept, but their coordinates count.

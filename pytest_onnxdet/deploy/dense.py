@@ -17,7 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import Candidates, decode, take_rows
-from pytest_onnxdet.deploy.ops.lowering import sigmoid
+from pytest_onnxdet.deploy.ops.lowering import detections, sigmoid
 
 
 class DenseDetector(DeployModel):
@@ -38,14 +38,14 @@ class DenseDetector(DeployModel):
         prior = candidates.rows(pair)
         label = pair - prior * classes
         if len(levels) == 3:  # FCOS: the factor comes after threshold and selection
-            score = score * sigmoid(take_rows(joined(levels[2], 1), prior)[..., 0])
+            score = score * sigmoid(take_rows(joined(levels[2], 1), prior).flatten(1))
         predictions = take_rows(joined(levels[1], 4), prior)
         boxes = decode(head.bbox_coder, candidates.priors(pair), predictions, image_shape)
         if limits.deploy_nms_pre > 0:
             score, kept = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
             label = torch.gather(label, 1, kept)
             boxes = take_rows(boxes, kept)
-        dets, found, _ = self.lowering.nms_pairs(
+        score, found, column = self.lowering.nms_pairs(
             boxes,
             score,
             label,
@@ -54,7 +54,7 @@ class DenseDetector(DeployModel):
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
-        return dets, found
+        return detections(boxes, score, column), found
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Foreground probabilities (N, P, C) of logits (N, P, C), or (N, P, C + 1) for softmax."""

@@ -28,7 +28,7 @@ from pytest_onnxdet.deploy.ops.boxes import (
     set_apart,
     take_rows,
 )
-from pytest_onnxdet.deploy.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.deploy.ops.lowering import Lowering, detections, sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
@@ -69,8 +69,8 @@ class TwoStageDetector(DeployModel):
             image_shape: int64 (N, 2).
 
         Returns:
-            float32 (N, K, 4) boxes, K >= 1; float32 (N, K) scores, 0 in empty slots; int64 (N, K)
-            levels, -1 there.
+            float32 (N, K, 4) boxes, K >= 1, of empty slots any; float32 (N, K) scores, 0 in empty
+            slots; int64 (N, K) levels, -1 there.
         """
         head = self.detector.rpn_head
         cfg = head.test_cfg
@@ -78,7 +78,7 @@ class TwoStageDetector(DeployModel):
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
         scores, deltas = levels
         candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
-        objectness = sigmoid(joined(scores, 1)[..., 0]).clamp(min=FAINTEST)
+        objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=FAINTEST)
         score, prior = self.lowering.top_of_levels(
             objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
         )
@@ -90,9 +90,9 @@ class TwoStageDetector(DeployModel):
         )
         if cfg.min_bbox_size >= 0:
             size = boxes[..., 2:] - boxes[..., :2]
-            score = torch.where((size > cfg.min_bbox_size).all(dim=-1), score, 0.0)
+            score = torch.where(size.amin(dim=-1) > cfg.min_bbox_size, score, 0.0)
         level = candidates.levels(prior)
-        dets, found, index = self.lowering.nms_pairs(
+        score, found, index = self.lowering.nms_pairs(
             set_apart(boxes, level, score > 0),
             score,
             level,
@@ -101,8 +101,7 @@ class TwoStageDetector(DeployModel):
             cfg.max_per_img,
             least=1,
         )
-        score = dets[..., 4]
-        return torch.where((score > 0)[..., None], take_rows(boxes, index), 0.0), score, found
+        return take_rows(boxes, index), score, found
 
     def detect(
         self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
@@ -122,7 +121,10 @@ class TwoStageDetector(DeployModel):
     ) -> tuple[Tensor, Tensor]:
         """Class logits (N, K, C + 1) and box deltas (N, K, 4 or 4 * C) of regions (N, K, 4)."""
         rows, image = flatten_rois(boxes)
-        scores, deltas = head(self.lowering.pool_rois(extractor, maps, rows, image))
+        regions, back = self.lowering.pool_rois(extractor, maps, rows, image)
+        scores, deltas = head(regions)
+        if back is not None:
+            scores, deltas = scores[back], deltas[back]
         n, k = boxes.shape[0], boxes.shape[1]
         return scores.reshape(n, k, scores.shape[1]), deltas.reshape(n, k, deltas.shape[1])
 
@@ -169,7 +171,7 @@ class TwoStageDetector(DeployModel):
         else:
             by_class = deltas.unflatten(2, (head.num_classes, 4)).transpose(1, 2)
             found = decode(head.bbox_coder, boxes[:, None], by_class, image_shape)
-        dets, labels, _ = self.lowering.nms(
+        score, labels, column = self.lowering.nms(
             found,
             scores,
             nms_threshold(cfg),
@@ -177,7 +179,7 @@ class TwoStageDetector(DeployModel):
             limits.max_output_boxes_per_class or 0,
             least,
         )
-        return dets, labels
+        return detections(found, score, column), labels
 
 
 class MaskDetector(TwoStageDetector):
@@ -195,19 +197,25 @@ class MaskDetector(TwoStageDetector):
         head = self.detector.roi_head
         rows, image = flatten_rois(boxes)
         if not hasattr(head, "num_stages"):
-            region = self.lowering.pool_rois(head.mask_roi_extractor, maps, rows, image)
-            return self._own(head.mask_head(region), labels, head.mask_head).sigmoid()
+            regions, back = self.lowering.pool_rois(head.mask_roi_extractor, maps, rows, image)
+            return self._own(head.mask_head(regions), labels, head.mask_head, back).sigmoid()
         stages = []
         for extractor, mask_head in zip(head.mask_roi_extractor, head.mask_head, strict=True):
-            region = self.lowering.pool_rois(extractor, maps, rows, image)
-            stages.append(self._own(mask_head(region), labels, mask_head).sigmoid())
+            regions, back = self.lowering.pool_rois(extractor, maps, rows, image)
+            stages.append(self._own(mask_head(regions), labels, mask_head, back).sigmoid())
         return sum(stages[1:], stages[0]) / len(stages)
 
     @staticmethod
-    def _own(logits: Tensor, labels: Tensor, head: Any) -> Tensor:
-        """Of logits (N * K, C, h, w), each detection's own class: (N, K, h, w)."""
+    def _own(logits: Tensor, labels: Tensor, head: Any, back: Tensor | None = None) -> Tensor:
+        """Of logits (N * K, C, h, w), each detection's own class: (N, K, h, w).
+
+        Args:
+            labels: int64 (N, K).
+            back: int64 (N * K,), the row of each detection; None: they are in order.
+        """
         channels = logits.shape[1]
         slot = torch.arange(labels.shape[0], device=labels.device)[:, None] * labels.shape[1]
         slot = slot + torch.arange(labels.shape[1], device=labels.device)
+        row = slot if back is None else back[slot]
         channel = torch.zeros_like(labels) if head.class_agnostic else labels.clamp(min=0)
-        return logits.flatten(0, 1)[slot * channels + channel]
+        return logits.flatten(0, 1)[row * channels + channel]

@@ -17,7 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import Candidates, take_rows
-from pytest_onnxdet.deploy.ops.lowering import sigmoid
+from pytest_onnxdet.deploy.ops.lowering import detections, sigmoid
 
 
 class YoloDetector(DeployModel):
@@ -48,14 +48,14 @@ class YoloDetector(DeployModel):
         scores = torch.where(
             probability > cfg.score_thr, probability * confidence[..., None], 0.0
         ).transpose(1, 2)
-        dets, labels, _ = self.lowering.nms(
+        score, labels, column = self.lowering.nms(
             box,
             scores,
             nms_threshold(cfg),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
-        return dets, labels
+        return detections(box, score, column), labels
 
     @staticmethod
     def _floor(threshold: float) -> float:

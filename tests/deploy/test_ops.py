@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from pytest_onnxdet.deploy.ops.boxes import clip, set_apart, take_rows
 from pytest_onnxdet.deploy.ops.corners import corner_pool, soft_nms
 from pytest_onnxdet.deploy.ops.custom import translations
-from pytest_onnxdet.deploy.ops.lowering import OnnxRuntimeLowering, class_scores, sigmoid
+from pytest_onnxdet.deploy.ops.lowering import (
+    OnnxRuntimeLowering,
+    class_scores,
+    detections,
+    sigmoid,
+)
 
 OPSET = 17
 
@@ -114,8 +119,8 @@ def test_boxes_set_apart_round_as_mmcvs_do() -> None:
     lowering = OnnxRuntimeLowering()
 
     def kept(moved: Tensor) -> list[set[int]]:
-        dets, _, columns = lowering.nms_pairs(moved, scores, labels, 80, 0.5, 3000)
-        return [set(columns[i][dets[i, :, 4] > 0].tolist()) for i in range(2)]
+        score, _, columns = lowering.nms_pairs(moved, scores, labels, 80, 0.5, 3000)
+        return [set(columns[i][score[i] > 0].tolist()) for i in range(2)]
 
     expected = []
     for i in range(2):
@@ -169,7 +174,10 @@ class Nms(nn.Module):
 
     def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         spread = class_scores(scores, labels, 3)
-        return OnnxRuntimeLowering().nms(boxes, spread, 0.5, self.limit, least=self.least)
+        score, classes, columns = OnnxRuntimeLowering().nms(
+            boxes, spread, 0.5, self.limit, least=self.least
+        )
+        return detections(boxes, score, columns), classes, columns
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -182,7 +190,8 @@ def test_nms_keeps_what_mmcv_keeps(limit: int, per_class_boxes: bool, tmp_path: 
         def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
             spread = class_scores(scores, labels, 3)
             many = boxes[:, None].expand(-1, 3, -1, -1) * 1.0
-            return OnnxRuntimeLowering().nms(many, spread, 0.5, self.limit)
+            score, classes, columns = OnnxRuntimeLowering().nms(many, spread, 0.5, self.limit)
+            return detections(many, score, columns), classes, columns
 
     boxes, scores, labels = random_boxes(2, 80)
     scores[1, 40:] = 0  # the second image has fewer candidates
@@ -212,8 +221,8 @@ def test_nms_of_nothing_gives_empty_slots(least: int, tmp_path: Path) -> None:
     dets, classes, _ = run(session, boxes, scores * 0, labels)
     assert dets.shape == (2, least, 5) and not dets.any()
     assert classes.shape == (2, least) and (classes == -1).all()
-    empty = random_boxes(2, 0)
-    assert run(session, *empty)[0].shape == (2, least, 5)
+    if not least:  # a slot needs a box to point to
+        assert run(session, *random_boxes(2, 0))[0].shape == (2, 0, 5)
 
 
 class Top(nn.Module):
@@ -270,3 +279,48 @@ def test_saturated_scores_tie_as_in_pytorch(tmp_path: Path) -> None:
     assert torch.equal(found.diff() == 0, expected.diff() == 0)
     assert torch.equal(found, expected)
     assert torch.allclose(sigmoid(torch.tensor([-200.0, 0.0])), torch.tensor([0.0, 0.5]))
+
+
+class TopOfLevels(nn.Module):
+    """Of two maps, whose sizes the graph reads where they are free."""
+
+    def __init__(self, limit: int, floor: float) -> None:
+        super().__init__()
+        self.limit, self.floor = limit, floor
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        levels = [first, second]
+        sizes = [level.shape[1] for level in levels]
+        return OnnxRuntimeLowering().top_of_levels(
+            torch.cat(levels, dim=1), sizes, self.limit, self.floor
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [5, 30, 1000])
+@pytest.mark.parametrize("floor", [0.0, 0.4])
+@pytest.mark.parametrize("free", [True, False])
+def test_each_level_keeps_its_own_best(
+    limit: int, floor: float, free: bool, tmp_path: Path
+) -> None:
+    """Where all levels, some, or none hold more above the floor than the limit."""
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.rand(2, size, generator=generator) for size in (90, 25)]
+    levels[0][1] *= 0.5  # the second image has few above the floor
+    levels[0][0, 7] = levels[0][0, 3]  # equal: the first stays
+    module = TopOfLevels(limit, floor)
+    axes: dict[int, dict[int, str]] = {0: {0: "n", 1: "p"}, 1: {0: "n", 1: "q"}} if free else {}
+    example = tuple(torch.rand(3, size) for size in (40, 31)) if free else tuple(levels)
+    for found in (module(*levels), run(exported(module, example, tmp_path, axes), *levels)):
+        values, columns = (torch.as_tensor(value) for value in found)
+        for i in range(2):
+            expected = {}
+            for start, level in zip((0, 90), levels, strict=True):
+                order = torch.argsort(-level[i], stable=True)[:limit].tolist()
+                best = {start + k: float(level[i, k]) for k in order}
+                expected |= {k: value for k, value in best.items() if value > floor}
+            used = values[i] > 0
+            assert dict(zip(columns[i][used].tolist(), values[i][used].tolist(), strict=True)) == (
+                pytest.approx(expected)
+            )
+            assert int(used.sum()) == len(expected)

@@ -142,7 +142,8 @@ class Candidates:
         if len(starts) == 1:
             return torch.zeros_like(index), index
         bounds = stacked(starts, self._device)
-        level = (index[..., None] >= bounds[1:]).sum(dim=-1)
+        # Candidates last: they are many, and levels few.
+        level = (index[:, None] >= bounds[1:, None]).sum(dim=1)
         return level, index - bounds[level]
 
     def _of(self, level: Tensor, values: list[Any]) -> Any:
@@ -188,8 +189,15 @@ def set_apart(boxes: Tensor, groups: Tensor, used: Tensor) -> Tensor:
     Returns:
         float32 (N, P, 4).
     """
-    most = torch.where(used[..., None], boxes, 0.0).flatten(1).amax(dim=1)
+    most = torch.where(used, boxes.amax(dim=2), 0.0).amax(dim=1)
     return boxes + (groups.to(boxes.dtype) * (most + 1)[:, None])[..., None]
+
+
+def shared_length(start: Tensor, end: Tensor) -> Tensor:
+    """Common length of all pairs of intervals: float32 (N, P) and (N, P) to (N, P, P)."""
+    first = torch.maximum(start[:, :, None], start[:, None])
+    last = torch.minimum(end[:, :, None], end[:, None])
+    return (last - first).clamp(min=0.0)
 
 
 def decode(coder: Any, priors: Tensor, predictions: Tensor, image_shape: Tensor) -> Tensor:

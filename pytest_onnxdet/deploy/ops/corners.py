@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pytest_onnxdet.deploy.ops.boxes import shared_length
+
 # Corner pooling's direction: the axis that is scanned, and whether it is scanned from its end.
 SCANS = {"bottom": (2, False), "top": (2, True), "right": (3, False), "left": (3, True)}
 
@@ -91,11 +93,9 @@ def soft_nms(
         float32 (N, limit) decayed scores in descending order, 0 in empty slots;
         int64 (N, limit) columns.
     """
-    area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    side = (high - low).clamp(min=0.0)
-    shared = side[..., 0] * side[..., 1]
+    x1, y1, x2, y2 = boxes.unbind(dim=2)
+    area = (x2 - x1) * (y2 - y1)
+    shared = shared_length(x1, x2) * shared_length(y1, y2)
     overlap = shared / (area[:, :, None] + area[:, None] - shared)
     # Empty slots have no area, and what is not a number must not spread from them.
     meets = (labels[:, :, None] == labels[:, None]) & (shared > 0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.deploy.ops.boxes import quotient
+from pytest_onnxdet.deploy.ops.boxes import quotient, stacked, take_rows
 from pytest_onnxdet.deploy.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.deploy.ops.custom import non_max_suppression
 from pytest_onnxdet.deploy.ops.rois import pool_rois
@@ -84,8 +84,12 @@ class Lowering(ABC):
     @abstractmethod
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
-    ) -> Tensor:
-        """RoI-aligned features float32 (R, C, h, w) of boxes (R, 4) of images (R,)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """RoI-aligned features float32 (R, C, h, w) of boxes (R, 4) of images (R,), in any order.
+
+        Returns:
+            the features; int64 (R,) the row of each box among them, None: they are in its order.
+        """
 
     @abstractmethod
     def nms(
@@ -106,11 +110,11 @@ class Lowering(ABC):
             limit: the most detections of an image (``max_per_img``).
             limit_per_class: the most detections of an image and class; 0: as many as ``limit``,
                 which cannot change the result.
-            least: the fewest slots of the result, 0 or 1.
+            least: the fewest slots of the result, 0 or 1; 1 needs P >= 1.
 
         Returns:
-            float32 (N, K, 5) corners and score, sorted by score, 0 in empty slots;
-            int64 (N, K) classes, -1 in empty slots; int64 (N, K) columns of ``boxes``.
+            float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) classes, -1
+            there; int64 (N, K) columns of ``boxes``, or of its (N, C * P, 4). See `detections`.
         """
 
     def nms_pairs(
@@ -159,23 +163,18 @@ class OnnxRuntimeLowering(Lowering):
     ) -> tuple[Tensor, Tensor]:
         if limit <= 0 or len(sizes) == 1:
             return self.top(scores, limit, floor)
-        # No level has more than all levels together: counting once, and taking out the empty slots
-        # in the end, is cheaper than counting for each level.
-        count = most_above(scores, floor) if floor > 0 else None
-        first = limit if count is None else count.clamp(max=limit)
-        levels = [
-            torch.topk(part, _smaller(first, size), dim=1)
-            for part, size in zip(scores.split(list(sizes), dim=1), sizes, strict=True)
-        ]
-        values, index = _joined(levels, sizes)
-        if count is None:
-            return values, index
-        values, order = torch.topk(values, _smaller(count, values.shape[1]), dim=1)
-        return torch.where(values > floor, values, 0.0), torch.gather(index, 1, order)
+        if floor <= 0:
+            parts = zip(scores.split(list(sizes), dim=1), sizes, strict=True)
+            levels = [torch.topk(part, _smaller(limit, size), dim=1) for part, size in parts]
+            return _joined(levels, sizes)
+        # Few are above a threshold. All of them at once, of which each level's first stay, are
+        # cheaper to find than the best of each level.
+        values, index = self.top(scores, 0, floor)
+        return torch.where(_rank(index, sizes, limit) <= limit, values, 0.0), index
 
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         return pool_rois(extractor, features, boxes, image)
 
     def nms(
@@ -196,14 +195,13 @@ class OnnxRuntimeLowering(Lowering):
             row, column = found[:, 0], found[:, 2]
             image = quotient(row, classes)
             label = row - image * classes
-            corner = at = row * p + column
+            column = label * p + column
+            at = image * (classes * p) + column
         else:
             found = non_max_suppression(boxes, scores, per_class, iou_threshold)
             image, label, column = found[:, 0], found[:, 1], found[:, 2]
-            corner, at = image * p + column, (image * classes + label) * p + column
-        score = scores.reshape(-1)[at]
-        picked = torch.cat([boxes.reshape(-1, 4)[corner], score[:, None]], dim=1)
-        return self._best(picked, image, label, column, n, limit, least)
+            at = (image * classes + label) * p + column
+        return self._best(scores.reshape(-1)[at], image, label, column, n, limit, least)
 
     def nms_pairs(
         self,
@@ -220,13 +218,12 @@ class OnnxRuntimeLowering(Lowering):
         spread = class_scores(scores, labels, classes)
         found = non_max_suppression(boxes, spread, per_class, iou_threshold)
         image, label, column = found[:, 0], found[:, 1], found[:, 2]
-        rows = torch.cat([boxes, scores[..., None]], dim=2)
-        picked = rows.reshape(-1, 5)[image * boxes.shape[1] + column]
-        return self._best(picked, image, label, column, boxes.shape[0], limit, least)
+        score = scores.reshape(-1)[image * boxes.shape[1] + column]
+        return self._best(score, image, label, column, boxes.shape[0], limit, least)
 
     @staticmethod
     def _best(
-        picked: Tensor,
+        score: Tensor,
         image: Tensor,
         label: Tensor,
         column: Tensor,
@@ -234,17 +231,30 @@ class OnnxRuntimeLowering(Lowering):
         limit: int,
         least: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detections (M, 5) of all images to (N, K, 5): each image ranks its own."""
+        """What is kept of all images, (M,) each, as (N, K): each image ranks its own."""
         mine = image[None] == torch.arange(n, device=image.device)[:, None]
-        ranks = torch.where(mine, picked[:, 4][None], 0.0)
+        ranks = torch.where(mine, score[None], 0.0)
         if least:  # one more entry, of score 0, for the slot of an image without detections
-            ranks, picked = functional.pad(ranks, (0, 1)), functional.pad(picked, (0, 0, 0, 1))
+            ranks = functional.pad(ranks, (0, 1))
             label, column = functional.pad(label, (0, 1)), functional.pad(column, (0, 1))
         count = mine.sum(dim=1).amax().clamp(min=least, max=limit)
         ranked, rank = torch.topk(ranks, count, dim=1)
-        used = ranked > 0
-        dets = torch.where(used[..., None], picked[rank], 0.0)
-        return dets, torch.where(used, label[rank], -1), column[rank]
+        return ranked, torch.where(ranked > 0, label[rank], -1), column[rank]
+
+
+def detections(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:
+    """``dets`` of the graph's contract.
+
+    Args:
+        boxes: float32 (N, P, 4), or (N, C, P, 4) of which ``columns`` count C * P.
+        scores: float32 (N, K), 0 in empty slots; ``columns``: int64 (N, K).
+
+    Returns:
+        float32 (N, K, 5), corners and score, 0 in empty slots.
+    """
+    corners = take_rows(boxes.flatten(1, 2) if boxes.dim() == 4 else boxes, columns)
+    used = (scores > 0)[..., None]
+    return torch.where(used, torch.cat([corners, scores[..., None]], dim=2), 0.0)
 
 
 def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -254,6 +264,30 @@ def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor
         columns.append(index + start)
         start = start + size
     return torch.cat([values for values, _ in levels], dim=1), torch.cat(columns, dim=1)
+
+
+def _rank(index: Tensor, sizes: Sequence[Any], limit: int) -> Tensor:
+    """The how-manieth of its level each entry is, from 1 on; 0 in levels that hold no more anyway.
+
+    Args:
+        index: int64 (N, K), columns counted over all levels, the best first.
+        sizes: of the levels.
+        limit: what the rank will be compared with.
+
+    Returns:
+        float32 (N, K); exact up to 2**24 entries.
+    """
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    larger = [k for k, size in enumerate(sizes) if torch.is_tensor(size) or size > limit]
+    if not larger:
+        return torch.zeros_like(index, dtype=torch.float32)
+    # Entries last: they are many, and levels few.
+    first = stacked([starts[k] for k in larger], index.device)[:, None]
+    end = stacked([starts[k + 1] for k in larger], index.device)[:, None]
+    inside = ((index[:, None] >= first) & (index[:, None] < end)).to(torch.float32)
+    return (inside.cumsum(dim=2) * inside).sum(dim=1)
 
 
 def _smaller(count: Any, size: Any) -> Any:

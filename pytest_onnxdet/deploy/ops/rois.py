@@ -30,7 +30,7 @@ def roi_levels(boxes: Tensor, finest_scale: float, count: int) -> Tensor:
     Returns:
         int64 (R,).
     """
-    scale = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    scale = torch.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(dim=1))
     level = torch.floor(torch.log2(scale / finest_scale + 1e-6))
     return level.clamp(min=0, max=count - 1).long()
 
@@ -52,7 +52,9 @@ def level_scales(extractor: Any) -> list[float]:
     return [float(layer.spatial_scale) for layer in layers]
 
 
-def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor) -> Tensor:
+def pool_rois(
+    extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """RoI-align of every box from the one level that it belongs to.
 
     Args:
@@ -61,7 +63,9 @@ def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image
         boxes: float32 (R, 4); ``image``: int64 (R,).
 
     Returns:
-        float32 (R, C, h, w).
+        float32 (R, C, h, w), level after level; int64 (R,), the row of each box among them, or None
+        where they are in the boxes' order. What the heads make of a region is a hundredth of its
+        features, so that it is cheaper to bring back into order.
     """
     features = features[: extractor.num_inputs]
     layers, scales = extractor.roi_layers, level_scales(extractor)
@@ -79,7 +83,7 @@ def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image
         )
 
     if len(features) == 1:
-        return pool(0, boxes, image)
+        return pool(0, boxes, image), None
     levels = roi_levels(boxes, extractor.finest_scale, len(features))
     pooled, rows = [], []
     for level in range(len(features)):
@@ -88,7 +92,7 @@ def pool_rois(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image
         rows.append(row)
     row = torch.cat(rows)
     back = torch.zeros_like(row).scatter(0, row, torch.arange(row.shape[0], device=row.device))
-    return torch.cat(pooled)[back]
+    return torch.cat(pooled), back
 
 
 def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float) -> Tensor:

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart, quotient, take_rows
+from pytest_onnxdet.deploy.ops.boxes import (
+    UnsupportedPart,
+    quotient,
+    shared_length,
+    take_rows,
+)
 from pytest_onnxdet.deploy.ops.corners import SCANS
 from pytest_onnxdet.deploy.ops.lowering import Lowering
 from pytest_onnxdet.deploy.ops.rois import level_scales, roi_levels
@@ -75,7 +80,7 @@ class TensorRTLowering(Lowering):
 
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, None]:
         features = features[: extractor.num_inputs]
         scales = level_scales(extractor)
         n = features[0].shape[0]
@@ -90,7 +95,7 @@ class TensorRTLowering(Lowering):
             across = axis_weights(scaled[..., 0], scaled[..., 2], width, maps.shape[3], layer)
             down = axis_weights(scaled[..., 1], scaled[..., 3], height, maps.shape[2], layer)
             pooled = pooled + _weighted(maps, down * mine, across)
-        return pooled.flatten(0, 1)
+        return pooled.flatten(0, 1), None
 
     def nms(
         self,
@@ -108,10 +113,10 @@ class TensorRTLowering(Lowering):
         chosen = (
             take_rows(boxes.flatten(1, 2), pair) if boxes.dim() == 4 else take_rows(boxes, column)
         )
-        dets, labels, index = self.nms_pairs(
+        found, labels, index = self.nms_pairs(
             chosen, score, label, 0, iou_threshold, limit, limit_per_class, least
         )
-        return dets, labels, torch.gather(column, 1, index)
+        return found, labels, torch.gather(pair if boxes.dim() == 4 else column, 1, index)
 
     def nms_pairs(
         self,
@@ -125,8 +130,7 @@ class TensorRTLowering(Lowering):
         least: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x1, y1, x2, y2 = boxes.unbind(dim=2)
-        wide, high = _shared(x1, x2), _shared(y1, y2)
-        shared = wide * high
+        shared = shared_length(x1, x2) * shared_length(y1, y2)
         area = (x2 - x1) * (y2 - y1)
         overlap = shared / (area[:, :, None] + area[:, None] - shared)
         order = torch.arange(boxes.shape[1], device=boxes.device)
@@ -141,10 +145,7 @@ class TensorRTLowering(Lowering):
             rank = torch.matmul(kept[:, None], ahead)[:, 0]
             kept = kept * (rank < limit_per_class).to(kept.dtype)
         score, index = self._topk(scores * kept, self.bounded(limit, "max_per_img"))
-        used = score > 0
-        dets = torch.cat([take_rows(boxes, index), score[..., None]], dim=2)
-        found = torch.where(used, torch.gather(labels, 1, index), -1)
-        return dets * used[..., None].to(dets.dtype), found, index
+        return score, torch.where(score > 0, torch.gather(labels, 1, index), -1), index
 
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
         if self.fixed_shape:
@@ -159,13 +160,6 @@ class TensorRTLowering(Lowering):
             shifted = shifted.narrow(axis, step if backwards else 0, size)
             values = torch.maximum(values, shifted)
         return values
-
-
-def _shared(start: Tensor, end: Tensor) -> Tensor:
-    """Common length of all pairs of intervals: (N, P) and (N, P) to (N, P, P)."""
-    first = torch.maximum(start[:, :, None], start[:, None])
-    last = torch.minimum(end[:, :, None], end[:, None])
-    return (last - first).clamp(min=0)
 
 
 def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) -> Tensor:
