@@ -10,9 +10,11 @@ suite  ``pytest --onnxdet --onnxdet-profile full --onnxdet-data DIR --onnxdet-li
 
 Prints for each run the peak resident memory, the time and the share of evaluation. What may grow
 are the annotations, boxes, run-length encoded masks, and what evaluation keeps of a match; the
-growth is printed for each further image.
+growth is printed for each further image. Bars: ten times the images take at most a quarter more
+memory, and evaluation at most 10 % of a run over all of them; beyond, exit code 1. Mask R-CNN takes
+a quarter of an hour.
 
-Usage: python benchmarks/bench_memory.py [--path test suite] [--model mask_rcnn]
+Usage: python benchmarks/bench_memory.py [--path test suite] [--model retinanet]
            [--images 500 5000] [--batch-size 1] [--folder DIR]
 """
 
@@ -41,6 +43,7 @@ from pytest_onnxdet.data.scenes import draw_scene  # noqa: E402
 from pytest_onnxdet.models.zoo import COCO_CLASSES  # noqa: E402
 
 SEED = 5  # neither of the training nor of the validation split
+FLAT, EVALUATION = 1.25, 0.10
 MASKED = ("mask_rcnn", "cascade_mask_rcnn", "point_rend")
 MEASURED = """
 import resource, sys, time
@@ -141,8 +144,8 @@ def _megabytes(out: str, name: str) -> float:
     return float(re.findall(rf"{name} kB: (\d+)", out)[0]) / unit
 
 
-def by_test(args: argparse.Namespace, folder: Path) -> None:
-    """``onnxdet test`` at every count of images."""
+def by_test(args: argparse.Namespace, folder: Path) -> bool:
+    """``onnxdet test`` at every count of images; whether the bars are held."""
     config, graph = f"mini:{args.model}", folder / f"{args.model}.onnx"
     measured(
         *("export", config, "--output-file", graph, "--dynamic-export", "--shape", 128, 160),
@@ -166,13 +169,14 @@ def by_test(args: argparse.Namespace, folder: Path) -> None:
         early.append(_megabytes(ran.out, "before"))
         peaks.append(ran.peak)
         before = f" ({early[-1]:.0f} MB before evaluation)"
-        tell(f"onnxdet test {args.model}", count, ran, evaluated, ap, before)
+        share = tell(f"onnxdet test {args.model}", count, ran, evaluated, ap, before)
     grown("before evaluation", args.images, early)
     grown("in all", args.images, peaks)
+    return held(peaks, share)
 
 
-def by_suite(args: argparse.Namespace, folder: Path) -> None:
-    """The accuracy check of the full profile at every count of images."""
+def by_suite(args: argparse.Namespace, folder: Path) -> bool:
+    """The accuracy check of the full profile at every count; whether the bars are held."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
     shutil.rmtree(folder / "cache", ignore_errors=True)  # kept results would not be measured
@@ -193,17 +197,20 @@ def by_suite(args: argparse.Namespace, folder: Path) -> None:
         (found,) = (case["metrics"] for case in cases)
         ap = ", ".join(f"{k}: {v:.4f}" for k, v in found.items() if "mAP" in k)
         peaks.append(ran.peak)
-        tell(f"suite {args.model}", count, ran, found["evaluation_seconds"], ap)
+        share = tell(f"suite {args.model}", count, ran, found["evaluation_seconds"], ap)
     grown("in all", args.images, peaks)
+    return held(peaks, share)
 
 
-def tell(what: str, count: int, ran: Ran, evaluated: float, ap: str, early: str = "") -> None:
+def tell(what: str, count: int, ran: Ran, evaluated: float, ap: str, early: str = "") -> float:
+    """Prints a run; the share of evaluation in it."""
     share = 100 * evaluated / ran.seconds
     print(
         f"{what}, {count} images: peak RSS {ran.peak:.0f} MB{early}, {ran.seconds:.1f} s, "
         f"evaluation {evaluated:.1f} s ({share:.1f} % of the run); {ap}",
         flush=True,
     )
+    return share / 100
 
 
 def grown(what: str, counts: Sequence[int], peaks: Sequence[float]) -> None:
@@ -212,10 +219,18 @@ def grown(what: str, counts: Sequence[int], peaks: Sequence[float]) -> None:
         print(f"growth {what}: {peaks[-1] - peaks[0]:.0f} MB, {each:.1f} kB for each further image")
 
 
-def main() -> None:
+def held(peaks: Sequence[float], share: float) -> bool:
+    """Prints whether memory is flat and the last run's share of evaluation small."""
+    ratio = peaks[-1] / peaks[0]
+    for text, value, bar in (("memory", ratio, FLAT), ("evaluation", share, EVALUATION)):
+        print(f"{text} {value:.2f}, bar {bar:.2f}: {'held' if value <= bar else 'NOT HELD'}")
+    return ratio <= FLAT and share <= EVALUATION
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_KEEP)
     parser.add_argument("--path", nargs="+", choices=("test", "suite"), default=["test", "suite"])
-    parser.add_argument("--model", default="mask_rcnn")
+    parser.add_argument("--model", default="retinanet")
     parser.add_argument("--images", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--shape", default="dynamic", choices=("static", "dynamic"))
@@ -224,14 +239,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        if "test" in args.path:
-            by_test(args, folder)
-        if "suite" in args.path:
-            by_suite(args, folder)
+        paths = {"test": by_test, "suite": by_suite}
+        verdicts = [paths[name](args, folder) for name in args.path]
+    return int(not all(verdicts))
 
 
 _KEEP = argparse.RawDescriptionHelpFormatter
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
