@@ -170,7 +170,9 @@ class OnnxRuntimeLowering(Lowering):
         # Few are above a threshold. All of them at once, of which each level's first stay, are
         # cheaper to find than the best of each level.
         values, index = self.top(scores, 0, floor)
-        return torch.where(_rank(index, sizes, limit) <= limit, values, 0.0), index
+        values = torch.where(_rank(index, sizes, limit) <= limit, values, 0.0)
+        values, order = torch.topk(values, _smaller(limit * len(sizes), values.shape[1]), dim=1)
+        return values, torch.gather(index, 1, order)
 
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
