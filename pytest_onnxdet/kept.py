@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import Dataset
 
-#: Bytes of mask probabilities that are kept of a data set, and images that they are kept of in any
-#: case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's 224 x 224 they take 20 MB. Pasted
-#: masks are compared for all images, their probabilities for the first that fit.
-PROBABILITY_BYTES, PROBABILITY_IMAGES = 32_000_000, 4
+#: Of a data set's mask probabilities those of the first images are kept: up to so many images and
+#: bytes, of these few in any case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's
+#: 224 x 224 they take 20 MB. Pasted masks are compared for all images.
+PROBABILITY_IMAGES, PROBABILITY_BYTES, PROBABILITY_LEAST = 100, 256_000_000, 4
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
 #: Source files of this package on which PyTorch's detections depend.
@@ -55,7 +55,8 @@ def packed(found: Iterable[Detections]) -> list[Detections]:
         spent = 0
         for number, one in enumerate(found):
             spent += 0 if one.mask_probs is None else one.mask_probs.nbytes
-            yield one.packed(number < PROBABILITY_IMAGES or spent <= PROBABILITY_BYTES)
+            fits = number < PROBABILITY_IMAGES and spent <= PROBABILITY_BYTES
+            yield one.packed(number < PROBABILITY_LEAST or fits)
 
     return in_little_memory(images())
 

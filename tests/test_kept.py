@@ -90,7 +90,7 @@ def test_probabilities_of_as_many_images_as_fit(
 ) -> None:
     """What is kept are the first images': a file of results stores no other."""
     monkeypatch.setattr(kept_module, "PROBABILITY_BYTES", allowed)
-    monkeypatch.setattr(kept_module, "PROBABILITY_IMAGES", least)
+    monkeypatch.setattr(kept_module, "PROBABILITY_LEAST", least)
     every = [detections(count, (5, 7)) for count in (2, 1, 4, 0, 1)]
 
     found = packed(iter(every))
@@ -103,7 +103,17 @@ def test_full_size_probabilities_stay_within_a_budget() -> None:
     """PointRend's, of which 100 images would be 2 GB for each set of detections."""
     image = 100 * 224 * 224 * 4
     assert 4 * image < kept_module.PROBABILITY_BYTES < 20 * image
-    assert kept_module.PROBABILITY_BYTES > 300 * 100 * 28 * 28 * 4
+    assert kept_module.PROBABILITY_BYTES > kept_module.PROBABILITY_IMAGES * 100 * 28 * 28 * 4
+
+
+def test_of_small_masks_no_more_images_probabilities_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else 5,000 images with few masks would hold 62 MB where 500 hold 6."""
+    monkeypatch.setattr(kept_module, "PROBABILITY_IMAGES", 2)
+    monkeypatch.setattr(kept_module, "PROBABILITY_LEAST", 1)
+    found = packed(detections(1, (5, 7)) for _ in range(4))
+    assert [one.mask_probs is not None for one in found] == [True, True, False, False]
 
 
 def test_masks_that_do_not_belong_to_the_boxes_are_refused(tmp_path: Path) -> None:
