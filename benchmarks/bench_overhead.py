@@ -2,9 +2,8 @@
 
 For each mini, the time that the latency check would report for the graph, measured in turns with
 PyTorch, over that of a loop around ``InferenceSession.run`` on the same inputs and as many threads.
-Both are repeated in turns, so that a machine that gets slower slows both. The bare session has ONNX
-Runtime's defaults but for the threads; ours runs on bound inputs, and its threads stop spinning
-when a run ends. Bar: 1.02, the median.
+Both are repeated in turns, so that a machine that gets slower slows both. Both sessions have ONNX
+Runtime's defaults but for the threads; ours runs on bound inputs. Bar: 1.02, the median.
 
 Usage: python benchmarks/bench_overhead.py [--model NAME ...]
 """

@@ -24,9 +24,6 @@ class OnnxRuntimeSession(Session):
         self._device = device
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # By default worker threads go on spinning after a run, on cores that PyTorch needs when it
-        # is its turn; within a run they still do.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         providers: list[Any] = [PROVIDERS[device]]

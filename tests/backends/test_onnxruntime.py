@@ -102,11 +102,6 @@ def test_a_failing_bound_run_is_a_backend_error(session: Session) -> None:
         session.bind({"input": np.zeros((1, 3, 8, 8), np.float64)}).run()
 
 
-def test_idle_threads_do_not_spin(session: Session) -> None:
-    options = session._session.get_session_options()  # type: ignore[attr-defined]
-    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
-
-
 @pytest.mark.parametrize(
     ("providers", "gpu", "device"),
     [
