@@ -26,7 +26,7 @@ from pytest_onnxdet.verify.latency import (
     Measured,
     Timing,
     detection_subjects,
-    measure as measure_in_turns,
+    measure,
     torch_device,
     torch_threads,
 )
@@ -52,7 +52,7 @@ class Clock:
 
 def measured(subjects: Any, **given: Any) -> Measured:
     """Without waiting between turns."""
-    return measure_in_turns(subjects, **{"sleep": lambda seconds: None, **given})
+    return measure(subjects, **{"sleep": lambda seconds: None, **given})
 
 
 def test_drift_cancels_in_the_ratio() -> None:
