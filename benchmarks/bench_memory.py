@@ -220,7 +220,13 @@ def grown(what: str, counts: Sequence[int], peaks: Sequence[float]) -> None:
 
 
 def held(peaks: Sequence[float], share: float) -> bool:
-    """Prints whether memory is flat and the last run's share of evaluation small."""
+    """Prints whether memory is flat and the last run's share of evaluation small.
+
+    Of a single count nothing is said: there is nothing to compare with, and few images are run in
+    less time than evaluation takes to start.
+    """
+    if len(peaks) < 2:
+        return True
     ratio = peaks[-1] / peaks[0]
     for text, value, bar in (("memory", ratio, FLAT), ("evaluation", share, EVALUATION)):
         print(f"{text} {value:.2f}, bar {bar:.2f}: {'held' if value <= bar else 'NOT HELD'}")

@@ -12,6 +12,7 @@ model's own code. What has a module is network. So is RoiAlign, and GridSample, 
 PointRend. So is what a network value is made from, such as CornerNet's corner pooling and DETR's
 padding mask, but in two-stage models only up to the proposal network: choosing proposals, decoding,
 suppression and the bookkeeping of regions count as post-processing though the RoI heads need them.
+Network again is what PointRend does between the coarse masks and its last points.
 What ONNX Runtime puts in of its own (changes of memory layout) goes with the node that it comes
 after.
 
@@ -31,7 +32,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,26 @@ from onnxruntime import GraphOptimizationLevel
 
 MEDIAN, WORST = 0.15, 0.30
 SAMPLERS = ("RoiAlign", "GridSample")
-REGION_HEADS = ("bbox_head", "mask_head", "point_head", "roi_head")
+# Of two-stage models: up to the proposals; and up to the boxes.
+PROPOSING = ("backbone", "neck", "rpn_head")
+BOXES = (*PROPOSING, "bbox_head")
 WARM_UP = 5
 Arrays = dict[str, NDArray[Any]]
+
+
+def _ancestors(
+    nodes: Sequence[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], until: set[str]
+) -> set[str]:
+    """Names of the nodes that these are made from, without those of ``until`` and theirs."""
+    found: set[str] = set()
+    open_ = list(nodes)
+    while open_:
+        for name in read_by(open_.pop()):
+            before = maker.get(name)
+            if before is not None and before.name not in found | until:
+                found.add(before.name)
+                open_.append(before)
+    return found
 
 
 def network(graph: onnx.GraphProto) -> set[str]:
@@ -62,22 +80,22 @@ def network(graph: onnx.GraphProto) -> set[str]:
         if scopes[node.name] is None:
             before = [maker[name] for name in node.input if name in maker]
             scopes[node.name] = scopes[before[0].name] if before else ""
-    two_stage = "rpn_head" in scopes.values()
     parts = {node.name for node in graph.node if scopes[node.name] or node.op_type in SAMPLERS}
-    # What network values are made from.
+    two_stage = "rpn_head" in scopes.values()
     roots = [
         node
         for node in graph.node
-        # A cascade's heads have numbers.
-        if (scope := scopes[node.name]) and not (two_stage and scope.startswith(REGION_HEADS))
+        if (scope := scopes[node.name]) and (not two_stage or scope in PROPOSING)
     ]
-    while roots:
-        node = roots.pop()
-        for name in node.input:
-            before = maker.get(name)
-            if before is not None and before.name not in parts:
-                parts.add(before.name)
-                roots.append(before)
+    parts |= _ancestors(roots, maker, parts)
+    # PointRend's refinement: from the coarse masks or one step's points to the next step's.
+    reached: set[str] = set()
+    for node in graph.node:
+        head = two_stage and scopes[node.name] and not scopes[node.name].startswith(BOXES)
+        if head or any(name in maker and maker[name].name in reached for name in read_by(node)):
+            reached.add(node.name)
+    steps = [node for node in graph.node if (scopes[node.name] or "").startswith("point_head")]
+    parts |= _ancestors(steps, maker, set()) & reached
     return parts
 
 

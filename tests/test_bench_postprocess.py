@@ -72,6 +72,29 @@ def test_of_two_stages_the_choice_of_regions_is_post_processing(bench: Any) -> N
     assert bench.network(model.graph) == {"/Neg", "/rpn_head/Relu", "/bbox_head.0/Relu"}
 
 
+def test_refinement_of_masks_is_network(bench: Any) -> None:
+    """From coarse masks to the points of the last step; not where the boxes come from."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 9, opset_import: ["" : 17]>
+        net (float[1, 3] x) => (float[1, 3] o)
+        {
+            ["/rpn_head/Relu"] r = Relu(x)
+            ["/Abs"] a = Abs(r)
+            ["/bbox_head/Relu"] b = Relu(a)
+            ["/Neg"] d = Neg(b)
+            ["/fc_logits/Relu"] c = Relu(d)
+            ["/Exp"] e = Exp(c)
+            ["/Add"] p = Add(e, d)
+            ["/point_head_1/Relu"] q = Relu(p)
+            ["/Mul"] o = Mul(q, e)
+        }
+        """
+    )
+    modules = {"/rpn_head/Relu", "/bbox_head/Relu", "/fc_logits/Relu", "/point_head_1/Relu"}
+    assert bench.network(model.graph) == modules | {"/Exp", "/Add"}
+
+
 def test_the_parts_give_what_the_whole_gives(bench: Any, model: onnx.ModelProto) -> None:
     names = bench.network(model.graph)
     network = bench.Part(model, names)

@@ -31,6 +31,9 @@ class TensorRTSession(Session):
             has to be known: the session's own ``artifact`` has the inputs and the fixed shape.
         backend: builds and caches the engine.
         device: where it runs.
+
+    Attributes:
+        profile: the shapes that the engine takes; None for a graph of fixed shape.
     """
 
     def __init__(self, artifact: Artifact, backend: TensorRTBackend, device: Device) -> None:

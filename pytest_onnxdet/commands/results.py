@@ -73,8 +73,13 @@ def _at_original_size(masks: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[n
     return resized
 
 
-def check_labels(found: Detections, num_classes: int) -> None:
-    """Raises `CommandError` for a label that the data set has no class for."""
+def check_detections(found: Detections, num_classes: int) -> None:
+    """Raises `CommandError` for a label that the data set has no class for, or a score of NaN."""
+    if np.isnan(found.scores).any():
+        raise CommandError(
+            "the model gives a score that is not a number (NaN): compare it with PyTorch, "
+            "`onnxdet export --verify` or `pytest --onnxdet`"
+        )
     if len(found) and int(found.labels.max()) >= num_classes:
         raise CommandError(
             f"the model finds class {int(found.labels.max())}, but the data set has "

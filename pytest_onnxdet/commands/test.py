@@ -265,7 +265,7 @@ def collect(
 ) -> list[Detections]:
     """What is found in every image, in little memory; painted images on the way."""
     from pytest_onnxdet.commands.evaluate import check_masks
-    from pytest_onnxdet.commands.results import check_labels
+    from pytest_onnxdet.commands.results import check_detections
     from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.data.detections import in_little_memory
     from pytest_onnxdet.progress import Progress
@@ -274,7 +274,7 @@ def collect(
         index = 0
         for found in stream(data, session, batch):
             for one in found:
-                check_labels(one, len(data.coco.CLASSES))
+                check_detections(one, len(data.coco.CLASSES))
                 check_masks(args.eval, one)
                 if args.show_dir or window.open:
                     _paint(args, data, index, one, window)

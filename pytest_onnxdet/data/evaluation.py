@@ -1,7 +1,8 @@
 """COCO's figures from a stream of images: what is kept of a detection is its score and its match.
 
 pycocotools makes a Python object of every box, a kilobyte each, and matches them in Python. hotcoco
-takes a few images at a time and gives the same figures.
+takes a few images at a time and gives the same figures, to the last bit, but where objects are
+numbered from 0 on: pycocotools takes the match of object 0 for none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Found:
     Attributes:
         images: the images' COCO ids.
         categories: the labels' COCO ids, by label.
-        detections: one entry for each of ``images``, all of them with masks or all without.
+        detections: one entry for each of ``images``, all of them with masks or all without; no
+            score is NaN.
     """
 
     images: Sequence[Any]
@@ -45,6 +47,9 @@ class StreamedEval(COCOeval):
             and, for masks, ``segmentation`` count.
         found: what is evaluated.
         kind: ``bbox`` or ``segm``. Areas are then those of boxes or of masks, as mmdet has them.
+
+    Raises:
+        ValueError: hotcoco refuses what it is given, such as a score that is NaN.
     """
 
     def __init__(self, truth: Any, found: Found, kind: str) -> None:
@@ -73,7 +78,9 @@ class StreamedEval(COCOeval):
         self.eval = dict(matched.eval or {})
 
     def accumulate(self, p: Any = None) -> None:
-        """Nothing is left to do."""
+        """Nothing is left to do; other parameters than those of ``evaluate`` are refused."""
+        if p is not None:
+            raise NotImplementedError("figures are accumulated with the params of evaluate()")
 
     def _their_params(self) -> Params:
         theirs = Params(self.params.iouType)
@@ -94,13 +101,16 @@ class StreamedEval(COCOeval):
             detections: list[Any] = []
             for number, image in enumerate(self.params.imgIds[start : start + _CHUNK], start):
                 info = self.cocoGt.imgs[image]
-                images.append({"id": number, "height": info["height"], "width": info["width"]})
+                size = {name: info[name] for name in ("height", "width") if name in info}
+                images.append({"id": number, **size})
                 objects += self._objects(image, number, rank)
-                detections += self._detections(self.found.detections[at[image]], number, rank)
+                if image in at:
+                    detections += self._detections(self.found.detections[at[image]], number, rank)
             yield images, objects, detections
 
     def _objects(self, image: Any, number: int, rank: dict[Any, int]) -> Iterator[dict[str, Any]]:
-        known = [one for one in self.cocoGt.imgToAnns[image] if one["category_id"] in rank]
+        every = self.cocoGt.imgToAnns.get(image, ())
+        known = [one for one in every if one["category_id"] in rank]
         for one in sorted(known, key=lambda one: rank[one["category_id"]]):
             entry = {
                 "id": one["id"],
@@ -125,8 +135,10 @@ class StreamedEval(COCOeval):
             encoded = masks.encoded
         corners = found.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        ranks = [rank[self.found.categories[label]] for label in found.labels]
+        ranks = [rank.get(self.found.categories[label], -1) for label in found.labels]
         for k in np.argsort(ranks, kind="stable"):
+            if ranks[k] < 0:
+                continue  # of a category that is not looked at
             entry: dict[str, Any] = {
                 "image_id": number,
                 "category_id": ranks[k] if self.params.useCats else 0,

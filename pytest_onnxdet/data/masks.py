@@ -15,9 +15,14 @@ class RunLengthMasks:
     Args:
         encoded: a COCO run-length encoding for each mask, ``{"size": [H, W], "counts": bytes}``;
             all of one size.
+
+    Raises:
+        ValueError: they are of several sizes.
     """
 
     def __init__(self, encoded: Sequence[dict[str, Any]]) -> None:
+        if len({tuple(one["size"]) for one in encoded}) > 1:
+            raise ValueError("the masks of an image are of several sizes")
         # Joined: a dict, a list and a bytes object for each mask would take four times as much.
         self._size = list(encoded[0]["size"]) if encoded else [0, 0]
         self._runs = b"".join(one["counts"] for one in encoded)

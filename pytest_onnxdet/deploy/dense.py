@@ -17,7 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import Candidates, decode, take_rows
-from pytest_onnxdet.deploy.ops.lowering import detections, sigmoid
+from pytest_onnxdet.deploy.ops.lowering import dets_of, sigmoid
 
 
 class DenseDetector(DeployModel):
@@ -54,7 +54,7 @@ class DenseDetector(DeployModel):
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
-        return detections(boxes, score, column), found
+        return dets_of(boxes, score, column), found
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Foreground probabilities (N, P, C) of logits (N, P, C), or (N, P, C + 1) for softmax."""

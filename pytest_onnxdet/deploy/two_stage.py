@@ -28,7 +28,7 @@ from pytest_onnxdet.deploy.ops.boxes import (
     set_apart,
     take_rows,
 )
-from pytest_onnxdet.deploy.ops.lowering import Lowering, detections, sigmoid
+from pytest_onnxdet.deploy.ops.lowering import Lowering, dets_of, sigmoid
 from pytest_onnxdet.deploy.ops.rois import flatten_rois
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
@@ -179,7 +179,7 @@ class TwoStageDetector(DeployModel):
             limits.max_output_boxes_per_class or 0,
             least,
         )
-        return detections(found, score, column), labels
+        return dets_of(found, score, column), labels
 
 
 class MaskDetector(TwoStageDetector):

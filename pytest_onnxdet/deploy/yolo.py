@@ -17,7 +17,7 @@ from pytest_onnxdet.deploy.base import (
     nms_threshold,
 )
 from pytest_onnxdet.deploy.ops.boxes import Candidates, take_rows
-from pytest_onnxdet.deploy.ops.lowering import detections, sigmoid
+from pytest_onnxdet.deploy.ops.lowering import dets_of, sigmoid
 
 
 class YoloDetector(DeployModel):
@@ -55,7 +55,7 @@ class YoloDetector(DeployModel):
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
-        return detections(box, score, column), labels
+        return dets_of(box, score, column), labels
 
     @staticmethod
     def _floor(threshold: float) -> float:

@@ -33,7 +33,7 @@ def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "
 
     Raises:
         AccuracyError: the number of images differs, nothing was detected, masks are missing, a
-            label has no category, or the annotations hold no object.
+            label has no category, a score is NaN, or the annotations hold no object.
     """
     dataset = _annotations(dataset)
     images, categories = list(dataset.img_ids), list(dataset.cat_ids)
@@ -64,6 +64,8 @@ def _check(
         unknown = one.labels[(one.labels < 0) | (one.labels >= len(categories))]
         if len(unknown):
             raise AccuracyError(f"label {unknown[0]} is none of the {len(categories)} categories")
+        if np.isnan(one.scores).any():
+            raise AccuracyError("a score is not a number (NaN)")
     if not any(len(one) for one in found):
         raise AccuracyError(f"nothing was detected in {len(images)} image(s)")
 

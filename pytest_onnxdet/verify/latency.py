@@ -45,6 +45,8 @@ LEAD_IN = 0.25
 #: Seconds between turns. ONNX Runtime's threads go on spinning for some 35 ms after a run, so that
 #: the next one finds them awake, on cores that PyTorch needs when it is its turn.
 PAUSE = 0.05
+#: With the pauses, measuring ends after so many times the seconds that it was given.
+AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,8 @@ def measure(
         subjects: what is called, by name. Each call does the same work every time. Of one that
             returns a float it is taken as the milliseconds, as a device's events tell them; of
             others the clock tells.
-        seconds: rounds go on until they took so long, all subjects together and without what
-            comes between them, ...
+        seconds: rounds go on until they took so long, all subjects together and without the pauses
+            between them, or `AT_MOST` times as long with the pauses, ...
         least, most: ... but there are at least and at most so many.
         calls: how many units of work a call does; times are for one of them.
         synchronize: waits until the device has done what was asked of it. It is called before a
@@ -250,9 +252,10 @@ def measure(
     with without_collection():
         warm, latest = _warm_up(list(subjects.values()), once)
         led = {name for name, last in zip(names, latest, strict=True) if last < LEAD_IN}
-        spent = 0.0
+        spent, begin = 0.0, clock()
         for done in range(most):
-            if done >= least and spent >= seconds:
+            over = spent >= seconds or clock() - begin >= AT_MOST * seconds
+            if done >= least and over:
                 break
             for name in names if done % 2 == 0 else reversed(names):
                 sleep(PAUSE)

@@ -154,6 +154,39 @@ def test_a_subclass_reads_its_files_as_it_likes(scenes: Dataset) -> None:
     assert evaluate(scenes, found, ["bbox"], {}) == {"entries": sum(map(len, found))}
 
 
+def test_what_reaches_the_matching_by_other_ways_is_mmdets(scenes: Dataset) -> None:
+    from mmdet.datasets import CocoDataset
+
+    class Halved(CocoDataset):  # type: ignore[misc]
+        def xyxy2xywh(self, bbox: Any) -> list[float]:
+            x, y, width, height = super().xyxy2xywh(bbox)
+            return [x, y, width / 2, height]
+
+    found = middling(scenes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        before = evaluate(scenes, found, ["bbox"], {})
+        scenes.coco.__class__ = Halved
+        wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=["bbox"])
+        assert evaluate(scenes, found, ["bbox"], {}) == wanted != before
+        # Several objects of one number, and object 0, are special to pycocotools.
+        scenes.coco.__class__ = CocoDataset
+        for numbers in ([1] * 4, [0]):
+            for place, number in enumerate(numbers):
+                scenes.coco.coco.dataset["annotations"][place]["id"] = number
+            scenes.coco.coco.createIndex()
+            wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=["bbox"])
+            assert evaluate(scenes, found, ["bbox"], {}) == wanted != before
+
+
+def test_a_score_that_is_not_a_number_is_refused() -> None:
+    from pytest_onnxdet.commands.common import CommandError
+    from pytest_onnxdet.commands.results import check_detections
+
+    one = Detections(np.zeros((1, 4), "f4"), np.float32([np.nan]), np.zeros(1, "i8"))
+    with pytest.raises(CommandError, match="not a number"):
+        check_detections(one, 3)
+
+
 def test_a_subclass_that_writes_files_of_its_own(scenes: Dataset) -> None:
     from mmdet.datasets import CocoDataset
 

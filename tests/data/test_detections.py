@@ -54,4 +54,6 @@ def test_masks_are_encoded_one_by_one_and_kept_as_one() -> None:
     np.testing.assert_array_equal(np.stack(list(masks)), own)
     with pytest.raises(IndexError, match="mask 4 of 4"):
         masks[4]
+    with pytest.raises(ValueError, match="several sizes"):
+        RunLengthMasks([encode(own[0]), encode(own[1][:4])])
     assert len(RunLengthMasks([])) == 0 and RunLengthMasks([]).encoded == []

@@ -9,9 +9,11 @@ import pytest
 from mmcv import Config
 
 from pytest_onnxdet.commands.results import mmdet_result
+from pytest_onnxdet.data import evaluation
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.evaluation import Found, StreamedEval
+from pytest_onnxdet.data.masks import RunLengthMasks
 
 
 @pytest.fixture
@@ -47,13 +49,27 @@ def middling(dataset: Dataset) -> list[Detections]:
     return found
 
 
+def _none() -> Detections:
+    return Detections(
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int64),
+        RunLengthMasks([]),
+    )
+
+
 def by_pycocotools(dataset: Dataset, found: list[Detections], kind: str) -> Any:
     from pycocotools.cocoeval import COCOeval
 
-    boxes, masks = dataset.coco._segm2json([mmdet_result(one, 3) for one in found])
-    for entry in masks:
-        del entry["bbox"]
-    results = dataset.coco.coco.loadRes(boxes if kind == "bbox" else masks)
+    results = [mmdet_result(one, 3) for one in found]
+    if kind == "bbox":
+        boxes = [one[0] if isinstance(one, tuple) else one for one in results]
+        entries = dataset.coco._det2json(boxes)
+    else:
+        entries = dataset.coco._segm2json(results)[1]
+        for entry in entries:
+            del entry["bbox"]
+    results = dataset.coco.coco.loadRes(entries)
     return COCOeval(dataset.coco.coco, results, kind)
 
 
@@ -80,17 +96,56 @@ def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bo
     assert 0.1 < streamed.stats[1] < 0.9
 
 
-def test_all_chunks_are_fed(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_onnxdet.data import evaluation
-
-    coco, found = shapes.coco, middling(shapes)
-
-    def figures() -> Any:
-        made = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), "bbox")
-        made.params.imgIds = coco.img_ids
-        made.evaluate()
-        return made.eval["precision"]
-
-    at_once = figures()
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_chunks_make_no_difference(
+    shapes: Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those in which nothing was found, or in which there is nothing to find."""
     monkeypatch.setattr(evaluation, "_CHUNK", 5)
-    np.testing.assert_array_equal(figures(), at_once)
+    coco, found = shapes.coco, middling(shapes)
+    found[5:10] = [_none() for _ in range(5)]
+    empty = set(coco.img_ids[10:15])
+    kept = [one for one in coco.coco.dataset["annotations"] if one["image_id"] not in empty]
+    coco.coco.dataset["annotations"] = kept
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.coco.createIndex()
+        slow = by_pycocotools(shapes, found, kind)
+        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        for one in (slow, streamed):
+            one.params.imgIds = coco.img_ids
+            one.evaluate()
+            one.accumulate()
+    np.testing.assert_array_equal(streamed.eval["precision"], slow.eval["precision"])
+    assert not empty & set(coco.coco.imgToAnns)  # the annotations are as before
+
+
+def test_object_0_is_an_object(shapes: Dataset) -> None:
+    """pycocotools takes it for none: whoever finds it has found nothing."""
+    coco = shapes.coco
+    for number, entry in enumerate(coco.coco.dataset["annotations"]):
+        entry["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.coco.createIndex()
+    perfect = [
+        Detections(one["bboxes"], np.ones(len(one["labels"]), np.float32), one["labels"])
+        for one in map(coco.get_ann_info, range(24))
+    ]
+    streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, perfect), "bbox")
+    streamed.params.imgIds = coco.img_ids
+    streamed.evaluate()
+    assert streamed.eval["precision"][:, :, :, 0, -1].min() == 1.0
+
+
+def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Dataset) -> None:
+    coco, found = shapes.coco, middling(shapes)
+    some = Found(coco.img_ids[:10], coco.cat_ids, found[:10])
+    with contextlib.redirect_stdout(io.StringIO()):
+        slow = by_pycocotools(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
+        streamed = StreamedEval(coco.coco, some, "bbox")
+        for one in (slow, streamed):
+            one.params.imgIds, one.params.catIds = coco.img_ids[:16], coco.cat_ids[:2]
+            one.evaluate()
+            one.accumulate()
+    np.testing.assert_array_equal(streamed.eval["precision"], slow.eval["precision"])
+    with pytest.raises(NotImplementedError):
+        streamed.accumulate(streamed.params)

@@ -15,11 +15,13 @@ from pytest_onnxdet.deploy.ops.boxes import clip, set_apart, take_rows
 from pytest_onnxdet.deploy.ops.corners import corner_pool, soft_nms
 from pytest_onnxdet.deploy.ops.custom import translations
 from pytest_onnxdet.deploy.ops.lowering import (
+    Lowering,
     OnnxRuntimeLowering,
     class_scores,
-    detections,
+    dets_of,
     sigmoid,
 )
+from pytest_onnxdet.deploy.ops.tensorrt import TensorRTLowering
 
 OPSET = 17
 
@@ -177,7 +179,24 @@ class Nms(nn.Module):
         score, classes, columns = OnnxRuntimeLowering().nms(
             boxes, spread, 0.5, self.limit, least=self.least
         )
-        return detections(boxes, score, columns), classes, columns
+        return dets_of(boxes, score, columns), classes, columns
+
+
+@pytest.mark.parametrize("lowering", [OnnxRuntimeLowering(), TensorRTLowering()])
+def test_columns_of_boxes_by_class_count_classes_and_boxes(lowering: Lowering) -> None:
+    boxes, scores, _ = random_boxes(2, 30)
+    many = torch.stack([boxes, boxes + 200, boxes + 400], dim=1)
+    spread = torch.stack([scores, scores.flip(1), scores * 0], dim=1)
+    score, classes, columns = lowering.nms(many, spread, 0.5, 40)
+    dets = dets_of(many, score, columns)
+    used = score > 0
+    assert set(classes[used].tolist()) == {0, 1}
+    assert torch.equal(classes[used], columns[used] // 30)
+    assert ((dets[..., 0][used] >= 200) == (classes[used] == 1)).all()
+    for i, k in used.nonzero().tolist():
+        at = int(columns[i, k])
+        assert torch.equal(dets[i, k, :4], many[i, at // 30, at % 30])
+        assert dets[i, k, 4] == spread[i, at // 30, at % 30]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -191,7 +210,7 @@ def test_nms_keeps_what_mmcv_keeps(limit: int, per_class_boxes: bool, tmp_path: 
             spread = class_scores(scores, labels, 3)
             many = boxes[:, None].expand(-1, 3, -1, -1) * 1.0
             score, classes, columns = OnnxRuntimeLowering().nms(many, spread, 0.5, self.limit)
-            return detections(many, score, columns), classes, columns
+            return dets_of(many, score, columns), classes, columns
 
     boxes, scores, labels = random_boxes(2, 80)
     scores[1, 40:] = 0  # the second image has fewer candidates

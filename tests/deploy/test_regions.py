@@ -14,7 +14,7 @@ from torch import Tensor
 from pytest_onnxdet.data.batches import collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.deploy.ops.boxes import UnsupportedPart
-from pytest_onnxdet.deploy.ops.lowering import Lowering, OnnxRuntimeLowering, detections
+from pytest_onnxdet.deploy.ops.lowering import Lowering, OnnxRuntimeLowering, dets_of
 from pytest_onnxdet.deploy.ops.rois import flatten_rois, roi_levels
 from pytest_onnxdet.deploy.ops.tensorrt import TensorRTLowering
 from pytest_onnxdet.export.exporter import ExportOptions, export_detector
@@ -133,7 +133,7 @@ def test_suppression_is_mmcvs(lowering: Lowering, limit: int) -> None:
     labels = torch.randint(0, 3, (2, 200), generator=generator)
     scores[1, 3:] = 0.0  # an image with three candidates beside one with 200
     score, found, columns = lowering.nms_pairs(boxes, scores, labels, 3, 0.5, limit)
-    dets = detections(boxes, score, columns)
+    dets = dets_of(boxes, score, columns)
     for i in range(2):
         some = torch.nonzero(scores[i] > 0)[:, 0]
         expected, keep = batched_nms(

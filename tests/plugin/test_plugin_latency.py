@@ -146,7 +146,10 @@ def test_saved_times_are_plain_json_and_can_be_compared(timed: pytest.Pytester) 
     )
 
 
-def test_more_rounds_than_usual_may_be_asked_for(timed: pytest.Pytester) -> None:
+def test_more_rounds_than_usual_may_be_asked_for(
+    timed: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_onnxdet.verify.latency.PAUSE", 0.0)
     result = timed.runpytest(
         *ONE, "-k", "b1", "--benchmark-max-time=0.01", "--benchmark-min-rounds=1100", "-v"
     )

@@ -222,6 +222,7 @@ def test_ap_zero_proves_nothing(truth):
         ([empty()] * 4, "nothing was detected in 4 image"),
         (GOOD[:3], "3 image.s. were run, the data set has 4"),
         ([change(one, labels=one.labels + 1) for one in GOOD], "label 3 is none of the 3"),
+        ([change(one, scores=one.scores * np.nan) for one in GOOD], "a score is not a number"),
     ],
 )
 def test_ap_that_means_nothing(truth, found, told):

@@ -109,15 +109,27 @@ def test_between_turns_nothing_runs_for_a_moment() -> None:
 
     def sleep(seconds: float) -> None:
         clock.calls.append(f"{seconds}")
-        clock.now += 1000
+        clock.now += 0.5
 
-    found = measured(subjects, seconds=3.0, least=1, clock=clock, sleep=sleep)
+    found = measured(subjects, seconds=3.0, least=3, clock=clock, sleep=sleep)
     assert clock.calls[-12:] == [
         *("0.05", "a", "0.05", "b"),
         *("0.05", "b", "0.05", "a"),
         *("0.05", "a", "0.05", "b"),
     ]
     assert found.timings["a"].times == pytest.approx((500.0,) * 3)
+
+
+def test_pauses_do_not_make_it_endless() -> None:
+    clock = Clock()
+
+    def sleep(seconds: float) -> None:
+        clock.now += 10.0
+
+    found = measured(
+        {"a": clock.subject("a", repeat(0.5))}, seconds=10.0, least=1, clock=clock, sleep=sleep
+    )
+    assert found.timings["a"].rounds == 3  # of 20 that the subject alone would take
 
 
 def test_warm_up_ends_when_times_no_longer_fall() -> None:

@@ -58,8 +58,8 @@ class Lowering(ABC):
             least: the fewest slots of the result, at most P.
 
         Returns:
-            float32 (N, K) scores, in descending order where there is a limit, 0 in empty slots;
-            int64 (N, K) their columns.
+            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns. In descending order
+            where there is a limit; of the ``onnxruntime`` lowering always.
         """
 
     def top_of_levels(
@@ -114,7 +114,7 @@ class Lowering(ABC):
 
         Returns:
             float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) classes, -1
-            there; int64 (N, K) columns of ``boxes``, or of its (N, C * P, 4). See `detections`.
+            there; int64 (N, K) columns of ``boxes``, or of its (N, C * P, 4). See `dets_of`.
         """
 
     def nms_pairs(
@@ -244,7 +244,7 @@ class OnnxRuntimeLowering(Lowering):
         return ranked, torch.where(ranked > 0, label[rank], -1), column[rank]
 
 
-def detections(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:
+def dets_of(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:
     """``dets`` of the graph's contract.
 
     Args:
@@ -304,8 +304,8 @@ def _smaller(count: Any, size: Any) -> Any:
 def most_above(scores: Tensor, floor: float) -> Tensor:
     """The most entries above ``floor`` that a row of scores (N, P) has, as an int64 scalar.
 
-    Summed in float32, which is several times faster than in int64, and exact up to 2**24. Rows
-    that could have more are of heads whose ``nms_pre`` is far below that.
+    Summed in float32, which is several times faster than in int64, and exact up to 2**24, which is
+    more than any detector finds above its threshold.
     """
     return (scores > floor).to(torch.float32).sum(dim=1).amax().to(torch.int64)
 
