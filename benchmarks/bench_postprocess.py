@@ -195,7 +195,8 @@ def measure(path: Path, feeds: list[Arrays], threads: int, runs: int) -> dict[st
     """Milliseconds of a run, of the whole graph and of its parts by themselves."""
     model = optimised_graph(path, threads)
     names = network(model.graph)
-    parts = [Part(model, names), Part(model, {node.name for node in model.graph.node} - names)]
+    after = {node.name for node in model.graph.node} - names
+    parts = [Part(model, names), Part(model, after)]
     values = values_of(model, {name for part in parts for name in part.inputs}, feeds, threads)
     runners = [(open_session(str(path), threads), feeds)]
     for part in parts:
@@ -215,9 +216,9 @@ def measure(path: Path, feeds: list[Arrays], threads: int, runs: int) -> dict[st
         "total": total,
         "network": alone,
         "rest": rest,
-        "nodes": (len(names), len(model.graph.node) - len(names)),
+        "nodes": (len(names), len(after)),
         "share": share,
-        "after": {node.name for node in model.graph.node} - names,
+        "after": after,
     }
 
 

@@ -50,23 +50,25 @@ def model() -> onnx.ModelProto:
     )
 
 
+def made(nodes: str) -> onnx.ModelProto:
+    """A graph of these nodes from x to o."""
+    head = '<ir_version: 9, opset_import: ["" : 17]> net (float[1, 3] x) => (float[1, 3] o)'
+    return onnx.parser.parse_model(f"{head} {{ {nodes} }}")
+
+
 def test_names_say_what_is_network(bench: Any, model: onnx.ModelProto) -> None:
     assert bench.network(model.graph) == {"/backbone/Relu"}
 
 
 def test_of_two_stages_the_choice_of_regions_is_post_processing(bench: Any) -> None:
     """Also where heads have numbers, as a cascade's; what the proposal network needs is network."""
-    model = onnx.parser.parse_model(
+    model = made(
         """
-        <ir_version: 9, opset_import: ["" : 17]>
-        net (float[1, 3] x) => (float[1, 3] o)
-        {
-            ["/Neg"] n = Neg(x)
-            ["/rpn_head/Relu"] r = Relu(n)
-            ["/Abs"] a = Abs(r)
-            ["/bbox_head.0/Relu"] h = Relu(a)
-            ["/Exp"] o = Exp(h)
-        }
+        ["/Neg"] n = Neg(x)
+        ["/rpn_head/Relu"] r = Relu(n)
+        ["/Abs"] a = Abs(r)
+        ["/bbox_head.0/Relu"] h = Relu(a)
+        ["/Exp"] o = Exp(h)
         """
     )
     assert bench.network(model.graph) == {"/Neg", "/rpn_head/Relu", "/bbox_head.0/Relu"}
@@ -74,21 +76,17 @@ def test_of_two_stages_the_choice_of_regions_is_post_processing(bench: Any) -> N
 
 def test_refinement_of_masks_is_network(bench: Any) -> None:
     """From coarse masks to the points of the last step; not where the boxes come from."""
-    model = onnx.parser.parse_model(
+    model = made(
         """
-        <ir_version: 9, opset_import: ["" : 17]>
-        net (float[1, 3] x) => (float[1, 3] o)
-        {
-            ["/rpn_head/Relu"] r = Relu(x)
-            ["/Abs"] a = Abs(r)
-            ["/bbox_head/Relu"] b = Relu(a)
-            ["/Neg"] d = Neg(b)
-            ["/fc_logits/Relu"] c = Relu(d)
-            ["/Exp"] e = Exp(c)
-            ["/Add"] p = Add(e, d)
-            ["/point_head_1/Relu"] q = Relu(p)
-            ["/Mul"] o = Mul(q, e)
-        }
+        ["/rpn_head/Relu"] r = Relu(x)
+        ["/Abs"] a = Abs(r)
+        ["/bbox_head/Relu"] b = Relu(a)
+        ["/Neg"] d = Neg(b)
+        ["/fc_logits/Relu"] c = Relu(d)
+        ["/Exp"] e = Exp(c)
+        ["/Add"] p = Add(e, d)
+        ["/point_head_1/Relu"] q = Relu(p)
+        ["/Mul"] o = Mul(q, e)
         """
     )
     modules = {"/rpn_head/Relu", "/bbox_head/Relu", "/fc_logits/Relu", "/point_head_1/Relu"}

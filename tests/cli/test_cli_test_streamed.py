@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scene_detections import middling
 
 from pytest_onnxdet.commands.common import open_config
 from pytest_onnxdet.commands.evaluate import evaluate, open_data
@@ -20,24 +21,6 @@ from pytest_onnxdet.data.detections import Detections
 @pytest.fixture
 def scenes(few: Path) -> Dataset:
     return open_data(open_config("mini:mask_rcnn", {"data.test.ann_file": str(few)}))
-
-
-def middling(dataset: Dataset) -> list[Detections]:
-    """Shaken, doubled and mislabelled objects with boxy masks, some of equal score."""
-    rng = np.random.default_rng(0)
-    found = []
-    for index, info in enumerate(dataset.coco.data_infos):
-        known = dataset.coco.get_ann_info(index)
-        boxes = np.concatenate([known["bboxes"]] * 2)
-        boxes = np.clip(boxes + rng.normal(0, 2, boxes.shape), 0, None).astype(np.float32)
-        labels = np.concatenate([known["labels"]] * 2)
-        labels = np.where(rng.random(len(labels)) < 0.1, rng.integers(0, 3, len(labels)), labels)
-        scores = np.sort(rng.random(len(labels)).round(1))[::-1].astype(np.float32)
-        masks = np.zeros((len(boxes), info["height"], info["width"]), bool)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-            mask[y1 : y2 + 1, x1 : x2 + 1] = True
-        found.append(Detections(boxes, scores, labels.astype(np.int64), masks))
-    return found
 
 
 def in_mmdets_format(found: list[Detections]) -> list[Any]:

@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-from typing import Any
 
 import numpy as np
 import pytest
 from mmcv import Config
+from scene_detections import middling, pycocotools_eval
 
-from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.data import evaluation
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
@@ -22,33 +21,6 @@ def shapes() -> Dataset:
     return load_dataset(builtin_datasets().get("shapes"), config, limit=24)
 
 
-def middling(dataset: Dataset) -> list[Detections]:
-    """Found, missed, doubled, shifted and mislabelled objects, some of equal score."""
-    rng = np.random.default_rng(0)
-    found = []
-    for index, info in enumerate(dataset.coco.data_infos):
-        known = dataset.coco.get_ann_info(index)
-        kept = rng.random(3 * len(known["labels"])) > 0.3
-        boxes, labels = (
-            np.concatenate([known["bboxes"]] * 3)[kept],
-            np.tile(known["labels"], 3)[kept],
-        )
-        shifted = rng.random(len(boxes)) < 0.8
-        boxes = np.clip(boxes + rng.normal(0, 6, boxes.shape) * shifted[:, None], 0, None)
-        other = rng.random(len(labels)) < 0.1
-        labels = np.where(other, rng.integers(0, 3, len(labels)), labels)
-        scores = np.sort(rng.random(len(labels)).round(1))[::-1]
-        masks = np.zeros((len(boxes), info["height"], info["width"]), bool)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-            mask[y1 : y2 + 1, x1 : x2 + 1] = True
-        found.append(
-            Detections(
-                boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64), masks
-            )
-        )
-    return found
-
-
 def _none() -> Detections:
     return Detections(
         np.zeros((0, 4), np.float32),
@@ -56,21 +28,6 @@ def _none() -> Detections:
         np.zeros(0, np.int64),
         RunLengthMasks([]),
     )
-
-
-def by_pycocotools(dataset: Dataset, found: list[Detections], kind: str) -> Any:
-    from pycocotools.cocoeval import COCOeval
-
-    results = [mmdet_result(one, 3) for one in found]
-    if kind == "bbox":
-        boxes = [one[0] if isinstance(one, tuple) else one for one in results]
-        entries = dataset.coco._det2json(boxes)
-    else:
-        entries = dataset.coco._segm2json(results)[1]
-        for entry in entries:
-            del entry["bbox"]
-    results = dataset.coco.coco.loadRes(entries)
-    return COCOeval(dataset.coco.coco, results, kind)
 
 
 @pytest.mark.parametrize("by_category", [True, False])
@@ -81,7 +38,7 @@ def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bo
         entry["iscrowd"] = int(number % 7 == 0)
     found = middling(shapes)
     with contextlib.redirect_stdout(io.StringIO()):
-        slow = by_pycocotools(shapes, found, kind)
+        slow = pycocotools_eval(shapes, found, kind)
         streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
         for one in (slow, streamed):
             one.params.imgIds, one.params.catIds = coco.img_ids, coco.cat_ids
@@ -109,7 +66,7 @@ def test_chunks_make_no_difference(
     coco.coco.dataset["annotations"] = kept
     with contextlib.redirect_stdout(io.StringIO()):
         coco.coco.createIndex()
-        slow = by_pycocotools(shapes, found, kind)
+        slow = pycocotools_eval(shapes, found, kind)
         streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
         for one in (slow, streamed):
             one.params.imgIds = coco.img_ids
@@ -140,7 +97,7 @@ def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Datas
     coco, found = shapes.coco, middling(shapes)
     some = Found(coco.img_ids[:10], coco.cat_ids, found[:10])
     with contextlib.redirect_stdout(io.StringIO()):
-        slow = by_pycocotools(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
+        slow = pycocotools_eval(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
         streamed = StreamedEval(coco.coco, some, "bbox")
         for one in (slow, streamed):
             one.params.imgIds, one.params.catIds = coco.img_ids[:16], coco.cat_ids[:2]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from mmcv import Config
+from scene_detections import middling, pycocotools_eval
 from verify_samples import nudge
 
-from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.verify.accuracy import average_precision
@@ -24,37 +24,9 @@ def scenes() -> Dataset:
     return load_dataset(builtin_datasets().get("shapes"), config, limit=IMAGES)
 
 
-def middling(dataset: Dataset, seed: int = 0) -> list[Detections]:
-    """Found, missed, doubled, shifted and mislabelled objects, some of equal score."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for index, info in enumerate(dataset.coco.data_infos):
-        known = dataset.coco.get_ann_info(index)
-        boxes = np.concatenate([known["bboxes"]] * 3)
-        labels = np.concatenate([known["labels"]] * 3)
-        kept = rng.random(len(boxes)) > 0.3
-        boxes, labels = boxes[kept], labels[kept]
-        boxes = np.clip(boxes + rng.normal(0, 4, boxes.shape), 0, None).astype(np.float32)
-        other = rng.random(len(labels)) < 0.1
-        labels = np.where(other, rng.integers(0, 3, len(labels)), labels)
-        scores = np.sort(rng.random(len(labels)).round(1))[::-1].astype(np.float32)
-        masks = np.zeros((len(boxes), info["height"], info["width"]), bool)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-            mask[y1 : y2 + 1, x1 : x2 + 1] = True
-        found.append(Detections(boxes, scores, labels.astype(np.int64), masks).packed())
-    return found
-
-
 def by_pycocotools(dataset: Dataset, found: list[Detections], metric: str) -> float:
-    from pycocotools.cocoeval import COCOeval
-
-    coco = dataset.coco.coco
     with contextlib.redirect_stdout(io.StringIO()):
-        boxes, masks = dataset.coco._segm2json([mmdet_result(one, 3) for one in found])
-        for entry in masks:
-            del entry["bbox"]  # as mmdet, so that areas are those of masks
-        results = coco.loadRes(boxes if metric == "bbox" else masks)
-        evaluation = COCOeval(coco, results, metric)
+        evaluation = pycocotools_eval(dataset, found, metric)
         evaluation.params.catIds = list(dataset.coco.cat_ids)
         evaluation.params.imgIds = list(dataset.coco.img_ids)
         evaluation.params.maxDets = [100, 300, 1000]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -136,12 +137,9 @@ class Candidates:
 
     def _placed(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Each candidate's level and its number within it."""
-        starts = [0]
-        for size in self.sizes[:-1]:
-            starts.append(starts[-1] + size)
-        if len(starts) == 1:
+        if len(self.sizes) == 1:
             return torch.zeros_like(index), index
-        bounds = stacked(starts, self._device)
+        bounds = stacked(list(accumulate(self.sizes[:-1], initial=0)), self._device)
         # Candidates last: they are many, and levels few.
         level = (index[:, None] >= bounds[1:, None]).sum(dim=1)
         return level, index - bounds[level]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -279,9 +280,7 @@ def _rank(index: Tensor, sizes: Sequence[Any], limit: int) -> Tensor:
     Returns:
         float32 (N, K); exact up to 2**24 entries.
     """
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
+    starts = list(accumulate(sizes, initial=0))
     larger = [k for k, size in enumerate(sizes) if torch.is_tensor(size) or size > limit]
     if not larger:
         return torch.zeros_like(index, dtype=torch.float32)

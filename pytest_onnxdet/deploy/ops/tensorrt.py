@@ -110,13 +110,11 @@ class TensorRTLowering(Lowering):
         score, pair = self._topk(scores.flatten(1), MOST_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
-        chosen = (
-            take_rows(boxes.flatten(1, 2), pair) if boxes.dim() == 4 else take_rows(boxes, column)
-        )
+        rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
         found, labels, index = self.nms_pairs(
-            chosen, score, label, 0, iou_threshold, limit, limit_per_class, least
+            take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, least
         )
-        return found, labels, torch.gather(pair if boxes.dim() == 4 else column, 1, index)
+        return found, labels, torch.gather(at, 1, index)
 
     def nms_pairs(
         self,
