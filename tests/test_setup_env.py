@@ -7,18 +7,24 @@ import json
 import multiprocessing
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import setup_env
 import setup_wheel
 from setup_report import SetupError
-from setup_steps import Result, exclusive
-from setup_wheel import WheelCache, WheelKey, has_operators
+from setup_steps import Commands, Result, exclusive
+from setup_wheel import STOCK, UNITY, WheelCache, WheelKey, has_operators
 
-KEY = WheelKey(python="cp311", torch="2.13.0+cpu", ops="cpu", mmcv="1.7.2", machine="x86_64")
+KEY = WheelKey(
+    python="cp311", torch="2.13.0+cpu", ops="cpu", mmcv="1.7.2", machine="x86_64",
+    recipe=UNITY, compiler="gcc12.2.0",
+)  # fmt: skip
+GCC = "c++ (Debian 12.2.0-14+deb12u1) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc."
 UNDEFINED = "ImportError: mmcv/_ext.so: undefined symbol: _ZN3c1021throwNullDataPtrErrorEv"
+
+BUILD = "setup_unity.py"
 
 PYPROJECT = """
 [build-system]
@@ -46,8 +52,10 @@ class FakeRunner:
 
     torch: tuple[str, str | None] = ("2.13.0+cpu", None)
     proofs: list[Result] = field(default_factory=list)  # then: they succeed
-    build_output: Result = field(default_factory=lambda: Result(0, "[73/73] c++"))
+    build_output: Result = field(default_factory=lambda: Result(0, "[8/8] c++"))
+    stock_output: Result = field(default_factory=lambda: Result(0, "[73/73] c++"))
     operators: bool = True
+    compiler: Result = field(default_factory=lambda: Result(0, GCC))
     asked: list[str] = field(default_factory=list)
     environments: list[Mapping[str, str]] = field(default_factory=list)
 
@@ -73,11 +81,19 @@ class FakeRunner:
             return self.proofs.pop(0) if self.proofs else Result(0, setup_wheel.MARKER)
         elif "torch.version.cuda" in command:
             return Result(0, f"a warning\n{json.dumps(self.torch)}\n")
-        elif "pip wheel" in command:
-            if self.build_output.returncode == 0:
-                folder = Path(argv[argv.index("--wheel-dir") + 1])
-                write_wheel(folder / "mmcv_full-1.7.2-cp311.whl", operators=self.operators)
-            return self.build_output
+        elif command.endswith("c++ --version"):
+            return self.compiler
+        elif "pip download" in command:
+            (Path(argv[argv.index("--dest") + 1]) / "mmcv-full-1.7.2.tar.gz").touch()
+        elif BUILD in command:
+            stock = "--stock" in argv
+            output = self.stock_output if stock else self.build_output
+            work = Path(argv[argv.index("--stock") - 1] if stock else argv[-1])
+            log.write_text(output.output)
+            if output.returncode == 0:
+                wheel = work / "dist" / "mmcv_full-1.7.2-cp311.whl"
+                write_wheel(wheel, operators=self.operators)
+            return output
         elif "pip install torch" in command:
             self._install(venv, "torch-2.13.0+cpu")
         elif "mmcv_full" in command:
@@ -113,11 +129,10 @@ def cache(tmp_path: Path) -> WheelCache:
     return WheelCache(tmp_path / "cache")
 
 
-def set_up(
-    root: Path, cache: WheelCache, run: FakeRunner, *, gpu: bool = False, rtx: bool = False
-) -> str:
+def set_up(root: Path, cache: WheelCache, run: FakeRunner, *, gpu: bool = False, **options) -> str:
     stream = io.StringIO()
-    setup_env.set_up(root, gpu=gpu, rtx=rtx, cache=cache, run=run, stream=stream)
+    options.setdefault("free", lambda _path: 1e12)
+    setup_env.set_up(root, gpu=gpu, cache=cache, run=run, stream=stream, **options)
     return stream.getvalue()
 
 
@@ -128,8 +143,9 @@ def test_a_fresh_clone_installs_torch_first_and_builds_once(root, cache):
     run = FakeRunner()
     said = set_up(root, cache, run)
     assert "-m venv" in run.asked[0]
-    assert run.asked[1].endswith("pip install torch==2.13.0")
-    assert run.count("pip wheel") == 1
+    installs = [command for command in run.asked if "pip install" in command]
+    assert installs[0].endswith("pip install torch==2.13.0")
+    assert run.count(BUILD) == 1
     assert "about" in said and "minutes" in said and "mmcv-build.log" in said
     assert run.asked[-1].endswith("install --no-deps mmdet==2.28.2")
     assert all(env["PIP_CONSTRAINT"] == "constraints.txt" for env in run.environments)
@@ -146,14 +162,14 @@ def test_the_next_clone_takes_the_wheel_from_the_cache(root, cache):
     write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
     run = FakeRunner()
     set_up(root, cache, run)
-    assert run.count("pip wheel") == 0
+    assert run.count(BUILD) == 0
 
 
 def test_a_second_set_up_keeps_mmcv_where_it_still_imports(root, cache):
     set_up(root, cache, FakeRunner())
     run = FakeRunner()
     set_up(root, cache, run)
-    assert run.count("-m venv") == run.count("--force-reinstall") == run.count("pip wheel") == 0
+    assert run.count("-m venv") == run.count("--force-reinstall") == run.count(BUILD) == 0
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -206,7 +222,7 @@ def test_gpu_replaces_onnxruntime_and_builds_for_cuda(root, cache):
     set_up(root, cache, run, gpu=True)
     assert run.count("uninstall --yes onnxruntime onnxruntime-gpu") == 1
     assert run.count(".[gpu,") == 1
-    built = next(i for i, command in enumerate(run.asked) if "pip wheel" in command)
+    built = next(i for i, command in enumerate(run.asked) if BUILD in command)
     assert run.environments[built]["FORCE_CUDA"] == "1"
     assert "ops_cu130" in run.asked[built]
 
@@ -217,7 +233,7 @@ def test_rtx_adds_its_builder_and_no_other_set_up_takes_it_away(root, cache):
     run = FakeRunner()
     set_up(root, cache, run, rtx=True)
     assert run.count(".[cpu,openmmlab,export,dev,tensorrt-rtx]") == 1
-    assert run.count("pip wheel") == 0
+    assert run.count(BUILD) == 0
     assert setup_env.is_set_up(root, gpu=False, rtx=True)
     assert setup_env.is_set_up(root, gpu=False), "a plain command has nothing to do after it"
     set_up(root, cache, FakeRunner())
@@ -241,11 +257,26 @@ def test_gpu_without_a_cuda_torch_is_refused(root, cache):
         set_up(root, cache, FakeRunner(), gpu=True)
 
 
-@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 13)])
-def test_an_unsupported_python_is_named(version):
-    with pytest.raises(SetupError, match=rf"Python 3\.{version[1]}; .* 3\.11 to 3\.12") as failure:
+@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 12), (3, 13)])
+@pytest.mark.parametrize("there", [None, "/opt/bin/python3.11"])
+def test_an_unsupported_python_is_named_with_the_one_that_works(monkeypatch, version, there):
+    monkeypatch.setattr(setup_env.shutil, "which", lambda _name: there)
+    said = rf"Python 3\.{version[1]}; the pinned stack works with Python 3\.11"
+    with pytest.raises(SetupError, match=said) as failure:
         setup_env.check_python(version)
-    assert "PYTHON=" in failure.value.remedy
+    assert failure.value.remedy.endswith(f"PYTHON={there or 'python3.11'}")
+
+
+def test_a_small_disk_is_refused_before_anything_is_made(root, cache):
+    run = FakeRunner()
+    with pytest.raises(SetupError, match=r"1\.2 GB are free .* 2\.5 GB"):
+        set_up(root, cache, run, free=lambda _path: 1.2e9)
+    assert run.asked == [] and not (root / ".venv").exists()
+
+
+def test_a_full_venv_needs_no_more_disk(root, cache):
+    set_up(root, cache, FakeRunner())
+    set_up(root, cache, FakeRunner(), free=lambda _path: 0.0)
 
 
 def test_the_command_prints_the_report_and_fails(monkeypatch, capsys):
@@ -261,19 +292,21 @@ def test_the_command_prints_the_report_and_fails(monkeypatch, capsys):
 
 
 def test_every_input_of_the_build_changes_the_key():
-    others = {"python": "cp312", "torch": "2.13.0+cu130", "ops": "cu130", "mmcv": "1.7.1"}
-    keys = {str(KEY)}
-    for name, value in {**others, "machine": "aarch64"}.items():
-        keys.add(str(WheelKey(**{**vars(KEY), name: value})))
-    assert len(keys) == 6
+    others = {
+        "python": "cp312", "torch": "2.13.0+cu130", "ops": "cu130", "mmcv": "1.7.1",
+        "machine": "aarch64", "recipe": STOCK, "compiler": "clang14.0.6",
+    }  # fmt: skip
+    assert others.keys() == vars(KEY).keys()
+    keys = {str(replace(KEY, **{name: value})) for name, value in others.items()}
+    assert len(keys | {str(KEY)}) == 8
 
 
 def test_a_stale_wheel_is_rebuilt_without_asking_and_proved_again(root, cache):
     write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
     run = FakeRunner(proofs=[Result(1, f"{setup_wheel.MARKER}\n{UNDEFINED}")])
     said = set_up(root, cache, run)
-    assert run.count("pip wheel") == 1
-    assert "--no-cache-dir" in next(command for command in run.asked if "pip wheel" in command)
+    assert run.count(BUILD) == 1
+    assert "--no-cache-dir" in next(command for command in run.asked if "download" in command)
     assert run.count(setup_wheel.PROOF) == 2
     assert "does not load and is rebuilt" in said
 
@@ -283,7 +316,7 @@ def test_a_new_wheel_that_does_not_load_is_an_error_not_a_loop(root, cache):
     run = FakeRunner(proofs=[unfit, unfit, unfit])
     with pytest.raises(SetupError, match="another torch"):
         set_up(root, cache, run)
-    assert run.count("pip wheel") == 1
+    assert run.count(BUILD) == 1
 
 
 def test_a_missing_import_of_mmcv_does_not_trigger_a_build(root, cache):
@@ -291,7 +324,7 @@ def test_a_missing_import_of_mmcv_does_not_trigger_a_build(root, cache):
     run = FakeRunner(proofs=[Result(1, "ModuleNotFoundError: No module named 'addict'")])
     with pytest.raises(SetupError, match="No module named 'addict'"):
         set_up(root, cache, run)
-    assert run.count("pip wheel") == 0
+    assert run.count(BUILD) == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "without operators"])
@@ -304,7 +337,7 @@ def test_a_damaged_cached_wheel_is_rebuilt(root, cache, damage):
     assert not has_operators(wheel)
     run = FakeRunner()
     set_up(root, cache, run)
-    assert run.count("pip wheel") == 1
+    assert run.count(BUILD) == 1
     assert has_operators(wheel)
 
 
@@ -316,6 +349,88 @@ def test_a_build_that_skips_the_operators_names_the_missing_torch(root, cache):
     with pytest.raises(SetupError, match="torch is not importable"):
         set_up(root, cache, run)
     assert cache.find(KEY) is None
+
+
+def test_a_missing_compiler_is_told_before_torch_is_installed(root, cache):
+    run = FakeRunner(compiler=Result(127, "FileNotFoundError: c++"))
+    with pytest.raises(SetupError, match="no C\\+\\+ compiler"):
+        set_up(root, cache, run)
+    assert run.count("pip install") == 0
+
+
+def test_without_a_compiler_a_wheel_of_any_will_do(root, cache):
+    write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
+    run = FakeRunner(compiler=Result(127, "FileNotFoundError: c++"))
+    set_up(root, cache, run)
+    assert run.count(BUILD) == 0 and run.count("--force-reinstall") == 1
+
+
+def test_without_a_compiler_a_wheel_that_does_not_load_is_an_error(root, cache):
+    write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
+    unfit = Result(1, f"{setup_wheel.MARKER}\n{UNDEFINED}")
+    run = FakeRunner(compiler=Result(127, ""), proofs=[unfit])
+    with pytest.raises(SetupError, match="no C\\+\\+ compiler"):
+        set_up(root, cache, run)
+
+
+@pytest.mark.parametrize(
+    ("first", "version"),
+    [
+        (GCC, "gcc12.2.0"),
+        ("g++ (GCC) 13.2.1 20231205 (Red Hat 13.2.1-6)", "gcc13.2.1"),
+        ("Debian clang version 14.0.6", "clang14.0.6"),
+        ("Ubuntu clang version 18.1.3 (1ubuntu1)", "clang18.1.3"),
+    ],
+)
+def test_compilers_are_told_apart(root, first, version):
+    commands = Commands(root, run=FakeRunner(compiler=Result(0, first)))
+    assert setup_wheel.compiler_version(commands, {}) == version
+
+
+# --- one recipe and the other ------------------------------------------------------------------
+
+CLASH = "FAILED: [code=1] units/cpu_0.o\nnms.cpp:1: error: redefinition of 'int area()'\n"
+
+
+def test_a_unit_that_does_not_compile_gives_way_to_the_stock_build(root, cache):
+    run = FakeRunner(build_output=Result(1, CLASH))
+    said = set_up(root, cache, run)
+    assert run.count(BUILD) == 2 and run.count("--stock") == 1
+    assert "a unit of several files does not compile: nms.cpp:1: error: redefinition" in said
+    assert cache.find(KEY) is None and cache.find(replace(KEY, recipe=STOCK)) is not None
+    assert setup_env.is_set_up(root, gpu=False)
+
+
+@pytest.mark.parametrize(
+    "said", [f"{CLASH}c++: fatal error: Killed signal terminated program", "ValueError: odd"]
+)
+def test_what_the_stock_build_would_not_mend_is_told_without_trying_it(root, cache, said):
+    run = FakeRunner(build_output=Result(1, said))
+    with pytest.raises(SetupError):
+        set_up(root, cache, run)
+    assert run.count(BUILD) == 1
+
+
+def test_the_stock_build_may_be_asked_for(root, cache):
+    set_up(root, cache, FakeRunner())
+    assert not setup_env.is_set_up(root, gpu=False, stock=True)
+    run = FakeRunner()
+    set_up(root, cache, run, stock=True)
+    assert run.count(BUILD) == run.count("--stock") == 1
+    assert setup_env.is_set_up(root, gpu=False, stock=True)
+    assert cache.find(KEY) is not None, "the other wheel stays"
+
+
+def test_an_interrupted_build_goes_on_in_its_folder_and_a_finished_one_leaves_none(root, cache):
+    with pytest.raises(SetupError):
+        set_up(root, cache, FakeRunner(build_output=Result(130, "interrupted")))
+    work = root / ".venv" / "mmcv-build" / str(KEY)
+    (work / "object.o").touch()
+    run = FakeRunner()
+    set_up(root, cache, run)
+    assert run.count("pip download") == 0, "the sources are there"
+    assert any(str(work) in command for command in run.asked if BUILD in command)
+    assert not work.parent.exists()
 
 
 def test_a_failed_build_leaves_nothing_in_the_cache(root, cache):

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     # MAKEFLAGS and the variables are those of the `make test` that may run this very test.
-    variables = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS", "GPU", "RTX", "WORKERS", "PYTHON")
+    variables = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS", "GPU", "RTX", "MMCV_STOCK",
+                 "WORKERS", "PYTHON")  # fmt: skip
     env = {name: value for name, value in os.environ.items() if name not in variables}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
@@ -56,13 +57,18 @@ def test_help_lists_every_target_and_variable() -> None:
     assert shown == make().stdout
     for target in phony[1].split():
         assert target == "help" or f"\nmake {target} " in f"\n{shown}"
-    for variable in ("ARGS", "GPU", "RTX", "WORKERS", "PYTHON"):
+    for variable in ("ARGS", "GPU", "RTX", "MMCV_STOCK", "WORKERS", "PYTHON"):
         assert f"\n{variable}=" in shown
 
 
 @pytest.mark.parametrize(
     ("given", "flags"),
-    [((), []), (("RTX=1",), ["--rtx"]), (("GPU=1", "RTX=yes"), ["--gpu", "--rtx"])],
+    [
+        ((), []),
+        (("RTX=1",), ["--rtx"]),
+        (("GPU=1", "RTX=yes"), ["--gpu", "--rtx"]),
+        (("MMCV_STOCK=1",), ["--stock"]),
+    ],
 )
 def test_variables_become_options_of_the_set_up(given: tuple[str, ...], flags: list[str]) -> None:
     (line,) = dry("setup", *given).splitlines()

@@ -1,6 +1,6 @@
 """Set up `.venv` with the pinned stack; do nothing, quickly, when it is there.
 
-    python3 tools/setup_env.py [--gpu] [--rtx]
+    python3 tools/setup_env.py [--gpu] [--rtx] [--stock]
 
 The order is forced by what depends on what: torch first and alone, so that no other requirement
 chooses its build; then mmcv-full, compiled against it; mmdet without its own requirements, some of
@@ -17,19 +17,24 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from setup_report import SetupError, diagnose
+from setup_report import NO_COMPILER, SetupError, diagnose
 from setup_steps import Commands, Runner, exclusive, run_logged
-from setup_wheel import WheelCache, WheelKey, install, prove
+from setup_wheel import STOCK, UNITY, WheelCache, WheelKey, compiler_version, install, prove
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The pins in constraints.txt need the first; mmcv-full 1.7 is not known to work beyond the last.
-SUPPORTED_PYTHON = ((3, 11), (3, 12))
+# The pins in constraints.txt were verified under this Python: older ones do not install several of
+# them, and no set-up under a newer one has been run to its end.
+PYTHON = (3, 11)
+
+# Measured: a new .venv takes 1.4 GB; objects, wheels and what pip unpacks come on top of it.
+DISK_GB = 2.5
 
 # What mmcv-full's setup.py needs to compile: nothing is isolated, because it has to see torch.
 BUILD_REQUIREMENTS = ("setuptools<80", "wheel", "ninja", "psutil")
@@ -42,18 +47,38 @@ WATCHED = ("torch", "mmcv-full", "mmdet", "onnxruntime", "onnxruntime-gpu", "pyt
 
 
 def check_python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> None:
-    """Refuse a Python that the pinned stack does not install on.
+    """Refuse a Python that the pinned stack was not verified on.
 
     Raises:
-        SetupError: naming the versions that do.
+        SetupError: naming the version that was, and where it is if it is installed.
     """
-    first, last = SUPPORTED_PYTHON
-    if not first <= version <= last:
-        span = " to ".join(f"{major}.{minor}" for major, minor in SUPPORTED_PYTHON)
+    if version == PYTHON:
+        return
+    wanted = f"python{PYTHON[0]}.{PYTHON[1]}"
+    there = shutil.which(wanted)
+    raise SetupError(
+        "checking Python",
+        f"this is Python {version[0]}.{version[1]}; the pinned stack works with "
+        f"Python {PYTHON[0]}.{PYTHON[1]}, and the package itself with 3.11 or newer in an "
+        "environment of your own",
+        f"remove .venv if it exists, and name another Python: make ... PYTHON={there or wanted}",
+    )
+
+
+def check_disk(root: Path, free: Callable[[Path], float]) -> None:
+    """Refuse to fill a disk half-way. ``free`` gives the bytes that are left where a path lies.
+
+    Raises:
+        SetupError: with what is there and what is needed, in GB.
+    """
+    if installed(root / ".venv", "torch") is not None:
+        return  # the largest part is there
+    there = free(root) / 1e9
+    if there < DISK_GB:
         raise SetupError(
-            "checking Python",
-            f"this is Python {version[0]}.{version[1]}; the pinned stack needs {span}",
-            "name another one and remove .venv if it exists: make ... PYTHON=python3.11",
+            "checking disk space",
+            f"{there:.1f} GB are free where the clone is, and a new .venv needs {DISK_GB} GB",
+            "free some, or clone to a larger disk, then run the command again",
         )
 
 
@@ -70,7 +95,7 @@ def installed(venv: Path, name: str) -> str | None:
     return found.name[len(name) + 1 : -len(".dist-info")] if found else None
 
 
-def stamp(root: Path, *, gpu: bool) -> str:
+def stamp(root: Path, *, gpu: bool, stock: bool = False) -> str:
     """A digest of all that decides what `.venv` should hold, and of what it visibly does."""
     import tomllib  # here, so that an older Python reaches check_python's message
 
@@ -79,6 +104,7 @@ def stamp(root: Path, *, gpu: bool) -> str:
     metadata = project["project"]
     inputs: list[Any] = [
         gpu,
+        stock,
         str(root),  # neither scripts nor an editable install survive a move
         (venv / "pyvenv.cfg").read_text(encoding="utf-8") if venv.exists() else None,
         (root / "constraints.txt").read_text(encoding="utf-8"),
@@ -111,12 +137,12 @@ def write_state(root: Path, **changes: str) -> None:
     arriving.replace(path)
 
 
-def is_set_up(root: Path, *, gpu: bool, rtx: bool = False) -> bool:
+def is_set_up(root: Path, *, gpu: bool, rtx: bool = False, stock: bool = False) -> bool:
     """Is there nothing to do?"""
     recorded = read_state(root).get("stamp")
     if rtx and installed(root / ".venv", RTX) != read_pins(root).get(RTX):
         return False
-    return recorded is not None and recorded == stamp(root, gpu=gpu)
+    return recorded is not None and recorded == stamp(root, gpu=gpu, stock=stock)
 
 
 def create_venv(commands: Commands) -> None:
@@ -140,8 +166,8 @@ def _early_log(root: Path) -> Path:
     return root / ".venv.log"
 
 
-def wheel_key(commands: Commands, mmcv: str, *, gpu: bool) -> WheelKey:
-    """Ask the installed torch what it is.
+def wheel_key(commands: Commands, mmcv: str, *, gpu: bool, stock: bool) -> WheelKey:
+    """Ask the installed torch and the compiler what they are.
 
     Raises:
         SetupError: where it does not import, or has no CUDA and `gpu` asks for it.
@@ -165,12 +191,26 @@ def wheel_key(commands: Commands, mmcv: str, *, gpu: bool) -> WheelKey:
         ops=f"cu{cuda.replace('.', '')}" if gpu else "cpu",
         mmcv=mmcv,
         machine=platform.machine(),
+        recipe=STOCK if stock else UNITY,
+        compiler=compiler_version(commands, os.environ),
     )
 
 
+def check_compiler(commands: Commands, cache: WheelCache) -> None:
+    """Say at once, not after minutes of installing, that mmcv-full cannot be compiled.
+
+    Raises:
+        SetupError: there is no compiler, and no wheel that was compiled earlier either.
+    """
+    there = any(cache.root.glob("*/mmcv_full-*.whl"))
+    if not there and compiler_version(commands, os.environ) is None:
+        raise SetupError("checking the compiler", *NO_COMPILER)
+
+
 def set_up(
-    root: Path, *, gpu: bool, rtx: bool = False, cache: WheelCache, run: Runner = run_logged,
-    stream: TextIO | None = None,
+    root: Path, *, gpu: bool, rtx: bool = False, stock: bool = False, cache: WheelCache,
+    run: Runner = run_logged, stream: TextIO | None = None,
+    free: Callable[[Path], float] = lambda path: shutil.disk_usage(path).free,
 ) -> None:  # fmt: skip
     """Bring `.venv` to what the pins ask for. Every step can be repeated.
 
@@ -179,7 +219,9 @@ def set_up(
     """
     commands = Commands(root, run=run, stream=stream)
     pins = read_pins(root)
+    check_disk(root, free)
     create_venv(commands)
+    check_compiler(commands, cache)
     commands.say(f"setting up .venv; log: {commands.log}")
     commands.pip(f"installing torch {pins['torch']}", "install", f"torch=={pins['torch']}")
     commands.pip("installing build requirements", "install", *BUILD_REQUIREMENTS)
@@ -195,7 +237,7 @@ def set_up(
         "install", "--no-build-isolation", "--editable", f".[{extras}]",
     )  # fmt: skip
 
-    key = wheel_key(commands, pins["mmcv-full"], gpu=gpu)
+    key = wheel_key(commands, pins["mmcv-full"], gpu=gpu, stock=stock)
     kept = read_state(root).get("mmcv") == str(key)
     kept = kept and installed(commands.venv, "mmcv-full") == key.mmcv
     if not (kept and prove(commands) is None):
@@ -203,7 +245,7 @@ def set_up(
     commands.pip(f"installing mmdet {pins['mmdet']}", "install", "--no-deps",
                  f"mmdet=={pins['mmdet']}")  # fmt: skip
     write_state(root, mmcv=str(key))
-    write_state(root, stamp=stamp(root, gpu=gpu))
+    write_state(root, stamp=stamp(root, gpu=gpu, stock=stock))
     _early_log(root).unlink(missing_ok=True)
 
 
@@ -212,15 +254,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Set up .venv with the pinned stack.")
     parser.add_argument("--gpu", action="store_true", help="onnxruntime-gpu, mmcv-full with CUDA")
     parser.add_argument("--rtx", action="store_true", help="also tensorrt-rtx-cu13")
-    options = parser.parse_args(arguments)
-    gpu, rtx = options.gpu, options.rtx
+    parser.add_argument(
+        "--stock", action="store_true", help="mmcv-full file by file, as its setup.py compiles it"
+    )
+    wanted = vars(parser.parse_args(arguments))
     try:
         check_python()
-        if is_set_up(ROOT, gpu=gpu, rtx=rtx):
+        if is_set_up(ROOT, **wanted):
             return 0
         with exclusive(ROOT / ".venv.lock", "waiting for another set-up of this clone"):
-            if not is_set_up(ROOT, gpu=gpu, rtx=rtx):
-                set_up(ROOT, gpu=gpu, rtx=rtx, cache=WheelCache.of_user(os.environ))
+            if not is_set_up(ROOT, **wanted):
+                set_up(ROOT, cache=WheelCache.of_user(os.environ), **wanted)
     except SetupError as error:
         print(f"\n{error.report()}", file=sys.stderr)
         return 1

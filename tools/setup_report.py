@@ -42,6 +42,11 @@ class SetupError(Exception):
         return "\n".join(lines)
 
 
+NO_COMPILER = Diagnosis(
+    "no C++ compiler was found",
+    "install one (Debian: apt-get install g++), or name one in CXX, then run the command again",
+)
+
 COMPILERS = r"(?:c\+\+|g\+\+|gcc|cc|[\w-]+-linux-gnu-g(?:cc|\+\+))"
 
 # The first match wins. A full disk or a killed compiler comes first, because either also makes
@@ -74,11 +79,7 @@ KNOWN_FAILURES: tuple[tuple[str, Diagnosis], ...] = (
         rf"No such file or directory: '(?:\S*/)?{COMPILERS}'|\['which', '{COMPILERS}'\]|"
         rf"(?:^|[\s:/]){COMPILERS}: (?:command )?not found|"
         rf"unable to execute '{COMPILERS}'|command '(?:\S*/)?{COMPILERS}' failed: No such file",
-        Diagnosis(
-            "no C++ compiler was found",
-            "install one (Debian: apt-get install g++), or name one in CXX, "
-            "then run the command again",
-        ),
+        NO_COMPILER,
     ),
     (
         r"No module named 'torch'|absence of torch",
@@ -125,8 +126,8 @@ KNOWN_FAILURES: tuple[tuple[str, Diagnosis], ...] = (
         r"ProxyError",
         Diagnosis(
             "the package index cannot be reached",
-            "check the network, and pip's index, proxy and certificate settings "
-            "(pip config list), then run the command again",
+            "check the network, pip's index and certificate settings (pip config list), and the "
+            "proxy (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, pip's `proxy`), then run the command again",
         ),
     ),
     (
@@ -155,6 +156,11 @@ def diagnose(output: str) -> Diagnosis:
         "read the log; when the cause is gone, run the command again: it continues where it failed",
         tail_of(output),
     )
+
+
+def is_known(output: str) -> bool:
+    """Does the output name one of the known causes, which no other way to build would mend?"""
+    return any(re.search(pattern, output, re.MULTILINE) for pattern, _ in KNOWN_FAILURES)
 
 
 def tail_of(output: str, lines: int = 12) -> str:

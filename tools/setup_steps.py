@@ -5,7 +5,6 @@ Standard library only: this runs before anything is installed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -19,9 +18,7 @@ from setup_report import Progress, SetupError, diagnose
 
 try:
     import fcntl
-except (
-    ImportError
-):  # pragma: no cover - mmcv-full's build is for Linux; the import must not hide it
+except ImportError:  # pragma: no cover - mmcv-full's build is for Linux
     raise SystemExit("set-up failed: only Linux is supported") from None
 
 

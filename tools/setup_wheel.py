@@ -1,8 +1,11 @@
-"""mmcv-full: built once per machine and torch, kept, and proved by importing it.
+"""mmcv-full: built once per machine and torch, cached, and proved by importing it.
 
 mmcv-full's operators are compiled against one torch and load with no other; a wheel that does not
-fit fails at import with an undefined symbol. So the cache's key names the torch, the proof is the
-import itself, and a cached wheel that fails it is replaced.
+fit fails at import with an undefined symbol. So the cache's key names the torch, the compiler and
+its flags, the proof is the import itself, and a cached wheel that fails it is replaced.
+
+The sources are compiled in a few units (:mod:`setup_unity`), and file by file, as mmcv-full's
+setup.py does it, where that is asked for or a unit does not compile.
 
 Standard library only: this runs before anything is installed.
 """
@@ -10,19 +13,23 @@ Standard library only: this runs before anything is installed.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from setup_report import SetupError, compiled_files, diagnose, tail_of
+from setup_report import NO_COMPILER, SetupError, compiled_files, diagnose, is_known, tail_of
 from setup_steps import Commands, exclusive
 
-# Measured: 9 minutes on 2 cores.
-BUILD_CORE_MINUTES = 18
+# The two ways to compile, as the key names them, and the minutes that each takes of one core:
+# measured on 2 cores, 1.6 and 9 minutes.
+UNITY, STOCK = "unity-O2-g0", "stock"
+CORE_MINUTES = {UNITY: 3.2, STOCK: 18.0}
 
 # What fails before the marker is not the wheel's fault, and rebuilding would not help.
 MARKER = "everything but the operators imports"
@@ -38,9 +45,22 @@ class WheelKey:
     ops: str  # cpu or cu130: for what the operators are compiled
     mmcv: str  # 1.7.2
     machine: str  # x86_64
+    recipe: str  # UNITY or STOCK
+    compiler: str | None  # gcc12.2.0; None where there is none: then any compiler's wheel will do
 
     def __str__(self) -> str:
-        return f"mmcv{self.mmcv}-{self.python}-torch{self.torch}-ops_{self.ops}-{self.machine}"
+        stack = f"mmcv{self.mmcv}-{self.python}-torch{self.torch}-ops_{self.ops}-{self.machine}"
+        return f"{stack}-{self.recipe}-{self.compiler or '*'}"
+
+
+def compiler_version(commands: Commands, environ: Mapping[str, str]) -> str | None:
+    """The C++ compiler that torch's build runs, `gcc12.2.0` or `clang14.0.6`, if there is one."""
+    result = commands.quietly([*shlex.split(environ.get("CXX") or "c++"), "--version"])
+    first = result.output.partition("\n")[0]
+    version = re.search(r"(\d+\.\d+[.\d]*)\s*$", first) or re.search(r"\d+\.\d+[.\d]*", first)
+    if result.returncode != 0 or version is None:
+        return None
+    return f"{'clang' if 'clang' in first else 'gcc'}{version.group().strip()}"
 
 
 class WheelCache:
@@ -78,7 +98,7 @@ class WheelCache:
 
     def find(self, key: WheelKey) -> Path | None:
         """The key's wheel, unless it is missing, damaged or without operators."""
-        wheels = sorted(self.folder(key).glob("mmcv_full-*.whl"))
+        wheels = sorted(self.root.glob(f"{key}/mmcv_full-*.whl"))
         return next((wheel for wheel in wheels if has_operators(wheel)), None)
 
     def store(self, key: WheelKey, built: Path) -> Path:
@@ -91,6 +111,8 @@ class WheelCache:
 
     def lock(self, key: WheelKey, commands: Commands) -> AbstractContextManager[None]:
         """Let one clone build while the others wait for its wheel."""
+        if key.compiler is None:  # and so nothing will be built
+            return nullcontext()
         label = "waiting for another set-up, which has the same mmcv-full"
         return exclusive(self.folder(key) / "lock", label, commands.stream)
 
@@ -112,50 +134,90 @@ def has_operators(wheel: Path) -> bool:
 
 
 def build(commands: Commands, key: WheelKey, cache: WheelCache) -> Path:
-    """Compile mmcv-full's sdist against the torch in `.venv`; return the kept wheel.
+    """Compile mmcv-full's sdist against the torch in `.venv`; return the cached wheel.
+
+    Where a unit does not compile, the files are compiled one by one, and that wheel is cached under
+    a key of its own.
 
     Raises:
         SetupError: with the cause that the log names.
     """
+    if key.compiler is None:
+        raise SetupError("compiling mmcv-full", *NO_COMPILER)
     cores = len(os.sched_getaffinity(0))
     cuda = key.ops != "cpu"
-    log = commands.venv / "mmcv-build.log"
-    log.unlink(missing_ok=True)
-    minutes = max(2, round(BUILD_CORE_MINUTES / cores))
     commands.say(
         f"mmcv-full {key.mmcv} has to be compiled against torch {key.torch}, once per machine.\n"
-        f"This takes about {minutes} minutes on {cores} cores"
-        f"{', longer with CUDA' if cuda else ''}. Log: {log}"
+        f"This takes about {_minutes(key)} minutes on {cores} cores"
+        f"{', longer with CUDA' if cuda else ''}. Log: {_log(commands)}"
     )
+    try:
+        return _compile(commands, key, cache)
+    except SetupError as error:
+        said = _log(commands).read_text(encoding="utf-8", errors="replace")
+        if key.recipe == STOCK or "FAILED: " not in said or is_known(said):
+            raise
+        stock = replace(key, recipe=STOCK)
+        commands.say(
+            f"a unit of several files does not compile: {error.cause}\n"
+            f"They are compiled one by one now, in about {_minutes(stock)} minutes."
+        )
+        return cache.find(stock) or _compile(commands, stock, cache)
+
+
+def _minutes(key: WheelKey) -> int:
+    return max(2, round(CORE_MINUTES[key.recipe] / len(os.sched_getaffinity(0))))
+
+
+def _log(commands: Commands) -> Path:
+    return commands.venv / "mmcv-build.log"
+
+
+def _compile(commands: Commands, key: WheelKey, cache: WheelCache) -> Path:
+    """One build by the key's recipe. What an interrupted one has compiled is not compiled again."""
+    cuda = key.ops != "cpu"
     env = {
         "MMCV_WITH_OPS": "1",
         "FORCE_CUDA": "1" if cuda else "0",
         # mmcv-full would start at least four compilers, at up to 1.5 GB each.
-        "MAX_JOBS": os.environ.get("MAX_JOBS", str(cores)),
+        "MAX_JOBS": os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0)))),
     }
     if not cuda:
         # FORCE_CUDA=0 alone still compiles CUDA operators where torch sees a GPU.
         env["CUDA_VISIBLE_DEVICES"] = ""
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=cache.folder(key)) as scratch:
+    work = commands.venv / "mmcv-build" / str(key)
+    work.mkdir(parents=True, exist_ok=True)
+    _log(commands).unlink(missing_ok=True)
+    label = f"compiling mmcv-full {key.mmcv}"
+    sdist = work / f"mmcv-full-{key.mmcv}.tar.gz"
+    if not sdist.exists():
         # --no-binary: a wheel that pip finds elsewhere was built against some other torch.
-        pip_wheel = ["wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir", "--verbose"]
-        pip_wheel += ["--no-binary", "mmcv-full", "--wheel-dir", scratch, f"mmcv-full=={key.mmcv}"]
-        label = f"compiling mmcv-full {key.mmcv}"
-        output = commands.step(
-            label, [commands.python, "-m", "pip", *pip_wheel], env=env, log=log,
-            detail=compiled_files,
+        commands.step(
+            f"fetching mmcv-full {key.mmcv}",
+            [commands.python, "-m", "pip", "download", "--no-build-isolation", "--no-deps",
+             "--no-cache-dir", "--no-binary", "mmcv-full", "--dest", str(work),
+             f"mmcv-full=={key.mmcv}"],
+            env=env,
         )  # fmt: skip
-        built = next(Path(scratch).glob("mmcv_full-*.whl"), None)
-        if built is None or not has_operators(built):
-            found = diagnose(output)
-            raise SetupError(
-                label,
-                f"the build left no wheel with operators: {found.cause}",
-                found.remedy,
-                found.evidence,
-                log=log,
-            )
-        return cache.store(key, built)
+    script = Path(__file__).with_name("setup_unity.py")
+    stock = ["--stock"] if key.recipe == STOCK else []
+    output = commands.step(
+        label, [commands.python, "-W", "ignore", str(script), str(sdist), str(work), *stock],
+        env=env, log=_log(commands), detail=compiled_files,
+    )  # fmt: skip
+    built = next((work / "dist").glob("mmcv_full-*.whl"), None)
+    if built is None or not has_operators(built):
+        found = diagnose(output)
+        raise SetupError(
+            label,
+            f"the build left no wheel with operators: {found.cause}",
+            found.remedy,
+            found.evidence,
+            log=_log(commands),
+        )
+    wheel = cache.store(key, built)
+    shutil.rmtree(work.parent, ignore_errors=True)
+    return wheel
 
 
 def prove(commands: Commands) -> str | None:
