@@ -24,6 +24,8 @@ BAR = 1.05
 
 CHILD = """
 import json, statistics, time, torch
+from pytest_onnxdet.models._torchvision import ensure_torchvision
+ensure_torchvision()
 from mmcv import ops
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -82,5 +82,5 @@ def test_the_sdists_own_setup_runs_with_the_units_in_place_of_its_sources(
         assert call.extension.sources == ["./mmcv/ops/csrc/pytorch/nms.cpp"]
         assert call.extension.extra_compile_args == {"cxx": ["-std"]}
     else:
-        assert call.extension.sources == [str(work / "units" / "pytorch_0.cpp")]
+        assert call.extension.sources == ["units/pytorch_0.cpp"]
         assert call.extension.extra_compile_args == {"cxx": ["-std", "-O2", "-g0"]}

@@ -7,9 +7,9 @@ Here each unit includes many of them, so that it is read eight times. setup.py r
 names, tags and packs the wheel as ever; only the sources of its extension are replaced on their way
 to setuptools. Operators, macros and results are the same: tools/compare_mmcv_builds.py shows it.
 
-SDIST (a .tar.gz) is unpacked into WORK and stays as it is; the wheel is left in WORK/dist. Run
-again after an interruption, it goes on where ninja stopped. Runs in `.venv`, with setuptools and
-torch.
+SDIST (a .tar.gz) stays as it is: a copy of it is unpacked into WORK, units are written into the
+copy, and the wheel is left in WORK/dist. Run again after an interruption, it goes on where ninja
+stopped. Runs in `.venv`, with setuptools and torch.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def gathered(sources: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
 def write_units(sources: Iterable[str], folder: Path) -> list[str]:
     """Write the units into ``folder``; return the sources to compile in place of ``sources``.
 
+    setuptools takes paths relative to setup.py's folder alone, so ``folder`` is one.
+
     A unit that is there already and says the same keeps its time stamp, by which ninja goes.
     """
     alone, units = gathered(sources)
@@ -112,17 +114,12 @@ def build(sdist: Path, work: Path, *, stock: bool) -> None:
 
     def setup(**keywords: Any) -> Any:
         for extension in keywords.get("ext_modules") or ():
-            adapt(extension, work / "units")
+            adapt(extension, Path("units"))
         return original(**keywords)
 
     if not stock:
         setuptools.setup = setup
-    sys.argv = [
-        "setup.py",
-        *("egg_info", "--egg-base", str(work)),
-        *("build", "--build-base", str(work / "build")),
-        *("bdist_wheel", "--dist-dir", str(work / "dist")),
-    ]
+    sys.argv = ["setup.py", "bdist_wheel", "--dist-dir", str(work / "dist")]
     runpy.run_path("setup.py", run_name="__main__")
 
 
