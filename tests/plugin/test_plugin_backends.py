@@ -65,7 +65,7 @@ def pytest_onnxdet_backends(registry):
 """
     )
     result = toy.runpytest(
-        "--onnxdet", "-k", "test_parity and one_net and static and b1", "test_graphs.py"
+        "--onnxdet", "-m", "parity and one_net and static and batch1", "test_graphs.py"
     )
     result.stdout.fnmatch_lines(["*the other one*"])
 

@@ -92,7 +92,7 @@ def test_a_check_that_recorded_nothing_is_an_error(toy: pytest.Pytester) -> None
     )
 
     result = toy.runpytest(
-        *TOY, "-k", "one_net and static", "--onnxdet-report=out", "test_graphs.py"
+        "--onnxdet", "-m", "toy and one_net and static", "--onnxdet-report=out", "test_graphs.py"
     )
 
     result.assert_outcomes(failed=2)
@@ -104,7 +104,7 @@ def test_a_test_without_a_check_may_record_nothing(toy: pytest.Pytester) -> None
     with_test(toy, "def test_small(onnxdet_artifact): assert onnxdet_artifact.path.exists()")
 
     result = toy.runpytest(
-        *TOY, "-k", "one_net and static", "--onnxdet-report=out", "test_graphs.py"
+        "--onnxdet", "-m", "toy and one_net and static", "--onnxdet-report=out", "test_graphs.py"
     )
 
     assert result.ret == pytest.ExitCode.OK
@@ -181,7 +181,11 @@ def test_a_failure_reads_as_stage_and_message(toy: pytest.Pytester, kind: str, p
     )
 
     result = toy.runpytest(
-        *TOY, "-k", "one_net and static-b1", "--onnxdet-report=out", "test_graphs.py"
+        "--onnxdet",
+        "-m",
+        "toy and one_net and static and batch1",
+        "--onnxdet-report=out",
+        "test_graphs.py",
     )
 
     text = result.stdout.str()
@@ -206,7 +210,9 @@ def test_full_trace_keeps_the_traceback(toy: pytest.Pytester) -> None:
         """,
     )
 
-    result = toy.runpytest(*TOY, "--full-trace", "-k", "one_net and static-b1", "test_graphs.py")
+    result = toy.runpytest(
+        "--onnxdet", "--full-trace", "-m", "toy and one_net and static and batch1", "test_graphs.py"
+    )
 
     result.stdout.fnmatch_lines(['*raise BackendError("no")*'])
 
@@ -232,7 +238,11 @@ def test_a_surprise_keeps_its_traceback(toy: pytest.Pytester) -> None:
     )
 
     result = toy.runpytest(
-        *TOY, "-k", "one_net and static-b1", "--onnxdet-report=out", "test_graphs.py"
+        "--onnxdet",
+        "-m",
+        "toy and one_net and static and batch1",
+        "--onnxdet-report=out",
+        "test_graphs.py",
     )
 
     result.stdout.fnmatch_lines(["*assert 1 == 2*"])
@@ -264,7 +274,13 @@ def test_expected_failures_and_failing_teardowns(toy: pytest.Pytester) -> None:
         """,
     )
 
-    toy.runpytest(*TOY, "-k", "one_net and static-b1", "--onnxdet-report=out", "test_graphs.py")
+    toy.runpytest(
+        "--onnxdet",
+        "-m",
+        "toy and one_net and static and batch1",
+        "--onnxdet-report=out",
+        "test_graphs.py",
+    )
 
     export, parity = cases(toy.path / "out")
     assert (export["outcome"], export["reason"]) == ("xfailed", "no kernel yet")
@@ -274,7 +290,9 @@ def test_expected_failures_and_failing_teardowns(toy: pytest.Pytester) -> None:
 def test_a_figure_the_report_cannot_hold_fails_its_test(toy: pytest.Pytester) -> None:
     with_test(toy, "def test_it(onnxdet_case, onnxdet_record): onnxdet_record(what=object())")
 
-    result = toy.runpytest(*TOY, "-k", "one_net and static-b1", "test_graphs.py")
+    result = toy.runpytest(
+        "--onnxdet", "-m", "toy and one_net and static and batch1", "test_graphs.py"
+    )
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*metric 'what' is a object, which JSON cannot hold*"])

@@ -85,7 +85,7 @@ def test_a_models_tests_stay_with_one_worker(
 def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Pytester) -> None:
     # Collected by every worker: the models come from a conftest beside which no test is run.
     result = toy.runpytest_subprocess(
-        "--onnxdet", "-n2", "-k", "absent and one_net and static-b1", "--onnxdet-report=out"
+        "--onnxdet", "-n2", "-m", "absent and one_net and static and batch1", "--onnxdet-report=out"
     )
 
     found = cases(toy.path / "out")
@@ -109,8 +109,8 @@ def test_a_worker_that_dies_leaves_a_record(toy: pytest.Pytester) -> None:
     toy.runpytest_subprocess(
         "--onnxdet",
         "-n1",
-        "-k",
-        "toy and one_net and static-b1",
+        "-m",
+        "toy and one_net and static and batch1",
         "--onnxdet-report=out",
         "test_graphs.py",
     )
@@ -138,7 +138,7 @@ def test_latency(onnxdet_session, onnxdet_record):
     onnxdet_record(ms=1.0, torch_ms=2.0, speedup=2.0, iqr=0.01, rounds=50)
 """
     )
-    arguments = ("--onnxdet", "-m", "toy", "-k", "one_net", "test_graphs.py")
+    arguments = ("--onnxdet", "-m", "toy and one_net", "test_graphs.py")
     alone = toy.runpytest_subprocess(*arguments, "--onnxdet-report=out")
     alone.assert_outcomes(passed=12)
 
