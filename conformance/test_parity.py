@@ -11,8 +11,8 @@ deciding those ties as the backend did, has to give the backend's detections, or
 from functools import partial
 
 import pytest
+from pytest_onnxdet.run.ties import alternatives as settle
 
-from pytest_onnxdet.settle import settle
 from pytest_onnxdet.verify.checks import check_parity
 
 

@@ -16,16 +16,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pytest_onnxdet.export.options import ExportError, ExportOptions
+from pytest_onnxdet.run.ties import alternatives as settle
 from tqdm import tqdm
 
 from pytest_onnxdet.backends import builtin_backends
-from pytest_onnxdet.cases import Case, Settings
 from pytest_onnxdet.data.datasets import builtin_datasets
-from pytest_onnxdet.export.exporter import ExportError, ExportOptions
 from pytest_onnxdet.models.mini import mini_specs
-from pytest_onnxdet.settle import settle
+from pytest_onnxdet.run.bench import Workbench
+from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.verify.checks import CheckFailed, check_parity
-from pytest_onnxdet.workbench import Workbench
 
 OPSETS = tuple(range(11, 21))
 

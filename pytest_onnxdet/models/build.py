@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ._torchvision import ensure_torchvision
-from .checkpoint import BuildError, read_checkpoint
-from .checkpoint import told as _told
-from .spec import ModelSpec
+from pytest_onnxdet.models.checkpoint import BuildError, read_checkpoint
+from pytest_onnxdet.models.checkpoint import told as _told
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 ensure_torchvision()
 import mmcv  # noqa: E402  (the stand-in has to be there first)
@@ -217,7 +217,7 @@ def load_weights(
 
 
 def _fetch(url: str, folder: Path | None) -> Path:
-    from .download import DownloadError, default_folder, download
+    from pytest_onnxdet.models.download import DownloadError, default_folder, download
 
     try:
         return download(url, default_folder() if folder is None else folder)

@@ -3,9 +3,11 @@ import pytest
 from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
 from pytest_onnxdet.models.registry import (
     DuplicateModel,
-    Registry,
     UnknownModel,
     builtin_registry,
+)
+from pytest_onnxdet.models.registry import (
+    ModelRegistry as Registry,
 )
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 
