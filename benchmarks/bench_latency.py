@@ -17,7 +17,7 @@ import statistics
 
 import common
 
-from pytest_onnxdet.verify.latency import (
+from pytest_onnxdet.measure.latency import (
     GRAPH,
     RESULTS,
     TORCH,

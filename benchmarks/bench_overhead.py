@@ -16,7 +16,7 @@ import time
 import common
 import onnxruntime
 
-from pytest_onnxdet.verify.latency import GRAPH, detection_subjects, measure, torch_threads
+from pytest_onnxdet.measure.latency import GRAPH, detection_subjects, measure, torch_threads
 
 BAR = 1.02
 TURNS = 5

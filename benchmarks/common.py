@@ -14,14 +14,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pytest_onnxdet.backends import builtin_backends
-from pytest_onnxdet.cases import SHAPES, Case, Settings
+from pytest_onnxdet.core.cpu import cores
+from pytest_onnxdet.core.paths import user_cache
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import structure_spec
-from pytest_onnxdet.options import _user_cache
-from pytest_onnxdet.sharing import cores
-from pytest_onnxdet.workbench import Workbench
+from pytest_onnxdet.run.bench import Workbench
+from pytest_onnxdet.run.cases import SHAPES, Case, Settings
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -59,9 +59,9 @@ def bench(given: argparse.Namespace) -> Iterator[Workbench]:
             threads=given.threads,
         ) as made,
     ):
-        from pytest_onnxdet.export.artifacts import ArtifactStore
+        from pytest_onnxdet.core.store import ArtifactStore
 
-        made.store = ArtifactStore(_user_cache() / "graphs")
+        made.store = ArtifactStore(user_cache() / "graphs")
         yield made
 
 

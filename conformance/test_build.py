@@ -7,7 +7,7 @@ same for every batch size, and is built once.
 
 import pytest
 
-from pytest_onnxdet.verify.engines import check_build
+from pytest_onnxdet.verify.build import check_build
 
 
 @pytest.mark.build

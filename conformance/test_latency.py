@@ -15,8 +15,8 @@ import os
 
 import pytest
 
-from pytest_onnxdet.sharing import cores
-from pytest_onnxdet.verify.latency import (
+from pytest_onnxdet.core.cpu import cores
+from pytest_onnxdet.measure.latency import (
     GRAPH,
     MOST_ROUNDS,
     TORCH,

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.cases import BackendRegistry
+    from pytest_onnxdet.backends.registry import BackendRegistry
     from pytest_onnxdet.data.datasets import DatasetRegistry
-    from pytest_onnxdet.models.registry import Registry
+    from pytest_onnxdet.models.registry import ModelRegistry
 
 
 @pytest.hookspec
-def pytest_onnxdet_models(registry: Registry) -> None:
+def pytest_onnxdet_models(registry: ModelRegistry) -> None:
     """Register models beside the built-in ones, or in a profile of their own.
 
     Args:
@@ -31,7 +31,7 @@ def pytest_onnxdet_models(registry: Registry) -> None:
         # conftest.py
         from pathlib import Path
 
-        from pytest_onnxdet.models.spec import ModelSpec
+        from pytest_onnxdet import ModelSpec
 
         HERE = Path(__file__).parent
 
@@ -61,7 +61,7 @@ def pytest_onnxdet_backends(registry: BackendRegistry) -> None:
         # conftest.py
         from importlib.util import find_spec
 
-        from pytest_onnxdet.backends.base import Backend, Session
+        from pytest_onnxdet import Backend, Session
 
         class AcmeSession(Session):
             def __init__(self, artifact):
@@ -99,7 +99,7 @@ def pytest_onnxdet_datasets(registry: DatasetRegistry) -> None:
         # conftest.py
         from pathlib import Path
 
-        from pytest_onnxdet.data.datasets import DatasetSpec
+        from pytest_onnxdet import DatasetSpec
 
         HERE = Path(__file__).parent
 

@@ -1,7 +1,8 @@
 """The pytest plugin, as far as every pytest run loads it.
 
 Without ``--onnxdet`` it hides the suite's tests and does nothing else; it then imports no more
-than its options need. With ``--onnxdet`` it hands over to :mod:`pytest_onnxdet.suite`.
+than its options need. With ``--onnxdet`` it hands over to
+:mod:`pytest_onnxdet.pytest_layer.collect`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_onnxdet import options
-from pytest_onnxdet.axes import fixed_markers
-from pytest_onnxdet.fixtures import (  # noqa: F401  (pytest finds fixtures in this namespace)
+from pytest_onnxdet.core.vocabulary import fixed_markers
+from pytest_onnxdet.pytest_layer import options
+from pytest_onnxdet.pytest_layer.fixtures import (  # noqa: F401  (pytest finds fixtures in this namespace)
     onnxdet_artifact,
     onnxdet_case,
     onnxdet_dataset,
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.is_enabled(config):
         config.pluginmanager.register(_Hidden(), "onnxdet-hidden")
         return
-    from pytest_onnxdet.suite import start
+    from pytest_onnxdet.pytest_layer.collect import start
 
     start(config)
     if config.args_source is not pytest.Config.ArgsSource.ARGS:

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from pytest_onnxdet.backends import builtin_backends
-from pytest_onnxdet.backends.pytorch import Reference
-from pytest_onnxdet.cases import Case, Settings
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import LIMIT, structure_spec
 from pytest_onnxdet.models.zoo import ZOO
-from pytest_onnxdet.workbench import Workbench
+from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.run.bench import Workbench
+from pytest_onnxdet.run.cases import Case, Settings
 
 SCORES = ("cls_score", "centerness", "pred_map")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_onnxdet.backends.base import Backend, BackendError, Session
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend, TensorRTLoweringBackend
-from pytest_onnxdet.backends.tensorrt import TensorRTBackend
+from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
 
 __all__ = ["Backend", "BackendError", "Session", "builtin_backends"]
 

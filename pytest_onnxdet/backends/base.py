@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.batches import Batch
-    from pytest_onnxdet.export.artifacts import Artifact
 
 Arrays = dict[str, "NDArray[Any]"]
 

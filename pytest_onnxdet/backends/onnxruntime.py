@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_onnxdet.backends.base import Arrays, Backend, BackendError, Bound, Session
-from pytest_onnxdet.backends.cuda import Gpu, find_gpu
+from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.export.artifacts import Artifact
+    from pytest_onnxdet.core.store import Artifact
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -44,7 +44,7 @@ class DictOptions(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Adds ``key=value`` words to those that were given before."""
-        from pytest_onnxdet.models._torchvision import ensure_torchvision
+        from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
         ensure_torchvision()
         from mmcv import DictAction
@@ -214,9 +214,9 @@ def warn(text: str) -> None:
 def expected_errors() -> tuple[type[Exception], ...]:
     """Errors whose message is the whole story, so that no traceback is needed."""
     from pytest_onnxdet.backends import BackendError
+    from pytest_onnxdet.core.store import StoreError
     from pytest_onnxdet.data.batches import DataError
-    from pytest_onnxdet.export.artifacts import StoreError
-    from pytest_onnxdet.export.exporter import ExportError
+    from pytest_onnxdet.export.options import ExportError
     from pytest_onnxdet.models.checkpoint import BuildError
 
     return (CommandError, BackendError, DataError, StoreError, ExportError, BuildError)

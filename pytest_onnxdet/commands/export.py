@@ -29,8 +29,8 @@ from pytest_onnxdet.commands.common import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_onnxdet.export.artifacts import Artifact
-    from pytest_onnxdet.export.exporter import ExportOptions
+    from pytest_onnxdet.core.store import Artifact
+    from pytest_onnxdet.export.options import ExportOptions
 
 DEPRECATED = {
     "dataset": "coco",
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     artifact = _export(detector, options, output)
     _report(artifact, options)
     if args.show:
-        from pytest_onnxdet.commands.summary import summarize
+        from pytest_onnxdet.graph.describe import summarize
 
         tell(summarize(output))
     if not (args.verify or args.show):
@@ -213,7 +213,7 @@ def _require_simplifier(wanted: bool) -> None:
 def _options(
     args: argparse.Namespace, size: tuple[int, int], detector: nn.Module, caps: Mapping[str, int]
 ) -> ExportOptions:
-    from pytest_onnxdet.export.exporter import ExportOptions
+    from pytest_onnxdet.export.options import ExportOptions
 
     if args.batch is not None and args.batch < 1:
         raise CommandError(f"--batch: {args.batch}: give 1 or more")
@@ -243,7 +243,7 @@ def _options(
 
 def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifact:
     """The file, whole or not at all."""
-    from pytest_onnxdet.export.artifacts import Artifact
+    from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.export.exporter import export_detector
 
     try:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.data.evaluation import Found, StreamedEval
+from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
 
 # The methods through which results reach the matching.
 _OWN = (

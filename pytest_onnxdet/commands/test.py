@@ -28,9 +28,9 @@ from pytest_onnxdet.commands.common import (
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend, Session
     from pytest_onnxdet.commands.window import Window
+    from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
-    from pytest_onnxdet.export.artifacts import Artifact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +190,7 @@ def named_backend(name: str) -> Backend:
 
 def describe(path: Path, backend: str) -> Artifact:
     """A file as an artifact: what is not of this package's store has no record beside it."""
-    from pytest_onnxdet.export.artifacts import Artifact
+    from pytest_onnxdet.core.store import Artifact
 
     if path.suffix != ".onnx":
         if backend == "onnxruntime":
@@ -199,7 +199,7 @@ def describe(path: Path, backend: str) -> Artifact:
         return Artifact(path, "", cached=False, info={})
     import onnx
 
-    from pytest_onnxdet.commands.operators import foreign_domains
+    from pytest_onnxdet.graph.foreign import foreign_domains
 
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -253,7 +253,7 @@ def batch_size(artifact: Artifact, asked: int | None, configured: int = 1) -> in
 
 def most(session: Session) -> int | float:
     """The largest batch that a loaded engine was built for; of others, which take any, infinity."""
-    from pytest_onnxdet.backends.engine_session import TensorRTSession, is_engine
+    from pytest_onnxdet.backends.tensorrt.session import TensorRTSession, is_engine
 
     if not isinstance(session, TensorRTSession) or not is_engine(session.artifact):
         return math.inf
@@ -267,8 +267,8 @@ def collect(
     from pytest_onnxdet.commands.evaluate import check_masks
     from pytest_onnxdet.commands.results import check_detections
     from pytest_onnxdet.commands.window import Window
+    from pytest_onnxdet.core.progress import Progress
     from pytest_onnxdet.data.detections import in_little_memory
-    from pytest_onnxdet.progress import Progress
 
     def images() -> Iterator[Detections]:
         index = 0

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_onnxdet.backends.base import Session
-    from pytest_onnxdet.backends.pytorch import Reference
     from pytest_onnxdet.data.detections import Detections
-    from pytest_onnxdet.export.exporter import ExportOptions
+    from pytest_onnxdet.export.options import ExportOptions
+    from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.verify.mismatch import ParityResult
 
 LARGEST = 1344  # the stock tool's limit for the other size that a dynamic graph is tried at
@@ -99,7 +99,7 @@ def verify(
         return False
     if not options.postprocess:
         return _verify_raw(detector, session, options, images, tolerance)
-    from pytest_onnxdet.backends.pytorch import Reference
+    from pytest_onnxdet.reference.detector import Reference
 
     reference = Reference(detector)
     good = True
@@ -157,7 +157,8 @@ def _compare(
     points of equal certainty leave it, which are computed only where its masks differ, as that
     takes as long as the detector.
     """
-    from pytest_onnxdet.verify.parity import compare_detections
+    from pytest_onnxdet.reference.detector import max_per_img
+    from pytest_onnxdet.verify.compare import compare_detections
 
     detector: Any = reference.detector
 
@@ -168,7 +169,7 @@ def _compare(
             tolerance,
             classes=tuple(getattr(detector, "CLASSES", ())),
             images=[path.name for path in one.images],
-            max_per_img=_max_per_img(detector),
+            max_per_img=max_per_img(detector),
             mask_ties=True,
         )
 
@@ -216,7 +217,7 @@ def _verify_raw(
     images: tuple[Path, Path],
     tolerance: Tolerance,
 ) -> bool:
-    from pytest_onnxdet.backends.pytorch import Reference
+    from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.verify.raw import compare_raw
 
     good = True
@@ -233,12 +234,6 @@ def _verify_raw(
     return good
 
 
-def _max_per_img(detector: Any) -> int | None:
-    config = detector.cfg.model.get("test_cfg") or {}
-    value = (config.get("rcnn") or config).get("max_per_img")
-    return None if value is None else int(value)
-
-
 def pictures(
     detector: nn.Module,
     session: Session,
@@ -247,9 +242,9 @@ def pictures(
     path: Path,
 ) -> None:
     """Writes PyTorch's and the graph's detections side by side, and shows them in a window."""
-    from pytest_onnxdet.backends.pytorch import Reference
     from pytest_onnxdet.commands.pictures import beside, paint, save
     from pytest_onnxdet.commands.window import Window
+    from pytest_onnxdet.reference.detector import Reference
 
     one = next(trials(detector, options, images))
     sides: Sequence[tuple[str, list[Detections]]] = (

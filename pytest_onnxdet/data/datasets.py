@@ -7,16 +7,17 @@ import copy
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..models._torchvision import ensure_torchvision
-from .batches import DataError, Sample
-from .scenes import CLASSES
+from pytest_onnxdet.core.registry import Registry
+from pytest_onnxdet.data.batches import DataError, Sample
+from pytest_onnxdet.data.scenes import CLASSES
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 SHAPES = Path(__file__).parent / "shapes"
 STATIC_MULTIPLE = 32
@@ -48,36 +49,22 @@ class DatasetSpec:
     enlarged: int = 1
 
 
-class DatasetRegistry:
+class DatasetRegistry(Registry[DatasetSpec]):
     """Data set specs, unique by name."""
 
-    def __init__(self, specs: Iterable[DatasetSpec] = ()) -> None:
-        self._specs: dict[str, DatasetSpec] = {}
-        for spec in specs:
-            self.register(spec)
-
-    def register(self, spec: DatasetSpec) -> None:
-        """Add ``spec``; raises ValueError where its name is taken."""
-        if spec.name in self._specs:
-            raise ValueError(f"data set {spec.name!r} is registered already: use another name")
-        self._specs[spec.name] = spec
+    def duplicate(self, thing: DatasetSpec, present: DatasetSpec) -> ValueError:
+        """The error for a second data set of one name."""
+        return ValueError(f"data set {thing.name!r} is registered already: use another name")
 
     def get(self, name: str) -> DatasetSpec:
         """The spec of that name; raises `DataError` listing the names there are."""
         try:
-            return self._specs[name]
+            return self._things[name]
         except KeyError:
             raise DataError(
-                f"no data set {name!r}; there are: {', '.join(self._specs)}: register it with "
+                f"no data set {name!r}; there are: {', '.join(self.names())}: register it with "
                 "the hook pytest_onnxdet_datasets"
             ) from None
-
-    def names(self) -> tuple[str, ...]:
-        """Registered names, in order of registration."""
-        return tuple(self._specs)
-
-    def __iter__(self) -> Iterator[DatasetSpec]:
-        return iter(self._specs.values())
 
 
 def builtin_datasets() -> DatasetRegistry:

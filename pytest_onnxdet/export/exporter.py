@@ -1,7 +1,7 @@
 """From a detector to an ONNX file that holds to the graph's contract.
 
 TorchScript's exporter is used because it takes mmdet's modules as they are; what it needs to know
-of our operators lives in ``deploy/ops/custom.py``, so that another exporter is a change of one
+of our operators lives in ``families/ops/custom.py``, so that another exporter is a change of one
 call here and of the translations there.
 """
 
@@ -10,64 +10,19 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.export.artifacts import Artifact, ArtifactStore, file_digest, weights_digest
+from pytest_onnxdet.core.store import Artifact, ArtifactStore
+from pytest_onnxdet.export.identity import identity
+from pytest_onnxdet.export.options import INPUTS, ExportError, ExportOptions
+from pytest_onnxdet.graph.describe import describe
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
     from pytest_onnxdet.models.spec import ModelSpec
-
-INPUTS = ("input", "image_shape")
-LEAST_OPSET, LATEST_OPSET = 11, 20
-
-
-class ExportError(Exception):
-    """A detector cannot be exported as asked; the message says why and what would work."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Everything that decides a graph, besides the detector.
-
-    Attributes:
-        shape: ``static`` bakes (N, H, W); ``dynamic`` leaves them free.
-        batch: the batch size that is baked, or traced with.
-        size: height and width that are baked, or traced with; multiples of 32 for most models.
-        lowering: ``onnxruntime`` or ``tensorrt``.
-        opset: version of the default ONNX domain.
-        precision: ``fp32``.
-        postprocess: False exports the heads' raw outputs, named by level.
-        limits: caps by name, see :class:`pytest_onnxdet.deploy.base.Limits`.
-        single_input: leave the input ``image_shape`` out, as in the stock tool's graphs.
-        mask_output: ``roi`` for probabilities by region, ``image`` for bool masks of the input's
-            size.
-        simplify: pass the graph through onnxslim.
-    """
-
-    shape: str = "dynamic"
-    batch: int = 1
-    size: tuple[int, int] = (800, 1216)
-    lowering: str = "onnxruntime"
-    opset: int = 17
-    precision: str = "fp32"
-    postprocess: bool = True
-    limits: Mapping[str, int] = field(default_factory=dict)
-    single_input: bool = False
-    mask_output: str = "roi"
-    simplify: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shape not in ("static", "dynamic"):
-            raise ValueError(f"shape is {self.shape!r}; it is 'static' or 'dynamic'")
-        if not LEAST_OPSET <= self.opset <= LATEST_OPSET:
-            raise ExportError(
-                f"opset {self.opset} is not supported: {LEAST_OPSET} to {LATEST_OPSET} are"
-            )
 
 
 def export_model(
@@ -96,51 +51,6 @@ def export_model(
     return store.get(identity(spec, options, detector), build)
 
 
-def identity(
-    spec: ModelSpec, options: ExportOptions, detector: nn.Module | None = None
-) -> dict[str, Any]:
-    """Everything that decides the graph, by name: what the store hashes.
-
-    Args:
-        spec: which detector.
-        options: which graph of it.
-        detector: the spec's detector, if it is built: what it holds decides, not where from.
-    """
-    from importlib.metadata import version
-
-    from pytest_onnxdet.models.build import load_config
-
-    asked = asdict(options)
-    weights = spec.weights
-    if detector is not None:
-        weights = weights_digest(detector)
-    elif weights is not None and Path(weights).is_file():
-        weights = file_digest(Path(weights))
-    config = load_config(spec)
-    return {
-        "model": spec.name,
-        "config": config.model.to_dict(),
-        # CornerNet's canvas is the pipeline's, and its border is part of the graph.
-        "pipeline": list(config.data.test.pipeline),
-        "weights": weights,
-        "options": asked,
-        "versions": {name: version(name) for name in ("torch", "mmdet", "mmcv-full", "onnx")},
-        "code": code_digest(),
-    }
-
-
-def code_digest() -> str:
-    """A hash of this package's source that decides what a graph computes."""
-    import hashlib
-
-    root = Path(__file__).parent.parent
-    files = sorted([*(root / "deploy").rglob("*.py"), *(root / "export").rglob("*.py")])
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> dict[str, Any]:
     """Exports a detector to ``path``.
 
@@ -158,12 +68,12 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     import onnx
     import torch
 
-    from pytest_onnxdet.deploy import UnsupportedPart, lower
-    from pytest_onnxdet.deploy.base import Limits, RawOutputs
-    from pytest_onnxdet.deploy.ops.custom import NeedsOpset, translations
-    from pytest_onnxdet.deploy.outputs import adapt
     from pytest_onnxdet.export.opset import least_opset
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
+    from pytest_onnxdet.families import UnsupportedPart, lower
+    from pytest_onnxdet.families.base import Limits, RawOutputs
+    from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
+    from pytest_onnxdet.families.outputs import adapt
 
     need = least_opset(detector, options.lowering)
     if options.opset < need.opset:
@@ -218,7 +128,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         ) from error
     graph = onnx.load(str(path))
     _finish(graph, options)
-    before = len(graph.graph.node)
+    before = describe(graph)["nodes"]
     if options.simplify:
         try:
             graph = simplify(graph)
@@ -229,7 +139,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
 
 
 def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
-    from pytest_onnxdet.deploy.base import PROPOSALS
+    from pytest_onnxdet.families.base import PROPOSALS
 
     axes: dict[str, dict[int, str]] = {}
     free = options.shape == "dynamic"
@@ -268,10 +178,8 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
 
 def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[str, Any]:
     return {
-        "nodes": len(graph.graph.node),
+        **describe(graph),
         "bytes": path.stat().st_size,
-        "opset": next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")),
-        "domains": sorted({node.domain or "ai.onnx" for node in graph.graph.node}),
         "inputs": [value.name for value in graph.graph.input],
         "outputs": [value.name for value in graph.graph.output],
         "shape": options.shape,

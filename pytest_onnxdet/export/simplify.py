@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 
 import onnx
+
+from pytest_onnxdet.graph.interface import interface
+from pytest_onnxdet.graph.walk import all_nodes
 
 #: The exporter's names for axes that a dynamic graph leaves to its caller, and for those that its
 #: results decide, which may turn out to be fixed: DETR always gives as many.
@@ -48,7 +50,7 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
     _restore(graph, slim)
     for side in ("input", "output"):
-        before, after = (_interface(model, side) for model in (graph, slim))
+        before, after = (interface(model, side) for model in (graph, slim))
         if not _kept(before, after):
             raise SimplifyError(
                 f"onnxslim changes the graph's {side}s from {before} to {after}: "
@@ -63,7 +65,7 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _drop_empty_axes(model: onnx.ModelProto) -> None:
     """An empty list of axes reduces over all of them, as no list does, but onnxslim fails on it."""
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         kept = [a for a in node.attribute if a.name != "axes" or a.ints]
         if node.op_type.startswith("Reduce") and len(kept) < len(node.attribute):
             del node.attribute[:]
@@ -78,7 +80,7 @@ def _restore(graph: onnx.ModelProto, slim: onnx.ModelProto) -> None:
     """
     ours = {value.name: value for value in slim.graph.input}
     kept = [ours.get(value.name, value) for value in graph.graph.input]
-    kept += [value for name, value in ours.items() if name not in _interface(graph, "input")]
+    kept += [value for name, value in ours.items() if name not in interface(graph, "input")]
     copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
     del slim.graph.input[:]
     slim.graph.input.extend(copies)
@@ -87,24 +89,6 @@ def _restore(graph: onnx.ModelProto, slim: onnx.ModelProto) -> None:
         for old, new in zip(*axes, strict=False):
             if old.dim_param in FOUND:
                 new.dim_param = old.dim_param
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
-def _interface(model: onnx.ModelProto, side: str) -> dict[str, tuple[int | str, ...]]:
-    """By name the type, then the axes: a number where fixed, else the axis's name."""
-    found: dict[str, tuple[int | str, ...]] = {}
-    for value in getattr(model.graph, side):
-        kind = value.type.tensor_type
-        axes = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
-        found[value.name] = (onnx.TensorProto.DataType.Name(kind.elem_type), *axes)
-    return found
 
 
 def _kept(

@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_onnxdet.progress import Progress
+from pytest_onnxdet.core.paths import user_cache
+from pytest_onnxdet.core.progress import Progress
 
 TIMEOUT_S = 30.0  # without a byte
 ATTEMPTS = 4  # in a row that bring nothing
@@ -41,9 +42,7 @@ class _Broken(Exception):
 
 def default_folder() -> Path:
     """``checkpoints`` below ``$XDG_CACHE_HOME/pytest-onnxdet`` or ``~/.cache/pytest-onnxdet``."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    return base / "pytest-onnxdet" / "checkpoints"
+    return user_cache() / "checkpoints"
 
 
 def named_hash(name: str) -> str | None:
@@ -63,8 +62,7 @@ def download(
     """The file behind ``url`` in ``folder``, fetched unless it is there.
 
     What has failed is tried again by the next call, which goes on where this one stopped. A suite
-    asks for its models' checkpoints through a :class:`~pytest_onnxdet.memo.Memo`, so that not each
-    test waits for all attempts.
+    remembers that a checkpoint could not be had, so that not each test waits for all attempts.
 
     Args:
         url: http or https; the last part of its path becomes the file's name.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .spec import ModelSpec
+from pytest_onnxdet.core.registry import Registry
+from pytest_onnxdet.models.spec import ModelSpec
 
 
 class DuplicateModel(ValueError):
@@ -17,38 +18,34 @@ class UnknownModel(LookupError):
     """A name or glob that no registered model of the profile answers to."""
 
 
-class Registry:
+class ModelRegistry(Registry[ModelSpec]):
     """Model specs, unique by (name, profile), kept in the order of registration."""
 
-    def __init__(self, specs: Iterable[ModelSpec] = ()) -> None:
-        self._specs: dict[tuple[str, str], ModelSpec] = {}
-        for spec in specs:
-            self.register(spec)
+    def key(self, thing: ModelSpec) -> tuple[str, str]:
+        """A model's name and profile."""
+        return thing.name, thing.profile
 
-    def register(self, spec: ModelSpec) -> None:
-        """Add ``spec``; raises `DuplicateModel` where its name and profile are taken."""
-        key = (spec.name, spec.profile)
-        if key in self._specs:
-            raise DuplicateModel(
-                f"model {spec.name!r} of profile {spec.profile!r} is registered already, from "
-                f"{self._specs[key].config}: give the new one another name or profile"
-            )
-        self._specs[key] = spec
+    def duplicate(self, thing: ModelSpec, present: ModelSpec) -> DuplicateModel:
+        """The error for a second spec of one name and profile."""
+        return DuplicateModel(
+            f"model {thing.name!r} of profile {thing.profile!r} is registered already, from "
+            f"{present.config}: give the new one another name or profile"
+        )
 
     def get(self, name: str, profile: str = "mini") -> ModelSpec:
         """The spec of that name and profile; raises `UnknownModel`."""
         try:
-            return self._specs[name, profile]
+            return self._things[name, profile]
         except KeyError:
             raise UnknownModel(self._missing(name, profile)) from None
 
-    def names(self, profile: str) -> tuple[str, ...]:
-        """Names of the profile's models, in order of registration."""
-        return tuple(name for name, of in self._specs if of == profile)
+    def names(self, profile: str | None = None) -> tuple[str, ...]:
+        """Names of the profile's models, of all without one, in order of registration."""
+        return tuple(spec.name for spec in self if profile in (None, spec.profile))
 
     def profiles(self) -> tuple[str, ...]:
         """Profiles that have at least one model."""
-        return tuple(dict.fromkeys(profile for _, profile in self._specs))
+        return tuple(dict.fromkeys(spec.profile for spec in self))
 
     def select(self, globs: Iterable[str], profile: str) -> tuple[ModelSpec, ...]:
         """The profile's models that match any of ``globs``; all of them when there is none.
@@ -69,12 +66,6 @@ class Registry:
             and (not patterns or any(fnmatchcase(spec.name, pattern) for pattern in patterns))
         )
 
-    def __iter__(self) -> Iterator[ModelSpec]:
-        return iter(self._specs.values())
-
-    def __len__(self) -> int:
-        return len(self._specs)
-
     def _missing(self, wanted: str, profile: str) -> str:
         names = self.names(profile)
         if not names:
@@ -82,10 +73,10 @@ class Registry:
         return f"no model {wanted!r} of profile {profile!r}; there are: {', '.join(names)}"
 
 
-def builtin_registry() -> Registry:
+def builtin_registry() -> ModelRegistry:
     """The minis that are trained, and the documented full-size detectors."""
-    from .mini import mini_specs
-    from .zoo import zoo_specs
+    from pytest_onnxdet.models.mini import mini_specs
+    from pytest_onnxdet.models.zoo import zoo_specs
 
     shipped = (spec for spec in mini_specs() if spec.weights and Path(spec.weights).is_file())
-    return Registry((*shipped, *zoo_specs()))
+    return ModelRegistry((*shipped, *zoo_specs()))

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .spec import ModelSpec, Tolerance
+from pytest_onnxdet.core.vocabulary import STRUCTURE
+from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 
-PROFILE = "structure"
-#: What is given in place of a folder to ask for no checkpoint at all.
-NONE = "none"
 #: The drawn scenes enlarged would be even areas, where suppression decides between equal boxes.
 GRAINED = "grained_shapes"
 #: CornerNet's pipeline keeps an image's size, so its images are as large as photographs.
@@ -42,7 +40,7 @@ def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
     rounding = DEEP_ROUNDING.get(spec.name, ROUNDING)
     return replace(
         spec,
-        profile=PROFILE,
+        profile=STRUCTURE,
         weights=f"random, calibrated on {dataset}",
         dataset=dataset,
         expected_ap={},
@@ -53,4 +51,4 @@ def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
 
 def is_structure(spec: ModelSpec) -> bool:
     """Whether the spec's weights are random."""
-    return spec.profile == PROFILE
+    return spec.profile == STRUCTURE

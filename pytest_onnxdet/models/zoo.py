@@ -6,7 +6,7 @@ Checkpoints and AP come from the ``metafile.yml`` beside each config in MMDetect
 
 from __future__ import annotations
 
-from .spec import ModelSpec
+from pytest_onnxdet.models.spec import ModelSpec
 
 SOURCE = "metafile.yml of MMDetection 2.28.2, COCO val2017"
 

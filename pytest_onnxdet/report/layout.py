@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_onnxdet.report.records import STRUCTURE, Record
+from pytest_onnxdet.core.vocabulary import STRUCTURE
+from pytest_onnxdet.report.records import Record
 
 NOT_RUN = "not run"
 #: Outcomes in words that any terminal shows, and the same as signs for Markdown and HTML.

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.sharing import cores
+from pytest_onnxdet.core.cpu import cores
 
 #: Distributions whose version can change a result. One that is not installed is left out.
 DISTRIBUTIONS = (

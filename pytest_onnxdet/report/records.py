@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pytest_onnxdet.core.vocabulary import CHECKS, STRUCTURE
+
 SCHEMA = 1
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "error")
-#: The checks in the order in which a case goes through them; others come after, by name.
-CHECKS = ("export", "build", "parity", "accuracy", "latency")
-#: The profile of random weights: a case shows that the graph is right, never that AP is.
-STRUCTURE = "structure"
 
 _WORST_FIRST = ("error", "failed", "skipped", "xfailed", "passed")
 
@@ -111,7 +109,8 @@ def worst(outcomes: Iterable[str]) -> str:
 
 def check_order(check: str) -> tuple[int, str]:
     """Sorts checks in the order of :data:`CHECKS`, unknown ones last and by name."""
-    return (CHECKS.index(check) if check in CHECKS else len(CHECKS), check)
+    order = tuple(CHECKS)
+    return (order.index(check) if check in order else len(order), check)
 
 
 def shape_order(shape: str) -> tuple[int, str]:
@@ -152,3 +151,9 @@ def _plain(value: Any, name: str) -> Any:
         items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
         return [_plain(v, name) for v in items]
     raise TypeError(f"metric {name!r} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as report.json holds them; raises TypeError for one that it cannot hold."""
+    record = Record("", "", "", "", "", "", 1, "", "", "passed", metrics=metrics)
+    return dict(record.to_json()["metrics"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from pytest_onnxdet.axes import FULL
+from pytest_onnxdet.core.vocabulary import FULL
 from pytest_onnxdet.models.zoo import DOCUMENTED, TUTORIAL
 from pytest_onnxdet.report.layout import (
     BACKENDS,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.data.evaluation import Found, StreamedEval
+from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
 
 _MAX_DETS = 100  # an image; mmdet takes AP at this one of its proposal_nums
 

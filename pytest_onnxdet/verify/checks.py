@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.export.artifacts import Artifact
+from pytest_onnxdet.graph.describe import describe
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
-from pytest_onnxdet.verify.graph import contract_faults, describe, first_difference
+from pytest_onnxdet.verify.compare import compare_detections
+from pytest_onnxdet.verify.contract import contract_faults, first_difference
 from pytest_onnxdet.verify.mismatch import ParityResult
-from pytest_onnxdet.verify.parity import compare_detections
 from pytest_onnxdet.verify.raw import Arrays, RawResult, compare_raw
 
 LOOK = (

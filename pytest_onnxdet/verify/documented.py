@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_onnxdet.axes import FULL
+from pytest_onnxdet.core.vocabulary import FULL
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.verify.checks import CheckFailed
 

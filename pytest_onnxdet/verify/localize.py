@@ -17,15 +17,15 @@ import onnx
 
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.mismatch import ParityResult
 from pytest_onnxdet.verify.nodes import ort_runner
-from pytest_onnxdet.verify.parity import compare_detections
 from pytest_onnxdet.verify.raw import Arrays
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.batches import Batch
-    from pytest_onnxdet.export.artifacts import Artifact
 
 
 @dataclass(frozen=True)

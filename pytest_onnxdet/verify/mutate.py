@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pytest_onnxdet.verify.graph import all_nodes
+from pytest_onnxdet.graph.walk import all_nodes
 
 _MARK = "onnxdet_fault"  # begins every name that a mutation adds
 _PER_SLOT = ("dets", "labels", "masks")

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from pytest_onnxdet.graph.cut import up_to, with_outputs
 from pytest_onnxdet.verify.raw import RawDifference, compare_raw
 
 Runner = Callable[[onnx.ModelProto, Sequence[str]], Mapping[str, NDArray[Any]]]
@@ -65,29 +66,6 @@ class NodeBlame:
         place = f" in {self.scope}" if self.scope else ""
         told = "; ".join(str(part) for part in (self.difference, self.note) if part)
         return f"node {self.index}, {self.op_type} {self.name!r}{place}: {told}"
-
-
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a model that also outputs the given tensors of its main graph."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    there = {value.name for value in model.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in there)
-    return copy
-
-
-def up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a model that ends where the last of the given tensors is computed.
-
-    Its outputs are those tensors; what follows them neither costs time nor fails.
-    """
-    copy = with_outputs(model, [])
-    wanted = set(names)
-    last = max(i for i, node in enumerate(copy.graph.node) if wanted.intersection(node.output))
-    del copy.graph.node[last + 1 :]
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return copy
 
 
 def first_differing_node(

@@ -3,10 +3,11 @@
 import pytest
 from fake_tensorrt import Fake, Host
 
-from pytest_onnxdet.backends import engines, tensorrt
-from pytest_onnxdet.backends.cuda import Gpu
-from pytest_onnxdet.backends.engines import Library
-from pytest_onnxdet.models._torchvision import ensure_torchvision
+from pytest_onnxdet.backends.tensorrt import backend as tensorrt
+from pytest_onnxdet.backends.tensorrt import library
+from pytest_onnxdet.backends.tensorrt.device import Gpu
+from pytest_onnxdet.backends.tensorrt.library import Library
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 ensure_torchvision()
 
@@ -18,5 +19,5 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setattr(tensorrt, "gpu_here", lambda: Gpu("Fake 1", (8, 6)))
     monkeypatch.setattr(tensorrt, "find_library", lambda gpu: Library("tensorrt", "10.3"))
     monkeypatch.setattr(tensorrt, "open_device", lambda: module.host)
-    monkeypatch.setattr(engines, "import_module", lambda name: module)
+    monkeypatch.setattr(library, "import_module", lambda name: module)
     return module

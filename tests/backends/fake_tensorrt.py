@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from pytest_onnxdet.backends.base import BackendError
-from pytest_onnxdet.backends.cuda import Buffer, Device
-from pytest_onnxdet.export.artifacts import Artifact
+from pytest_onnxdet.backends.tensorrt.device import Buffer, Device
+from pytest_onnxdet.core.store import Artifact
 
 #: Milliseconds of device time.
 COPY_MS, RUN_MS = 100.0, 2.5

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from pytest_onnxdet.backends import onnxruntime as backend
 from pytest_onnxdet.backends.base import BackendError, Session
-from pytest_onnxdet.backends.cuda import Gpu
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
-from pytest_onnxdet.export.artifacts import Artifact
+from pytest_onnxdet.backends.tensorrt.device import Gpu
+from pytest_onnxdet.core.store import Artifact
 
 
 @pytest.fixture

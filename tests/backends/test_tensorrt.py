@@ -10,14 +10,17 @@ import pytest
 from fake_tensorrt import Fake, graph
 from onnx import TensorProto, helper
 
-from pytest_onnxdet.backends import builtin_backends, engines, tensorrt
+from pytest_onnxdet.backends import builtin_backends
 from pytest_onnxdet.backends.base import BackendError, expecting
-from pytest_onnxdet.backends.cuda import Gpu, find_gpu
-from pytest_onnxdet.backends.engines import Library
-from pytest_onnxdet.backends.profiles import Profile
-from pytest_onnxdet.backends.tensorrt import TensorRTBackend
-from pytest_onnxdet.cases import Settings, choose_backends, marker_name
-from pytest_onnxdet.outcome import told
+from pytest_onnxdet.backends.registry import marker_name
+from pytest_onnxdet.backends.tensorrt import backend as tensorrt
+from pytest_onnxdet.backends.tensorrt import builder as engines
+from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
+from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu
+from pytest_onnxdet.backends.tensorrt.library import Library
+from pytest_onnxdet.backends.tensorrt.profile import Profile
+from pytest_onnxdet.pytest_layer.outcome import told
+from pytest_onnxdet.run.cases import Settings, choose_backends
 
 GPU = Gpu("Fake 1", (8, 6))
 NONE = "no GPU: NVIDIA's driver is not installed"
@@ -147,7 +150,7 @@ def test_what_is_missing_and_what_still_works(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_gpu_a_session_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_onnxdet.backends.cuda.DRIVERS", ())
+    monkeypatch.setattr("pytest_onnxdet.backends.tensorrt.device.DRIVERS", ())
     assert find_gpu() == NONE
     with pytest.raises(BackendError, match="no GPU"):
         TensorRTBackend().prepare(graph(tmp_path))

@@ -5,7 +5,7 @@ import torch
 from dense_supervision import DenseSupervision, centres, smallest_around
 from torch import nn
 
-from pytest_onnxdet.models._torchvision import ensure_torchvision
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 
 def test_centres_go_row_by_row() -> None:

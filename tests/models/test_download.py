@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pytest_onnxdet import progress
+from pytest_onnxdet.core import progress
+from pytest_onnxdet.core.progress import Progress
 from pytest_onnxdet.models.download import DownloadError, download, named_hash
-from pytest_onnxdet.progress import Progress
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]

@@ -6,19 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_onnxdet.cases import Settings, choose_models
 from pytest_onnxdet.models.registry import builtin_registry
-from pytest_onnxdet.models.structure import GRAINED, PROFILE, is_structure
+from pytest_onnxdet.models.structure import GRAINED, is_structure
 from pytest_onnxdet.models.zoo import DOCUMENTED, ZOO
-from pytest_onnxdet.report.records import STRUCTURE
+from pytest_onnxdet.run.cases import Settings, choose_models
 from pytest_onnxdet.verify.checks import CheckFailed
 from pytest_onnxdet.verify.documented import check_documented
 
 REGISTRY = builtin_registry()
-
-
-def test_the_report_knows_the_profile() -> None:
-    assert PROFILE == STRUCTURE
 
 
 def test_no_checkpoints_makes_structure_checks() -> None:

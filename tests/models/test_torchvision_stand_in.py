@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-FIRST = "import sys; from pytest_onnxdet.models._torchvision import ensure_torchvision\n"
+FIRST = "import sys; from pytest_onnxdet.models.torchvision_stub import ensure_torchvision\n"
 
 
 def run(code: str) -> str:

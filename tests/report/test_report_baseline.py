@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from pytest_onnxdet.report import ReportError, write_report
-from pytest_onnxdet.report.baseline import compare, compare_with
-from pytest_onnxdet.report.moves import Tolerances
+from pytest_onnxdet.report.regression.compare import compare, compare_with
+from pytest_onnxdet.report.regression.rules import Tolerances
 
 
 def replaced(record, **metrics):

@@ -6,8 +6,9 @@ import pytest
 from onnx import helper
 from verify_graphs import HEIGHT, WIDTH, detector, fixed, save
 
+from pytest_onnxdet.graph.describe import describe
+from pytest_onnxdet.graph.walk import model_nodes
 from pytest_onnxdet.verify.checks import CheckFailed, check_export
-from pytest_onnxdet.verify.graph import describe, model_nodes
 
 STATIC = {"shape": "static", "static_shape": (2, 3, HEIGHT, WIDTH)}
 

@@ -16,8 +16,8 @@ import onnx
 import onnx.parser
 import onnxruntime
 
+from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.export.artifacts import Artifact
 
 SLOTS = 24
 HEIGHT, WIDTH = 64, 96

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..spec import ModelSpec
-from .overrides import MINIS
+from pytest_onnxdet.models.mini.overrides import MINIS
+from pytest_onnxdet.models.spec import ModelSpec
 
 CLASSES = ("circle", "square", "triangle")
 WEIGHTS = Path(__file__).parent / "weights"

@@ -1,0 +1,160 @@
+"""CornerNet (arXiv:1808.01244): pairs of corners, for any batch.
+
+Its test pipeline centres each image on a larger canvas. mmdet takes the canvas's border off, clips
+at 0 and only then runs soft-NMS, so the border decides overlaps and has to be known in the graph:
+it follows from ``image_shape``, the image's size within the canvas, and the pipeline's pad mode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_onnxdet.families.base import DeployModel, features
+from pytest_onnxdet.families.ops.boxes import UnsupportedPart, quotient, set_apart, take_rows
+from pytest_onnxdet.families.ops.corners import soft_nms
+from pytest_onnxdet.families.ops.lowering import sigmoid
+
+NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
+
+
+class CornerDetector(DeployModel):
+    """mmdet's ``CornerHead`` with associative embeddings, over an hourglass network."""
+
+    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
+        names = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
+        return dict(zip(names, self._heads(input), strict=True))
+
+    def _heads(self, input: Tensor) -> tuple[Tensor, ...]:
+        """The six maps of the last level; the others only serve training."""
+        head = self.detector.bbox_head
+        level = features(self.detector, input)[-1]
+        top_left = self._pooled(head.tl_pool[-1], level)
+        bottom_right = self._pooled(head.br_pool[-1], level)
+        return (
+            head.tl_heat[-1](top_left),
+            head.br_heat[-1](bottom_right),
+            head.tl_emb[-1](top_left),
+            head.br_emb[-1](bottom_right),
+            head.tl_off[-1](top_left),
+            head.br_off[-1](bottom_right),
+        )
+
+    def _pooled(self, pool: Any, level: Tensor) -> Tensor:
+        """mmdet's BiCornerPool with the scan in place of its corner pooling operator."""
+        scanned = []
+        for conv, direction in (
+            (pool.direction1_conv, pool.direction1_pool),
+            (pool.direction2_conv, pool.direction2_pool),
+        ):
+            scanned.append(self.lowering.corner_pool(conv(level), direction.mode))
+        merged = pool.aftpool_conv(scanned[0] + scanned[1])
+        result: Tensor = pool.conv2(pool.relu(merged + pool.conv1(level)))
+        return result
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        head, cfg = self.detector.bbox_head, self.detector.bbox_head.test_cfg
+        nms = dict(cfg.get("nms", cfg.get("nms_cfg")))
+        if nms.pop("type") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
+            raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
+        tl_heat, br_heat, tl_emb, br_emb, tl_off, br_off = self._heads(input)
+        k, kernel, classes = cfg.corner_topk, cfg.local_maximum_kernel, head.num_classes
+        self.lowering.bounded(k, "corner_topk")
+        scale = torch.stack(
+            [
+                torch.ones(()) * input.shape[3] / tl_heat.shape[3],
+                torch.ones(()) * input.shape[2] / tl_heat.shape[2],
+            ]
+        )
+        border = self._border(image_shape)[:, None]
+        tl_score, tl_cell, tl_class, tl_at = self._corners(tl_heat, tl_off, k, kernel, classes)
+        br_score, br_cell, br_class, br_at = self._corners(br_heat, br_off, k, kernel, classes)
+        tl_at = (tl_at * scale - border).clamp(min=0)
+        br_at = (br_at * scale - border).clamp(min=0)
+
+        apart = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
+        pair = (
+            (tl_class[:, :, None] == br_class[:, None])
+            & ~(apart > cfg.distance_threshold)
+            & (br_at[:, None, :, 0] > tl_at[:, :, None, 0])
+            & (br_at[:, None, :, 1] > tl_at[:, :, None, 1])
+        )
+        scores = torch.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0)
+        scores, at = torch.topk(scores.flatten(1), min(NUM_DETS, k * k), dim=1)
+        tl = quotient(at, k)
+        boxes = torch.cat([take_rows(tl_at, tl), take_rows(br_at, at - tl * k)], dim=2)
+        labels = torch.gather(tl_class, 1, tl)
+        # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
+        # where the pipeline keeps the image's size, as CornerNet's do. Pairs of score 0, of corners
+        # that are no peak, are never kept, but their coordinates count.
+        apart = set_apart(boxes, labels, scores >= 0)
+        scores, rank = self.lowering.top(scores, 0, 0.0, least=1)
+        limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
+        scores, index = soft_nms(
+            take_rows(apart, rank),
+            scores,
+            torch.gather(labels, 1, rank),
+            float(nms.get("sigma", 0.5)),
+            float(nms.get("min_score", 1e-3)),
+            min(limit, NUM_DETS, k * k),
+        )
+        index = torch.gather(rank, 1, index)
+        used = scores > 0
+        boxes = take_rows(boxes, index) + border.repeat(1, 1, 2)
+        dets = torch.cat([boxes, scores[..., None]], dim=-1) * used[..., None].to(boxes.dtype)
+        return dets, torch.where(used, torch.gather(labels, 1, index), -1)
+
+    def _border(self, image_shape: Tensor) -> Tensor:
+        """Left and top border of each image on its canvas, float32 (N, 2)."""
+        step = next(
+            (
+                transform
+                for outer in self.detector.cfg.data.test.pipeline
+                for transform in outer.get("transforms", [outer])
+                if transform["type"] == "RandomCenterCropPad"
+            ),
+            None,
+        )
+        if step is None:
+            return torch.zeros_like(image_shape, dtype=torch.float32)
+        mode, value = step["test_pad_mode"]
+        if step.get("test_pad_add_pix", 0):
+            raise UnsupportedPart("RandomCenterCropPad with test_pad_add_pix has no lowering")
+        if mode == "logical_or" and (value + 1) & value == 0:
+            canvas = quotient(image_shape, value + 1) * (value + 1) + value
+        elif mode == "size_divisor":
+            canvas = quotient(image_shape + value - 1, value) * value
+        else:
+            raise UnsupportedPart(f"RandomCenterCropPad with test_pad_mode {(mode, value)}")
+        half = quotient(canvas, 2)
+        border = half - quotient(image_shape, 2)
+        return border.flip(1).to(torch.float32)
+
+    @classmethod
+    def _corners(
+        cls, heat: Tensor, offset: Tensor, k: int, kernel: int, classes: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The k best local maxima of a corner heat map.
+
+        Returns:
+            scores float32 (N, k); cells int64 (N, k); classes int64 (N, k); x and y in cells with
+            the offset added, float32 (N, k, 2).
+        """
+        heat = sigmoid(heat)
+        peak = functional.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
+        heat = torch.where(peak == heat, heat, 0.0)
+        score, index = torch.topk(heat.flatten(1), k, dim=1)
+        width, cells = heat.shape[3], heat.shape[2] * heat.shape[3]
+        label = quotient(index, cells)
+        cell = index - label * cells
+        row = quotient(cell, width)
+        at = torch.stack([cell - row * width, row], dim=-1).to(torch.float32)
+        return score, cell, label, at + cls._at(offset, cell)
+
+    @staticmethod
+    def _at(maps: Tensor, cell: Tensor) -> Tensor:
+        """Values of maps (N, C, H, W) at cells (N, k): (N, k, C)."""
+        return take_rows(maps.flatten(2).transpose(1, 2), cell)

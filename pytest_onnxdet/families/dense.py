@@ -1,0 +1,57 @@
+"""RetinaNet, FSAF, FCOS, SSD: dense heads whose candidates are (prior, class) pairs.
+
+mmdet's ``BaseDenseHead`` thresholds the scores of each level, keeps the best ``nms_pre`` pairs of
+each, decodes those, multiplies in a score factor where there is one, and suppresses class by class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pytest_onnxdet.families.base import DeployModel, features, joined, named_levels, nms_threshold
+from pytest_onnxdet.families.ops.boxes import Candidates, decode, take_rows
+from pytest_onnxdet.families.ops.lowering import dets_of, sigmoid
+
+
+class DenseDetector(DeployModel):
+    """A single-stage detector with a dense head of mmdet's common form."""
+
+    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
+        return named_levels(self.detector.bbox_head(features(self.detector, input)))
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        head, cfg, limits = self.detector.bbox_head, self.detector.bbox_head.test_cfg, self.limits
+        classes = head.cls_out_channels if head.use_sigmoid_cls else head.cls_out_channels - 1
+        levels = head(features(self.detector, input))
+        nms_pre = cfg.get("nms_pre", -1) if limits.nms_pre is None else limits.nms_pre
+
+        candidates = Candidates(head.prior_generator, levels[0], self.lowering.fixed_shape, classes)
+        scores = self._scores(joined(levels[0], head.cls_out_channels)).flatten(1)
+        score, pair = self.lowering.top_of_levels(scores, candidates.sizes, nms_pre, cfg.score_thr)
+        prior = candidates.rows(pair)
+        label = pair - prior * classes
+        if len(levels) == 3:  # FCOS: the factor comes after threshold and selection
+            score = score * sigmoid(take_rows(joined(levels[2], 1), prior).flatten(1))
+        predictions = take_rows(joined(levels[1], 4), prior)
+        boxes = decode(head.bbox_coder, candidates.priors(pair), predictions, image_shape)
+        if limits.deploy_nms_pre > 0:
+            score, kept = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
+            label = torch.gather(label, 1, kept)
+            boxes = take_rows(boxes, kept)
+        score, found, column = self.lowering.nms_pairs(
+            boxes,
+            score,
+            label,
+            classes,
+            nms_threshold(cfg),
+            cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
+            limits.max_output_boxes_per_class or 0,
+        )
+        return dets_of(boxes, score, column), found
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        """Foreground probabilities (N, P, C) of logits (N, P, C), or (N, P, C + 1) for softmax."""
+        if self.detector.bbox_head.use_sigmoid_cls:
+            return sigmoid(rows)
+        return rows.softmax(dim=-1)[..., :-1]

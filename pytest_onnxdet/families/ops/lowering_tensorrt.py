@@ -1,0 +1,205 @@
+"""The ``tensorrt`` lowering: operators that its builder takes, sizes known when it builds.
+
+There is no NonMaxSuppression, NonZero or RoiAlign here, and every TopK has a constant K of at most
+3,840. What the ``onnxruntime`` lowering leaves out because it is not there stays in as slots of
+score 0. The results are the same, with one limit: suppression looks at the best 3,840 (box, class)
+pairs of an image that are above the score threshold. A detector that has more, and whose best 3,840
+leave fewer than ``max_per_img``, would find fewer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_onnxdet.core.limits import MOST_TOPK
+from pytest_onnxdet.families.ops.boxes import UnsupportedPart, quotient, shared_length, take_rows
+from pytest_onnxdet.families.ops.corners import SCANS
+from pytest_onnxdet.families.ops.lowering import Lowering
+from pytest_onnxdet.families.ops.rois import level_scales, roi_levels
+
+# Doubling steps of a running maximum where the size is not known: heat maps of up to 1,024 cells.
+SCAN_STEPS = 10
+
+
+@torch.jit.script
+def _greedy(suppresses: Tensor, candidate: Tensor) -> Tensor:
+    # What is kept is what no kept box suppresses. Starting from all candidates, each round settles
+    # the boxes whose suppressors are settled, so the rounds end at the greedy choice.
+    kept = candidate
+    changed = True
+    while changed:
+        hit = torch.matmul(kept[:, None], suppresses)[:, 0]
+        settled = candidate * (hit < 0.5).to(candidate.dtype)
+        changed = bool((settled != kept).any())
+        kept = settled
+    return kept
+
+
+class TensorRTLowering(Lowering):
+    """Everything in operators that build ahead of time, with constant sizes."""
+
+    name = "tensorrt"
+
+    def top(
+        self, scores: Tensor, limit: int, floor: float, least: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        kept = torch.where(scores > floor, scores, 0.0)
+        if limit <= 0:
+            columns = torch.arange(scores.shape[1], device=scores.device)[None]
+            return kept, columns + torch.zeros_like(scores, dtype=torch.int64)
+        return self._topk(kept, self.bounded(limit, "nms_pre"))
+
+    def bounded(self, count: int, key: str) -> int:
+        if count > MOST_TOPK:
+            raise UnsupportedPart(
+                f"TensorRT's TopK takes at most {MOST_TOPK} entries and {count} are asked for: "
+                f"lower {key} in the config's test_cfg"
+            )
+        return count
+
+    def _topk(self, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """The best ``limit`` of scores (N, P), a constant number also where P is not known."""
+        if self.fixed_shape:
+            found: tuple[Tensor, Tensor] = torch.topk(
+                scores, min(limit, int(scores.shape[1])), dim=1
+            )
+            return found
+        values, index = torch.topk(functional.pad(scores, (0, limit)), limit, dim=1)
+        index = torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
+        # No more slots than there are entries: what follows compares all pairs of them.
+        return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
+
+    def pool_rois(
+        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+    ) -> tuple[Tensor, None]:
+        features = features[: extractor.num_inputs]
+        scales = level_scales(extractor)
+        n = features[0].shape[0]
+        rows = boxes.unflatten(0, (n, -1))
+        levels = roi_levels(boxes, extractor.finest_scale, len(features)).unflatten(0, (n, -1))
+        layer = extractor.roi_layers[0]
+        height, width = layer.output_size
+        pooled = torch.zeros(())
+        for level, (maps, scale) in enumerate(zip(features, scales, strict=True)):
+            scaled = rows * scale - (0.5 if layer.aligned else 0.0)
+            mine = (levels == level).to(maps.dtype)[..., None, None]
+            across = axis_weights(scaled[..., 0], scaled[..., 2], width, maps.shape[3], layer)
+            down = axis_weights(scaled[..., 1], scaled[..., 3], height, maps.shape[2], layer)
+            pooled = pooled + _weighted(maps, down * mine, across)
+        return pooled.flatten(0, 1), None
+
+    def nms(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        iou_threshold: float,
+        limit: int,
+        limit_per_class: int = 0,
+        least: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        columns = scores.shape[2]
+        score, pair = self._topk(scores.flatten(1), MOST_TOPK)
+        label = quotient(pair, columns)
+        column = pair - label * columns
+        rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
+        found, labels, index = self.nms_pairs(
+            take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, least
+        )
+        return found, labels, torch.gather(at, 1, index)
+
+    def nms_pairs(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        classes: int,
+        iou_threshold: float,
+        limit: int,
+        limit_per_class: int = 0,
+        least: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x1, y1, x2, y2 = boxes.unbind(dim=2)
+        shared = shared_length(x1, x2) * shared_length(y1, y2)
+        area = (x2 - x1) * (y2 - y1)
+        overlap = shared / (area[:, :, None] + area[:, None] - shared)
+        order = torch.arange(boxes.shape[1], device=boxes.device)
+        first = (scores[:, :, None] > scores[:, None]) | (
+            (scores[:, :, None] == scores[:, None]) & (order[:, None] < order[None])
+        )
+        same = labels[:, :, None] == labels[:, None]
+        suppresses = (overlap > iou_threshold) & first & same
+        kept = _greedy(suppresses.to(boxes.dtype), (scores > 0).to(boxes.dtype))
+        if 0 < limit_per_class < limit:
+            ahead = (first & same).to(boxes.dtype)
+            rank = torch.matmul(kept[:, None], ahead)[:, 0]
+            kept = kept * (rank < limit_per_class).to(kept.dtype)
+        score, index = self._topk(scores * kept, self.bounded(limit, "max_per_img"))
+        return score, torch.where(score > 0, torch.gather(labels, 1, index), -1), index
+
+    def corner_pool(self, values: Tensor, mode: str) -> Tensor:
+        if self.fixed_shape:
+            return super().corner_pool(values, mode)
+        axis, backwards = SCANS[mode]
+        lowest = torch.finfo(values.dtype).min
+        size = values.shape[axis]
+        for step in (1 << i for i in range(SCAN_STEPS)):
+            before, after = (0, step) if backwards else (step, 0)
+            pads = (before, after) if axis == 3 else (0, 0, before, after)
+            shifted = functional.pad(values, pads, value=lowest)
+            shifted = shifted.narrow(axis, step if backwards else 0, size)
+            values = torch.maximum(values, shifted)
+        return values
+
+
+def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) -> Tensor:
+    """How much each cell of one axis adds to each bin of a region.
+
+    RoIAlign (arXiv:1703.06870, section 3) averages bilinear samples at n points of each bin and
+    axis, n = ceil(extent / bins) where the sampling ratio is 0. Bilinear weights are a product of
+    one factor per axis, so the average over the n x n points is a product of two matrices of these
+    weights with the feature map between them.
+
+    Args:
+        start, end: float32 (N, K), the region's extent in cells; no wider than the map, as boxes
+            are clipped to the image before they are pooled.
+        bins: of the axis.
+        cells: of the axis.
+        layer: mmcv's ``RoIAlign``.
+
+    Returns:
+        float32 (N, K, bins, cells).
+    """
+    extent = end - start
+    if not layer.aligned:
+        extent = extent.clamp(min=1)
+    step = (extent / bins)[..., None, None]
+    if layer.sampling_ratio > 0:
+        most = layer.sampling_ratio
+        count = torch.full_like(step, float(most))
+    else:
+        most = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
+        count = torch.ceil(step)
+    sample = torch.arange(most, device=start.device)[None, None, None].to(start.dtype)
+    bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
+    at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
+    inside = (sample < count) & (at >= -1) & (at <= cells)
+    at = torch.minimum(at.clamp(min=0), torch.ones_like(at) * (cells - 1))
+    cell = torch.arange(cells, device=start.device).to(start.dtype)
+    near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
+    near = near * inside[..., None].to(near.dtype)
+    return near.sum(dim=3) / count.clamp(min=1)
+
+
+def _weighted(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """down · map · acrossᵀ for each region: (N, C, H, W) to (N, K, C, bins down, bins across)."""
+    n, channels = maps.shape[0], maps.shape[1]
+    k, wide = across.shape[1], across.shape[2]
+    rows = torch.matmul(maps.flatten(1, 2), across.flatten(1, 2).transpose(1, 2))
+    rows = rows.unflatten(1, (channels, -1)).unflatten(3, (-1, wide))
+    rows = rows.permute(0, 3, 2, 1, 4).flatten(3)
+    found = torch.matmul(down, rows)
+    return found.reshape(n, k, down.shape[2], channels, wide).permute(0, 1, 3, 2, 4)

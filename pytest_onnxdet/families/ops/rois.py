@@ -1,0 +1,145 @@
+"""Features of regions: which level a region belongs to, and pooling it from there alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_onnxdet.families.ops.boxes import UnsupportedPart
+from pytest_onnxdet.families.ops.custom import roi_align
+
+
+def flatten_rois(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (N, K, 4) as rows (N * K, 4), and int64 (N * K,) the image of each row."""
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    image = image + torch.zeros_like(boxes[..., 0], dtype=torch.int64)
+    return boxes.flatten(0, 1), image.flatten()
+
+
+def roi_levels(boxes: Tensor, finest_scale: float, count: int) -> Tensor:
+    """The feature level of each box, by its size (FPN, arXiv:1612.03144, equation 1).
+
+    Args:
+        boxes: float32 (R, 4), corners in network-input pixels.
+        finest_scale: boxes below twice this size belong to level 0.
+        count: number of levels.
+
+    Returns:
+        int64 (R,).
+    """
+    scale = torch.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(dim=1))
+    level = torch.floor(torch.log2(scale / finest_scale + 1e-6))
+    return level.clamp(min=0, max=count - 1).long()
+
+
+def level_scales(extractor: Any) -> list[float]:
+    """Feature pixels per input pixel of an extractor's levels.
+
+    Raises:
+        UnsupportedPart: not mmdet's ``SingleRoIExtractor`` with average ``RoIAlign`` layers.
+    """
+    layers = extractor.roi_layers
+    if type(extractor).__name__ != "SingleRoIExtractor" or any(
+        type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg" for layer in layers
+    ):
+        raise UnsupportedPart(
+            f"{type(extractor).__name__} with {type(layers[0]).__name__} has no lowering; "
+            "SingleRoIExtractor with average RoIAlign has"
+        )
+    return [float(layer.spatial_scale) for layer in layers]
+
+
+def pool_rois(
+    extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """RoI-align of every box from the one level that it belongs to.
+
+    Args:
+        extractor: see :func:`level_scales`.
+        features: float32 (N, C, H, W), finest level first.
+        boxes: float32 (R, 4); ``image``: int64 (R,).
+
+    Returns:
+        float32 (R, C, h, w), level after level; int64 (R,), the row of each box among them, or None
+        where they are in the boxes' order. What the heads make of a region is a hundredth of its
+        features, so that it is cheaper to bring back into order.
+    """
+    features = features[: extractor.num_inputs]
+    layers, scales = extractor.roi_layers, level_scales(extractor)
+
+    def pool(level: int, at: Tensor, of: Tensor) -> Tensor:
+        layer = layers[level]
+        return roi_align(
+            features[level],
+            at,
+            of,
+            layer.output_size,
+            scales[level],
+            layer.sampling_ratio,
+            layer.aligned,
+        )
+
+    if len(features) == 1:
+        return pool(0, boxes, image), None
+    levels = roi_levels(boxes, extractor.finest_scale, len(features))
+    pooled, rows = [], []
+    for level in range(len(features)):
+        row = torch.nonzero(levels == level)[:, 0]
+        pooled.append(pool(level, boxes[row], image[row]))
+        rows.append(row)
+    row = torch.cat(rows)
+    back = torch.zeros_like(row).scatter(0, row, torch.arange(row.shape[0], device=row.device))
+    return torch.cat(pooled), back
+
+
+def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float) -> Tensor:
+    """Bilinear features at points given relative to boxes.
+
+    The order of operations is mmcv's ``rel_roi_point_to_rel_img_point``.
+
+    Args:
+        features: float32 (N, C, H, W).
+        boxes: float32 (N, K, 4), corners in network-input pixels.
+        points: float32 (N, K, P, 2) or (P, 2), x and y between 0 and 1 within the box.
+        scale: feature pixels per input pixel.
+
+    Returns:
+        float32 (N * K, C, P).
+    """
+    height, width = features.shape[-2], features.shape[-1]
+    size = boxes[..., 2:] - boxes[..., :2]
+    at = points * size[:, :, None] + boxes[:, :, None, :2]
+    x, y = at[..., 0] / width * scale, at[..., 1] / height * scale
+    grid = torch.stack([x, y], dim=-1) * 2.0 - 1.0
+    found = functional.grid_sample(features, grid, align_corners=False)
+    # The rows are counted by the boxes: the exporter takes grid_sample's traced shape for fixed.
+    rows = boxes.shape[0] * boxes.shape[1]
+    return found.permute(0, 2, 1, 3).reshape(rows, features.shape[1], points.shape[-2])
+
+
+def pool_points(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
+    """PointRend's coarse pooling: a regular grid of points in each box, on one level.
+
+    Args:
+        extractor: mmdet's ``GenericRoIExtractor`` over one level with ``SimpleRoIAlign``.
+        features: float32 (N, C, H, W), finest level first.
+        boxes: float32 (N, K, 4).
+
+    Returns:
+        float32 (N * K, C, h, w).
+    """
+    layer = extractor.roi_layers[0]
+    if extractor.num_inputs != 1 or type(layer).__name__ != "SimpleRoIAlign" or not layer.aligned:
+        raise UnsupportedPart(
+            f"{type(extractor).__name__} over {extractor.num_inputs} levels with "
+            f"{type(layer).__name__} has no lowering; one level with aligned SimpleRoIAlign has"
+        )
+    height, width = layer.output_size
+    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+    y = (torch.arange(height, device=boxes.device) + 0.5) / height
+    points = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1)
+    found = sample_points(features[0], boxes, points, layer.spatial_scale)
+    return found.unflatten(2, (height, width))

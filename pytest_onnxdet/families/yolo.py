@@ -1,0 +1,77 @@
+"""YOLOv3: every prior is decoded, and the score is class probability times objectness.
+
+mmdet keeps a pair when its objectness is at least ``conf_thr`` and its class probability is above
+``score_thr``; only then is the objectness multiplied in. It ignores ``nms_pre`` and does not clip.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pytest_onnxdet.families.base import DeployModel, features, joined, named_levels, nms_threshold
+from pytest_onnxdet.families.ops.boxes import Candidates, take_rows
+from pytest_onnxdet.families.ops.lowering import dets_of, sigmoid
+
+
+class YoloDetector(DeployModel):
+    """mmdet's ``YOLOV3Head`` over any backbone and neck."""
+
+    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
+        return named_levels(self.detector.bbox_head(features(self.detector, input)))
+
+    def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
+        head, cfg, limits = self.detector.bbox_head, self.detector.bbox_head.test_cfg, self.limits
+        (maps,) = head(features(self.detector, input))
+
+        candidates = Candidates(head.prior_generator, maps, self.lowering.fixed_shape)
+        rows = joined(maps, head.num_attrib)
+        # Priors below conf_thr can give no detection; the rest is decoded, in order.
+        confidence, prior = self.lowering.top_of_levels(
+            sigmoid(rows[..., 4]),
+            candidates.sizes,
+            limits.nms_pre or 0,
+            self._floor(cfg.get("conf_thr", -1)),
+        )
+        rows = take_rows(rows, prior)
+        box = self._decode(candidates.priors(prior), rows, candidates.strides(prior))
+        probability = sigmoid(rows[..., 5:])
+        if limits.deploy_nms_pre > 0:
+            confidence, kept = self.lowering.top(confidence, limits.deploy_nms_pre, 0.0)
+            box, probability = take_rows(box, kept), take_rows(probability, kept)
+        scores = torch.where(
+            probability > cfg.score_thr, probability * confidence[..., None], 0.0
+        ).transpose(1, 2)
+        score, labels, column = self.lowering.nms(
+            box,
+            scores,
+            nms_threshold(cfg),
+            cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
+            limits.max_output_boxes_per_class or 0,
+        )
+        return dets_of(box, score, column), labels
+
+    @staticmethod
+    def _floor(threshold: float) -> float:
+        """mmdet keeps objectness >= threshold; ``top`` keeps what is strictly above its floor."""
+        if threshold <= 0:
+            return 0.0
+        below = torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0))
+        return float(below)
+
+    @staticmethod
+    def _decode(anchors: Tensor, rows: Tensor, stride: Tensor) -> Tensor:
+        """Centre offsets within a cell and log sizes (YOLOv3, arXiv:1804.02767, section 2.1).
+
+        Args:
+            anchors: float32 (N, K, 4), corners.
+            rows: float32 (N, K, 5 + classes), raw predictions.
+            stride: float32 (N, K, 1), input pixels per cell.
+
+        Returns:
+            float32 (N, K, 4), corners in network-input pixels, not clipped.
+        """
+        centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5
+        centre = centre + (sigmoid(rows[..., :2]) - 0.5) * stride
+        half = (anchors[..., 2:] - anchors[..., :2]) * 0.5 * rows[..., 2:4].exp()
+        return torch.cat([centre - half, centre + half], dim=-1)

@@ -1,0 +1,308 @@
+"""The options of ``pytest --onnxdet`` and their ini twins, parsed once into ``Settings``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from pytest_onnxdet.core.vocabulary import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.run.cases import Settings
+
+
+class Option:
+    """One option with a value; ``--onnxdet-<name>`` and the ini key ``onnxdet_<name>``.
+
+    Attributes:
+        name: without the prefix.
+        metavar: the value's form in ``--help``.
+        many: whether the value is a comma-separated list.
+        help: for ``--help``.
+    """
+
+    # A plain class: dataclasses and named tuples are generated at import, which takes longer.
+    def __init__(self, name: str, metavar: str, many: bool, help: str) -> None:
+        self.name, self.metavar, self.many, self.help = name, metavar, many, help
+
+
+OPTIONS = (
+    Option(
+        "model",
+        "NAME,...",
+        True,
+        "Verify only the models whose name matches one of these globs. "
+        "Default: every model of the profile.",
+    ),
+    Option(
+        "profile",
+        "PROFILE",
+        False,
+        "Which set of models: 'mini', the small trained detectors that are shipped (default); "
+        "'full', the documented full-size configs, which need --onnxdet-data, or "
+        "--onnxdet-checkpoints=none; or a profile that a conftest registered.",
+    ),
+    Option(
+        "backend",
+        "NAME,...",
+        True,
+        "Verify only these backends; one that is missing is an error. "
+        "Default: onnxruntime, tensorrt and what a conftest registered; one that is missing is a "
+        "skip. Only by name: 'onnxruntime[tensorrt-lowering]', TensorRT's graphs on ONNX Runtime, "
+        "which is slow.",
+    ),
+    Option(
+        "shape",
+        "MODE,...",
+        True,
+        "Input shapes: 'static' (one size for all images, exact batch size) and 'dynamic'. "
+        "Default: static,dynamic.",
+    ),
+    Option("batch", "N,...", True, "Images per batch. Default: 1,2."),
+    Option(
+        "precision",
+        "TYPE,...",
+        True,
+        "Number types: 'fp32' (default), and what else a chosen backend computes in: 'fp16' with "
+        "TensorRT 10. Cases of a backend that does not are left out.",
+    ),
+    Option(
+        "checkpoints",
+        "DIR",
+        False,
+        "Take the weights of every selected model from this folder: MODEL.safetensors, "
+        "MODEL.pth or the documented file name; one that is not there is an error. Default: where "
+        "the model's spec says; what is a URL there is downloaded into the cache. "
+        "--onnxdet-checkpoints=none makes it the structure check: random weights, calibrated so "
+        "that they detect something, on 2 images (see --onnxdet-limit), drawn ones unless "
+        "--onnxdet-data is given. It shows whether a graph does what PyTorch does; "
+        "accuracy is skipped, and every table says 'structure'.",
+    ),
+    Option(
+        "data",
+        "DIR",
+        False,
+        "COCO folder for the full-size models, with annotations/instances_val2017.json and "
+        "val2017/.",
+    ),
+    Option(
+        "cache",
+        "DIR",
+        False,
+        "Keep exported graphs, engines, PyTorch's results and downloads here, for all runs and "
+        "projects. Default: pytest-onnxdet in the user's cache folder.",
+    ),
+    Option(
+        "report",
+        "DIR",
+        False,
+        "Write report.json, report.md and report.html into this folder, which is made if missing.",
+    ),
+    Option(
+        "baseline",
+        "FILE",
+        False,
+        "Compare with the report.json of an earlier run, and fail where AP, parity or the "
+        "speed-up over PyTorch became worse than tolerances and noise allow, or where what passed "
+        "is skipped or ran on another device. Latency may be skipped, as it is with -n. Checks "
+        "that this run leaves out are listed and do not fail.",
+    ),
+    Option(
+        "limit",
+        "N",
+        False,
+        "Verify on the first N images of a data set only. Default: all; 2 with "
+        "--onnxdet-checkpoints=none.",
+    ),
+)
+
+
+#: Where pytest looks for its ini options.
+INI_FILES = ("pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Registers ``--onnxdet``, the options and the ini keys."""
+    group = parser.getgroup("onnxdet", "onnxdet: do exported detectors do what PyTorch does?")
+    switch = (
+        "Verify exported detectors. Without files or folders on the command line the shipped "
+        "conformance suite is what runs. -m chooses by model, backend, shape mode (static, "
+        "dynamic), batch size (batch1, ...), check (export, build, parity, accuracy, latency) and "
+        "full-size models (full); pytest --onnxdet --markers lists all."
+    )
+    group.addoption("--onnxdet", action="store_true", default=None, help=switch)
+    parser.addini("onnxdet", "Like --onnxdet on every command line.", type="bool", default=False)
+    for option in OPTIONS:
+        group.addoption(
+            f"--onnxdet-{option.name}",
+            metavar=option.metavar,
+            action="append" if option.many else "store",
+            default=None,
+            help=option.help,
+        )
+        text = f"Default of --onnxdet-{option.name}."
+        if option.many:
+            parser.addini(f"onnxdet_{option.name}", text, type="args", default=[])
+        else:
+            parser.addini(f"onnxdet_{option.name}", text, type="string", default="")
+
+
+def is_enabled(config: pytest.Config) -> bool:
+    """Whether this run was asked to verify detectors."""
+    given = config.getoption("onnxdet")
+    return bool(config.getini("onnxdet") if given is None else given)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The request of this run; the command line wins over the ini file.
+
+    Raises:
+        pytest.UsageError: a value that cannot be used, with the form that can.
+    """
+    from pytest_onnxdet.core.paths import user_cache
+    from pytest_onnxdet.core.vocabulary import NONE
+    from pytest_onnxdet.models.structure import LIMIT
+    from pytest_onnxdet.run.cases import Settings
+
+    values = _Values(config)
+    for option in OPTIONS:
+        if option.metavar in ("DIR", "FILE"):
+            values.refuse_mistaken(option.name)
+    random = values.text("checkpoints") == NONE
+    limit = next(iter(values.numbers("limit")), None)
+    return Settings(
+        cache=values.folder("cache") or user_cache(),
+        models=values.words("model"),
+        profile=values.word("profile") or "mini",
+        backends=values.words("backend"),
+        shapes=values.chosen("shape", SHAPES) or SHAPES,
+        batches=tuple(values.numbers("batch")) or DEFAULT_BATCHES,
+        precisions=values.words("precision") or (DEFAULT_PRECISION,),
+        checkpoints=None if random else values.folder("checkpoints", exists=True),
+        random_weights=random,
+        data=values.folder("data", exists=True),
+        report=values.folder("report"),
+        baseline=values.file("baseline"),
+        limit=LIMIT if random and limit is None else limit,
+    )
+
+
+class _Values:
+    """Reads values of options, and knows where each came from."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """A comma-separated list without repetitions; empty where nothing was given."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        if given is None:
+            texts = self._config.getini(f"onnxdet_{name}")
+            given = None if texts in ("", []) else texts
+        if given is None:
+            return ()
+        texts = [given] if isinstance(given, str) else given
+        words = [word.strip() for text in texts for word in str(text).split(",")]
+        words = list(dict.fromkeys(word for word in words if word))
+        if not words:
+            self.refuse(name, "an empty value", "leave the option out for its default")
+        return tuple(words)
+
+    def text(self, name: str) -> str | None:
+        """What was given for an option of one value, as it stands."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        return given if given is not None else self._config.getini(f"onnxdet_{name}") or None
+
+    def word(self, name: str) -> str | None:
+        """One word, or None where nothing was given."""
+        words = self.words(name)
+        if len(words) > 1:
+            self.refuse(name, repr(",".join(words)), "give one value")
+        return words[0] if words else None
+
+    def chosen(self, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+        """A list of which every word is allowed."""
+        words = self.words(name)
+        for word in words:
+            if word not in allowed:
+                self.refuse(
+                    name, repr(word), f"give a comma-separated list of: {', '.join(allowed)}"
+                )
+        return words
+
+    def numbers(self, name: str) -> list[int]:
+        """A list of whole numbers from 1."""
+        words = self.words(name)
+        for word in words:
+            if not (word.isascii() and word.isdigit() and int(word) > 0):
+                self.refuse(name, repr(word), "give whole numbers from 1, separated by commas")
+        if name == "limit" and len(words) > 1:
+            self.refuse(name, repr(",".join(words)), "give one whole number from 1")
+        return list(dict.fromkeys(map(int, words)))
+
+    def folder(self, name: str, exists: bool = False) -> Path | None:
+        """A folder, None where nothing was given."""
+        path = self._path(name, "a folder")
+        if path is None:
+            return None
+        if exists and not path.is_dir():
+            self.refuse(name, str(path), "there is no such folder")
+        if path.exists() and not path.is_dir():
+            self.refuse(name, str(path), "this is a file; give a folder")
+        return path
+
+    def file(self, name: str) -> Path | None:
+        """A file that exists, None where nothing was given."""
+        path = self._path(name, "a file")
+        if path is not None and not path.is_file():
+            self.refuse(name, str(path), "there is no such file")
+        return path
+
+    def _path(self, name: str, form: str) -> Path | None:
+        """From the command line relative to where pytest was called, else to the ini."""
+        given = self._config.getoption(f"onnxdet_{name}")
+        base = self._config.invocation_params.dir
+        if given is None:
+            given = self._config.getini(f"onnxdet_{name}") or None
+            base = self._config.inipath.parent if self._config.inipath else base
+        if given is None:
+            return None
+        if not given.strip():
+            self.refuse(name, "an empty value", f"give {form}")
+        return Path(os.path.abspath(base / Path(given).expanduser()))
+
+    def refuse_mistaken(self, name: str) -> None:
+        """Refuses a folder that pytest took for the place of the tests.
+
+        Before any plugin is loaded, pytest looks for the ini file from the words of the command
+        line that name something that exists. After ``--onnxdet-cache /x`` that is ``/x``, and
+        the project's own ini file would silently not count.
+        """
+        if self._config.args_source is pytest.Config.ArgsSource.ARGS:
+            return  # pytest looks from the tests that were named, too
+        here = self._config.invocation_params.dir
+        above = (here, *here.parents)
+        found = self._config.inipath
+        if found is not None and found.parent in above:
+            return
+        if not any((folder / ini).is_file() for folder in above for ini in INI_FILES):
+            return
+        words = [str(word) for word in self._config.invocation_params.args]
+        for option, word in pairwise(words):
+            if option == f"--onnxdet-{name}" and (here / word).exists():
+                raise pytest.UsageError(
+                    f"{option} {word}: pytest took this folder for the place of the tests and "
+                    f"read no ini file of this project; write {option}={word}"
+                )
+
+    def refuse(self, name: str, value: str, remedy: str) -> NoReturn:
+        """Ends the run with a message that says where the value came from."""
+        where = f"--onnxdet-{name}"
+        if self._config.getoption(f"onnxdet_{name}") is None:
+            where = f"onnxdet_{name} in {self._config.inipath}"
+        raise pytest.UsageError(f"{where}: {value}: {remedy}")

@@ -1,0 +1,32 @@
+"""How tests are spread over pytest-xdist's workers: what is expensive stays with one of them.
+
+Left alone, xdist hands out tests one by one, and every worker builds every detector, loads every
+graph and runs every backend anew. Here the tests of one model and shape mode go to one worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.run.cases import Case
+
+
+class CaseScheduling(LoadScopeScheduling):
+    """Tests of the same model and shape mode to the same worker, others wherever there is room.
+
+    Args:
+        cases: the run's cases.
+        config, log: as xdist hands them to ``pytest_xdist_make_scheduler``.
+    """
+
+    def __init__(self, cases: Iterable[Case], config: Any, log: Any) -> None:
+        super().__init__(config, log)
+        self._groups = {case.id: f"{case.spec.name} {case.shape}" for case in cases}
+
+    def _split_scope(self, nodeid: str) -> str:
+        parameters = nodeid.rpartition("[")[2].removesuffix("]")
+        return self._groups.get(parameters, nodeid)

@@ -1,0 +1,113 @@
+"""What PyTorch itself might have found, where float ties leave that open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.data.batches import alone
+from pytest_onnxdet.models.spec import Tolerance
+
+#: The most of an image's mask pixels that may hang on which of nearly equal points are refined.
+#: 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any mask.
+OPEN = 0.01
+
+CORNERS = ("tl_heat", "br_heat")
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.reference.detector import Reference
+
+
+def alternatives(
+    reference: Reference,
+    batch: Batch,
+    place: int,
+    candidate: Detections,
+    raw: Mapping[str, NDArray[np.float32]],
+    theirs: Mapping[str, NDArray[Any]] | None,
+    proposals: NDArray[np.float32] | None,
+    tolerance: Tolerance,
+    max_per_img: int | None = None,
+) -> list[Detections]:
+    """What mmdet makes of its own raw outputs, choosing as the backend did; see ``check_parity``.
+
+    Args:
+        reference: the detector.
+        batch: with the image.
+        place: the image's place in it.
+        candidate: what the backend finds in it.
+        raw: PyTorch's raw outputs of the batch.
+        theirs: the backend's raw outputs of the batch; read of CornerNet alone, and
+            None where that is not the model.
+        proposals: of two-stage models those that the backend chose, (N, K, 6); else None.
+        tolerance: by how much what the backend kept may differ from PyTorch's candidates.
+        max_per_img: where the detector cuts an image's detections; None: nowhere.
+
+    Returns:
+        Of single-stage models the detections with ONNX's order of equal values, of CornerNet also
+        with the backend's peaks, where rounding may make them peaks. Of all models
+        those with the backend's choice of boxes, where suppression may choose so; of PointRend
+        with the range of the masks where float ties decide which points are refined, unless more
+        than a hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed
+        from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
+        two values that tie comes first.
+    """
+    from pytest_onnxdet.reference.ties.suppression import Choice, Unproven, played_back
+
+    one = list(alone(batch))[place]
+    made: list[Detections] = []
+    detector: Any = reference.detector
+    choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
+    own = {name: value[place : place + 1] for name, value in raw.items()}
+    if not reference.two_stage:
+        made = [reference.post_process(raw, batch, lowest_first=True)[place]]
+    if proposals is not None:
+        mine = proposals[place][proposals[place, :, 4] > 0]
+        limit = detector.rpn_head.test_cfg.max_per_img
+        choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
+    elif theirs is not None:
+        heats = [theirs[name][place : place + 1] for name in CORNERS]
+        made += _with_peaks(reference, own, one, heats)
+    try:
+        with played_back(choices, tolerance):
+            chosen = reference.post_process(own, one, mask_ranges=reference.two_stage)
+    except Unproven:
+        return made
+    return [*made, *(one for one in chosen if open_share(one, tolerance.mask_prob) <= OPEN)]
+
+
+def _with_peaks(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    heats: Sequence[NDArray[np.float32]],
+) -> list[Detections]:
+    """Of CornerNet: the detections of one image where the backend's peaks are the corners."""
+    import torch
+
+    from pytest_onnxdet.reference.ties.peaks import played_back_peaks
+    from pytest_onnxdet.reference.ties.suppression import Unproven
+
+    try:
+        with played_back_peaks([torch.from_numpy(heat) for heat in heats]):
+            return reference.post_process(raw, image, lowest_first=True)
+    except Unproven:
+        return []
+
+
+def open_share(found: Detections, allowed: float) -> float:
+    """The share of mask pixels that float ties leave open, in the detections' own mask grids.
+
+    Args:
+        found: with ``mask_range``, or 0 is returned.
+        allowed: a range up to this width is not open.
+    """
+    if found.mask_range is None or not found.mask_range.size:
+        return 0.0
+    wide: float = (found.mask_range[:, 1] - found.mask_range[:, 0] > allowed).mean()
+    return float(wide)

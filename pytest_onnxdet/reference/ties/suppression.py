@@ -1,0 +1,209 @@
+"""What mmdet finds when suppression chooses as a backend did, where float ties leave it the choice.
+
+Greedy suppression turns a last digit into a whole box: of two overlapping boxes whose scores are a
+rounding apart either may be kept, and so may both where their overlap is a rounding away from the
+threshold. In a two-stage model another proposal is then refined, and the detections differ by
+pixels. PyTorch's own roundings are of that size: mmcv's ``batched_nms`` moves the boxes of each
+class apart by more than the image's width, where float32 keeps 1/128 px.
+
+So a backend's choice is not compared with PyTorch's, but judged: :func:`judge` goes through all of
+PyTorch's candidates and asks of each whether it may have been kept, or dropped, had scores and
+boxes been rounded otherwise. A choice that holds is then played back into mmdet, whose later layers
+work on from there, and what comes of it is PyTorch's own result for that choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.reference.ties.rounding import box_slack, score_slack
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Unproven(Exception):
+    """A choice is not one that suppression may make; the message says of which box."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a backend's suppression kept.
+
+    Attributes:
+        boxes: float32 (K, 4), corners, in the pixels that mmdet suppresses in.
+        scores: float32 (K,).
+        labels: int64 (K,), classes, or levels of proposals: boxes of different ones may be equal.
+        limit: the most that may be kept; None: any number.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: NDArray[np.int64]
+    limit: int | None
+
+
+@contextlib.contextmanager
+def played_back(choices: Sequence[Choice], tolerance: Tolerance) -> Iterator[None]:
+    """For the duration of the block, mmdet's suppressions give these choices, one after the other.
+
+    Args:
+        choices: of the suppressions of one image, in the order in which mmdet makes them.
+        tolerance: by how much what was kept may differ from PyTorch's candidates.
+
+    Raises:
+        Unproven: within the block, where a choice does not hold or there are not as many.
+    """
+    from mmcv.ops import batched_nms as original
+
+    left = list(choices)
+
+    def chosen(
+        boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Any, class_agnostic: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if nms_cfg.get("type", "nms") != "nms":
+            raise Unproven(f"{nms_cfg['type']} does not only choose")
+        if not left:
+            raise Unproven("mmdet suppresses more often than the backend told choices")
+        rows = judge(
+            boxes.numpy(),
+            scores.numpy(),
+            idxs.numpy(),
+            nms_cfg.get("iou_threshold", nms_cfg.get("iou_thr")),
+            left.pop(0),
+            tolerance,
+            class_agnostic,
+        )
+        kept = torch.from_numpy(rows)
+        kept = kept[scores[kept].argsort(descending=True, stable=True)]
+        return torch.cat([boxes[kept], scores[kept, None]], dim=1), kept
+
+    # mmdet's modules import it by name.
+    loaded = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    holders = [module for module in loaded if vars(module).get("batched_nms") is original]
+    for module in holders:
+        vars(module)["batched_nms"] = chosen
+    try:
+        yield
+        if any(len(choice.scores) for choice in left):
+            raise Unproven("the backend keeps boxes where mmdet has no candidate")
+    finally:
+        for module in holders:
+            vars(module)["batched_nms"] = original
+
+
+def judge(
+    boxes: Floats,
+    scores: Floats,
+    labels: NDArray[np.int64],
+    iou_threshold: float,
+    choice: Choice,
+    tolerance: Tolerance,
+    class_agnostic: bool = False,
+) -> NDArray[np.int64]:
+    """The candidates that a choice keeps, if greedy suppression may keep just these.
+
+    Each kept box must be a candidate, within the allowances, and no more may be kept than allowed.
+    No two of a label may surely overlap by more than the threshold. Each candidate that is not kept
+    must perhaps overlap by more with a kept one of its label that perhaps scores higher; or, where
+    as many are kept as may be, perhaps score no higher than the last. "Surely" and "perhaps": with
+    every coordinate and score off by what rounding can do (see the module
+    ``rounding`` beside this one), which is far less than the allowances.
+
+    Args:
+        boxes: float32 (P, 4), corners of all candidates; scores float32 (P,); labels int64 (P,).
+        iou_threshold: overlap above which the lower-scored box of a label is dropped.
+        choice: what was kept.
+        tolerance: ``box_px`` and ``score`` are the allowances.
+        class_agnostic: whether boxes of all labels suppress each other.
+
+    Returns:
+        int64 (K,), the rows of the kept.
+
+    Raises:
+        Unproven: it may not.
+    """
+    rows = _rows(boxes, scores, labels, choice, tolerance)
+    if choice.limit is not None and len(rows) > choice.limit:
+        raise Unproven(f"{len(rows)} boxes are kept, and {choice.limit} may be")
+    tie = score_slack(scores)
+    last = (scores[rows] + tie[rows]).min(initial=np.inf)
+    if class_agnostic:
+        labels = np.zeros_like(labels)
+    step = float(boxes.max(initial=0.0)) + 1
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[rows] = True
+    for label in np.unique(labels):
+        slack = box_slack(boxes, step * float(label))
+        mine = np.flatnonzero(labels == label)
+        ours, others = mine[kept[mine]], mine[~kept[mine]]
+        sure, _ = overlaps(boxes[ours], boxes[ours], slack)
+        np.fill_diagonal(sure, 0.0)
+        if (sure > iou_threshold).any():
+            first, second = ours[np.argwhere(sure > iou_threshold)[0]]
+            raise Unproven(f"both {boxes[first]} and {boxes[second]} are kept")
+        _, possible = overlaps(boxes[others], boxes[ours], slack)
+        ahead = (scores + tie)[ours][None] >= (scores - tie)[others][:, None]
+        dropped = ((possible > iou_threshold) & ahead).any(axis=1)
+        if choice.limit is not None and len(rows) >= choice.limit:
+            dropped |= (scores - tie)[others] <= last
+        if not dropped.all():
+            at = others[~dropped][0]
+            raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} is not kept")
+    return rows
+
+
+def _rows(
+    boxes: Floats, scores: Floats, labels: NDArray[np.int64], choice: Choice, tolerance: Tolerance
+) -> NDArray[np.int64]:
+    """Of each kept box its candidate, the nearest within the allowances."""
+    rows: list[int] = []
+    for number, (box, score) in enumerate(zip(choice.boxes, choice.scores, strict=True)):
+        far = np.abs(boxes - box).max(axis=1, initial=0.0)
+        alike = (np.abs(scores - score) <= tolerance.score) & (labels == choice.labels[number])
+        far = np.where(alike, far, np.inf)
+        if rows:
+            far[rows] = np.inf
+        if not far.size or far.min() > tolerance.box_px:
+            raise Unproven(f"{box} of score {score:.6g} is no candidate")
+        rows.append(int(far.argmin()))
+    return np.array(rows, dtype=np.int64)
+
+
+def overlaps(ours: Floats, theirs: Floats, slack: float) -> tuple[Floats, Floats]:
+    """Between which values boxes' intersections over union lie, coordinates being off by so much.
+
+    Args:
+        ours: (M, 4), corners; theirs (K, 4).
+        slack: pixels by which each coordinate may be off.
+
+    Returns:
+        Two float64 (M, K), the least and the greatest IoU.
+    """
+    a, b = ours.astype(np.float64)[:, None], theirs.astype(np.float64)[None]
+    side = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    least, most = (_area(side + shift) for shift in (-2 * slack, 2 * slack))
+    (a_least, a_most), (b_least, b_most) = (
+        (_area(c[..., 2:] - c[..., :2] - 2 * slack), _area(c[..., 2:] - c[..., :2] + 2 * slack))
+        for c in (a, b)
+    )
+    low = least / (a_most + b_most - least)
+    # A box as thin as the slack may be anything.
+    union = np.maximum(a_least + b_least - most, np.maximum(a_least, b_least))
+    high = np.where(union > 0, np.minimum(most / np.where(union > 0, union, 1.0), 1.0), most > 0)
+    return low, high
+
+
+def _area(side: Floats) -> Floats:
+    """Of widths and heights (..., 2), those below 0 being none."""
+    found: Floats = np.maximum(side, 0.0).prod(axis=-1)
+    return found

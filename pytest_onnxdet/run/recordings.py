@@ -1,0 +1,129 @@
+"""PyTorch's detections, kept on disk: the reference runs once per model, images and batches.
+
+An entry is one .npz file of plain arrays, named by the hash of everything that decides what
+PyTorch finds. It is written beside its place and renamed into it under a file lock, so that of
+several processes one computes and the others wait and read. A file that does not read back whole
+is computed again, with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pytest_onnxdet.bundle.format import read, write
+from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
+from pytest_onnxdet.data.detections import Detections
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.data.batches import Batches
+    from pytest_onnxdet.data.datasets import Dataset
+
+
+VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
+#: Source files of this package on which PyTorch's detections depend.
+SOURCES = (
+    "bundle/format.py",
+    "reference/detector.py",
+    "data/batches.py",
+    "data/datasets.py",
+    "data/detections.py",
+    "data/masks.py",
+)
+
+
+class KeptResults:
+    """A folder of kept detections, shared by processes.
+
+    Args:
+        root: made when missing.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"the cache folder {root} cannot be made ({error.strerror}); "
+                "choose another with --onnxdet-cache DIR"
+            ) from error
+
+    def identity(self, detector: nn.Module, dataset: Dataset, batches: Batches) -> dict[str, Any]:
+        """Everything that decides what ``detector`` finds in ``dataset``'s batches, by name."""
+        cfg: Any = detector.cfg
+        return {
+            "weights": weights_digest(detector),
+            "model": cfg.model.to_dict(),
+            "pipeline": list(cfg.data.test.pipeline),
+            "images": _images_digest(dataset),
+            "batch": [batches.size, batches.shape, batches.fill],
+            "versions": _versions(),
+            "code": _code_digest(),
+        }
+
+    def get(
+        self, parts: Mapping[str, Any], compute: Callable[[], Sequence[Detections]]
+    ) -> list[Detections]:
+        """The detections of these parts, computed when they are missing or damaged.
+
+        Args:
+            parts: as :meth:`identity` gives them.
+            compute: one entry per image.
+        """
+        key = content_key(parts)
+        place = self.root / f"{key}.npz"
+        with FileLock(self.root / f"{key}.lock"):
+            if place.exists():
+                try:
+                    return read(place)
+                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                    warnings.warn(
+                        f"the kept reference results {place} are damaged ({error}); "
+                        "PyTorch is run again",
+                        stacklevel=2,
+                    )
+            found = list(compute())
+            write(place, found)
+            return found
+
+
+def _images_digest(dataset: Dataset) -> str:
+    """A hash of the annotations, of every image's bytes, and of what is added to them."""
+    digest = hashlib.sha256(file_digest(dataset.spec.annotations).encode())
+    digest.update(f"{dataset.spec.grain} {dataset.spec.enlarged}".encode())
+    for index in range(len(dataset)):
+        path = dataset.path(index)
+        digest.update(path.name.encode())
+        # A missing image is for the data room to report, when it is read.
+        digest.update(file_digest(path).encode() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for name in VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _code_digest() -> str:
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for name in SOURCES:
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    return digest.hexdigest()

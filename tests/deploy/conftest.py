@@ -1,5 +1,0 @@
-"""mmcv 1.x imports torchvision, which may have to be stood in for before a test imports mmcv."""
-
-from pytest_onnxdet.models._torchvision import ensure_torchvision
-
-ensure_torchvision()

@@ -1,0 +1,89 @@
+"""CornerNet's peaks: those that rounding may make are taken over, others are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.dense_heads import corner_head
+
+from pytest_onnxdet.data.batches import alone, collate
+from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+from pytest_onnxdet.models.build import build_detector, load_config
+from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.ties.peaks import judge_peaks, played_back_peaks
+from pytest_onnxdet.reference.ties.proof import CORNERS, _with_peaks
+from pytest_onnxdet.reference.ties.suppression import Unproven
+
+UNIT = 6e-8
+
+
+def heat(*cells: float) -> torch.Tensor:
+    """One row of scores in a map of three rows."""
+    values = torch.zeros(1, 1, 3, len(cells))
+    values[0, 0, 1] = torch.tensor(cells)
+    return values
+
+
+def peaks(values: torch.Tensor) -> list[int]:
+    found = corner_head.get_local_maximum(values, kernel=3)
+    return (found[0, 0, 1] > 0).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "kept"),
+    [
+        ((0.1, 0.5, 0.5, 0.1), (0.1, 0.5, 0.5 + UNIT, 0.1), [2]),  # both here, one there
+        ((0.1, 0.5, 0.5 + UNIT, 0.1), (0.1, 0.5, 0.5, 0.1), [1, 2]),
+        ((0.1, 0.5, 0.5 + UNIT, 0.1), (0.1, 0.5 + UNIT, 0.5, 0.1), [1]),
+        ((0.1, 0.5, 0.3, 0.1), (0.1, 0.5, 0.3, 0.1), [1]),
+    ],
+)
+def test_neighbours_that_tie_may_be_peaks_or_not(
+    ours: tuple[float, ...], theirs: tuple[float, ...], kept: list[int]
+) -> None:
+    found = judge_peaks(heat(*ours), heat(*theirs), 3)
+    assert found[0, 0, 1].nonzero()[:, 0].tolist() == kept == peaks(heat(*theirs))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ((0.1, 0.5, 0.4998, 0.1), (0.1, 0.4997, 0.4998, 0.1)),  # 2e-4 in a score is no tie
+        ((0.1, 0.5, 0.4, 0.1), (0.1, 0.5, 0.5, 0.1)),
+        ((0.1, 0.9999, 0.99988, 0.1), (0.1, 0.9998, 0.99988, 0.1)),  # nor less where it saturates
+    ],
+)
+def test_a_peak_that_is_none_by_more_than_rounding_is_refused(
+    ours: tuple[float, ...], theirs: tuple[float, ...]
+) -> None:
+    with pytest.raises(Unproven, match="is a peak in one of the two only"):
+        judge_peaks(heat(*ours), heat(*theirs), 3)
+
+
+def test_mmdet_takes_them_for_its_corners_and_is_as_before_afterwards() -> None:
+    original = corner_head.get_local_maximum
+    ours, theirs = heat(0.1, 0.5, 0.5, 0.1), heat(0.1, 0.5, 0.5 + 1e-6, 0.1)
+    with played_back_peaks([theirs.logit(), ours.logit()]):
+        assert peaks(ours) == [2]
+        assert peaks(ours) == [1, 2]
+    assert corner_head.get_local_maximum is original
+
+
+def test_each_image_of_a_batch_has_its_own_peaks() -> None:
+    spec = builtin_registry().get("cornernet", "mini")
+    dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
+    reference = Reference(build_detector(spec))
+    batch = collate([dataset.sample(0), dataset.sample(1)])
+    raw = reference.raw(batch)
+    for place, (image, expected) in enumerate(
+        zip(alone(batch), reference.post_process(raw, batch, lowest_first=True), strict=True)
+    ):
+        own = {name: value[place : place + 1] for name, value in raw.items()}
+        (found,) = _with_peaks(reference, own, image, [own[name] for name in CORNERS])
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        raised = own["tl_heat"] + np.float32(0.01) * np.random.default_rng(0).random(
+            own["tl_heat"].shape, np.float32
+        )
+        assert _with_peaks(reference, own, image, [raised, own["br_heat"]]) == []

@@ -1,0 +1,58 @@
+"""mmdet's own post-processing, with either order of equal scores."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.reference.detector import Reference
+
+
+class TopTwo(nn.Module):
+    """A head that keeps the two best cells; the cell's index is its box's place."""
+
+    num_classes = 1
+
+    def get_bboxes(
+        self, cls_scores: list[Tensor], img_metas: list[Any], rescale: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        score, cell = cls_scores[0].flatten(1).topk(2)
+        box = cell[..., None].expand(-1, -1, 4).float()
+        return [
+            (torch.cat([b, s[:, None]], 1), torch.zeros(2, dtype=torch.int64))
+            for b, s in zip(box, score, strict=True)
+        ]
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bbox_head = TopTwo()
+
+
+def kept_cells(scores: np.ndarray, lowest_first: bool) -> list[int]:
+    size = np.int64([[8, 8]])
+    batch = Batch(np.zeros((1, 3, 8, 8), np.float32), size, [{}])
+    found = Reference(Detector()).post_process({"cls_score_0": scores}, batch, lowest_first)
+    assert found is not None
+    return [int(x) for x in found[0].boxes[:, 0]]
+
+
+def test_of_equal_scores_the_lowest_index_is_taken_first_where_asked():
+    scores = np.zeros((1, 1, 40, 40), np.float32)
+    scores.flat[1500] = 0.5
+
+    assert kept_cells(scores, lowest_first=True) == [1500, 0]
+    # PyTorch may take any of the 1,599 cells that are equal; the best is no matter of choice.
+    assert kept_cells(scores, lowest_first=False)[0] == 1500
+
+
+def test_the_order_is_left_as_it_was():
+    scores = torch.arange(3.0)
+    before = torch.topk
+    kept_cells(np.zeros((1, 1, 4, 4), np.float32), lowest_first=True)
+    assert torch.topk is before
+    assert torch.topk(scores, 1).indices.tolist() == [2]
+    assert torch.topk(scores, 2, largest=False).indices.tolist() == [0, 1]

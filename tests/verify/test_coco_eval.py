@@ -1,0 +1,107 @@
+"""The streamed evaluation gives pycocotools' figures, bit by bit."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from mmcv import Config
+from scene_detections import middling, pycocotools_eval
+
+from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
+
+
+@pytest.fixture
+def shapes() -> Dataset:
+    config = Config({"data": {"test": {"pipeline": []}}})
+    return load_dataset(builtin_datasets().get("shapes"), config, limit=24)
+
+
+def _none() -> Detections:
+    return Detections(
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int64),
+        RunLengthMasks([]),
+    )
+
+
+@pytest.mark.parametrize("by_category", [True, False])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bool) -> None:
+    coco = shapes.coco
+    for number, entry in enumerate(coco.coco.anns.values()):
+        entry["iscrowd"] = int(number % 7 == 0)
+    found = middling(shapes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        slow = pycocotools_eval(shapes, found, kind)
+        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        for one in (slow, streamed):
+            one.params.imgIds, one.params.catIds = coco.img_ids, coco.cat_ids
+            one.params.maxDets, one.params.useCats = [3, 10, 100], int(by_category)
+            one.evaluate()
+            one.accumulate()
+            one.summarize()
+
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(streamed.eval[name], slow.eval[name])
+    np.testing.assert_array_equal(streamed.stats, slow.stats)
+    assert 0.1 < streamed.stats[1] < 0.9
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_chunks_make_no_difference(
+    shapes: Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those in which nothing was found, or in which there is nothing to find."""
+    monkeypatch.setattr(coco_eval, "_CHUNK", 5)
+    coco, found = shapes.coco, middling(shapes)
+    found[5:10] = [_none() for _ in range(5)]
+    empty = set(coco.img_ids[10:15])
+    kept = [one for one in coco.coco.dataset["annotations"] if one["image_id"] not in empty]
+    coco.coco.dataset["annotations"] = kept
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.coco.createIndex()
+        slow = pycocotools_eval(shapes, found, kind)
+        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        for one in (slow, streamed):
+            one.params.imgIds = coco.img_ids
+            one.evaluate()
+            one.accumulate()
+    np.testing.assert_array_equal(streamed.eval["precision"], slow.eval["precision"])
+    assert not empty & set(coco.coco.imgToAnns)  # the annotations are as before
+
+
+def test_object_0_is_an_object(shapes: Dataset) -> None:
+    """pycocotools takes it for none: whoever finds it has found nothing."""
+    coco = shapes.coco
+    for number, entry in enumerate(coco.coco.dataset["annotations"]):
+        entry["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.coco.createIndex()
+    perfect = [
+        Detections(one["bboxes"], np.ones(len(one["labels"]), np.float32), one["labels"])
+        for one in map(coco.get_ann_info, range(24))
+    ]
+    streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, perfect), "bbox")
+    streamed.params.imgIds = coco.img_ids
+    streamed.evaluate()
+    assert streamed.eval["precision"][:, :, :, 0, -1].min() == 1.0
+
+
+def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Dataset) -> None:
+    coco, found = shapes.coco, middling(shapes)
+    some = Found(coco.img_ids[:10], coco.cat_ids, found[:10])
+    with contextlib.redirect_stdout(io.StringIO()):
+        slow = pycocotools_eval(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
+        streamed = StreamedEval(coco.coco, some, "bbox")
+        for one in (slow, streamed):
+            one.params.imgIds, one.params.catIds = coco.img_ids[:16], coco.cat_ids[:2]
+            one.evaluate()
+            one.accumulate()
+    np.testing.assert_array_equal(streamed.eval["precision"], slow.eval["precision"])
+    with pytest.raises(NotImplementedError):
+        streamed.accumulate(streamed.params)
