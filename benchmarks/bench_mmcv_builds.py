@@ -24,7 +24,7 @@ BAR = 1.05
 
 CHILD = """
 import json, statistics, time, torch
-from pytest_onnxdet.models._torchvision import ensure_torchvision
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 ensure_torchvision()
 from mmcv import ops
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytest_onnxdet.models._torchvision import ensure_torchvision
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 ensure_torchvision()  # mmcv imports it
 from mmcv import ops  # noqa: E402
@@ -235,12 +235,12 @@ def run_operators() -> Arrays:
 
 def run_minis(count: int) -> Arrays:
     """What mmdet's own detectors find in the first images: boxes, labels and masks' pixels."""
-    from pytest_onnxdet.backends.pytorch import Reference
-    from pytest_onnxdet.cases import Settings
+    from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.run.cases import Settings
     from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import builtin_datasets
     from pytest_onnxdet.models.registry import builtin_registry
-    from pytest_onnxdet.workbench import Workbench
+    from pytest_onnxdet.run.bench import Workbench
 
     found: Arrays = {}
     with tempfile.TemporaryDirectory() as folder:
