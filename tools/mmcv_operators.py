@@ -235,12 +235,12 @@ def run_operators() -> Arrays:
 
 def run_minis(count: int) -> Arrays:
     """What mmdet's own detectors find in the first images: boxes, labels and masks' pixels."""
-    from pytest_onnxdet.reference.detector import Reference
-    from pytest_onnxdet.run.cases import Settings
     from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import builtin_datasets
     from pytest_onnxdet.models.registry import builtin_registry
+    from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.run.bench import Workbench
+    from pytest_onnxdet.run.cases import Settings
 
     found: Arrays = {}
     with tempfile.TemporaryDirectory() as folder:
