@@ -11,8 +11,8 @@ deciding those ties as the backend did, has to give the backend's detections, or
 from functools import partial
 
 import pytest
-from pytest_onnxdet.run.ties import alternatives as settle
 
+from pytest_onnxdet.run.ties import alternatives
 from pytest_onnxdet.verify.checks import check_parity
 
 
@@ -39,7 +39,7 @@ def test_parity(
         raw=bench.raw(case),
         singles=bench.singles(case),
         images=bench.names(case),
-        settle=partial(settle, bench, case, tolerance),
+        settle=partial(alternatives, bench, case, tolerance),
         locate=lambda: bench.blame(case),
     )
     onnxdet_record(metrics)

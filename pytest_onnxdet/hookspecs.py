@@ -15,11 +15,11 @@ import pytest
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.registry import BackendRegistry
     from pytest_onnxdet.data.datasets import DatasetRegistry
-    from pytest_onnxdet.models.registry import ModelRegistry as Registry
+    from pytest_onnxdet.models.registry import ModelRegistry
 
 
 @pytest.hookspec
-def pytest_onnxdet_models(registry: Registry) -> None:
+def pytest_onnxdet_models(registry: ModelRegistry) -> None:
     """Register models beside the built-in ones, or in a profile of their own.
 
     Args:

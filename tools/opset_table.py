@@ -16,15 +16,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pytest_onnxdet.export.options import ExportError, ExportOptions
-from pytest_onnxdet.run.ties import alternatives as settle
 from tqdm import tqdm
 
 from pytest_onnxdet.backends import builtin_backends
 from pytest_onnxdet.data.datasets import builtin_datasets
+from pytest_onnxdet.export.options import ExportError, ExportOptions
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings
+from pytest_onnxdet.run.ties import alternatives
 from pytest_onnxdet.verify.checks import CheckFailed, check_parity
 
 OPSETS = tuple(range(11, 21))
@@ -57,7 +57,7 @@ def attempt(bench: AtOpset, case: Case) -> str:
             case_id=case.id,
             max_per_img=bench.max_per_img(case.spec),
             most_tied=case.spec.tied_images,
-            settle=partial(settle, bench, case, tolerance),
+            settle=partial(alternatives, bench, case, tolerance),
         )
     except CheckFailed as error:
         return f"DIFFERS: {error}"

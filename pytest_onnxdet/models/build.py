@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from pytest_onnxdet.models.checkpoint import BuildError, read_checkpoint
-from pytest_onnxdet.models.checkpoint import told as _told
+from pytest_onnxdet.models.checkpoint import BuildError, read_checkpoint, told
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -67,7 +66,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
         cfg = replace_cfg_vals(_parse(path))
     except Exception as error:  # a config is Python: anything can come out of it
         raise BuildError(
-            f"{path}: the config does not parse: {_told(error)}: correct the file"
+            f"{path}: the config does not parse: {told(error)}: correct the file"
         ) from error
     if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
         raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
@@ -77,7 +76,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
     except Exception as error:
         raise BuildError(
             f"{path}: the overrides of model {spec.name!r} do not fit this config: "
-            f"{_told(error)}: correct the overrides"
+            f"{told(error)}: correct the overrides"
         ) from error
     if "test" not in cfg.get("data", {}) or "pipeline" not in cfg.data.test:
         raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
@@ -89,7 +88,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
     try:
         return compat_cfg(cfg)
     except Exception as error:
-        raise BuildError(f"{path}: not a config of mmdet 2: {_told(error)}: update it") from error
+        raise BuildError(f"{path}: not a config of mmdet 2: {told(error)}: update it") from error
 
 
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
@@ -119,7 +118,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     try:
         return mmdet_build(model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     except Exception as error:
-        raise BuildError(f"{path}: {kind} cannot be built: {_told(error)}") from error
+        raise BuildError(f"{path}: {kind} cannot be built: {told(error)}") from error
 
 
 def build_detector(
@@ -251,7 +250,7 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         return load_file(file, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise BuildError(
-            f"{file}: the weights file is corrupt: {_told(error)}: restore it from the package "
+            f"{file}: the weights file is corrupt: {told(error)}: restore it from the package "
             "or repository, or train it again"
         ) from error
 

@@ -26,7 +26,7 @@ from pytest_onnxdet.models.structure import structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
-    from pytest_onnxdet.models.registry import ModelRegistry as Registry
+    from pytest_onnxdet.models.registry import ModelRegistry
 
 
 class SettingsError(ValueError):
@@ -133,7 +133,7 @@ def named_markers(
     return table
 
 
-def choose_models(settings: Settings, registry: Registry) -> tuple[ModelSpec, ...]:
+def choose_models(settings: Settings, registry: ModelRegistry) -> tuple[ModelSpec, ...]:
     """The selected specs, with their weights in ``settings.checkpoints`` where it is given.
 
     Raises:

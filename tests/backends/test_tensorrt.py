@@ -9,15 +9,15 @@ import onnx
 import pytest
 from fake_tensorrt import Fake, graph
 from onnx import TensorProto, helper
-from pytest_onnxdet.backends.registry import marker_name
-from pytest_onnxdet.backends.tensorrt.library import Library
 
 from pytest_onnxdet.backends import builtin_backends
 from pytest_onnxdet.backends.base import BackendError, expecting
+from pytest_onnxdet.backends.registry import marker_name
 from pytest_onnxdet.backends.tensorrt import backend as tensorrt
 from pytest_onnxdet.backends.tensorrt import builder as engines
 from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
 from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu
+from pytest_onnxdet.backends.tensorrt.library import Library
 from pytest_onnxdet.backends.tensorrt.profile import Profile
 from pytest_onnxdet.pytest_layer.outcome import told
 from pytest_onnxdet.run.cases import Settings, choose_backends

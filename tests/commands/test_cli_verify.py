@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from cli_models import SIZE, Ran, Tiny
-from pytest_onnxdet.export.options import ExportOptions
 
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
 from pytest_onnxdet.commands.common import open_config
 from pytest_onnxdet.commands.images import SAMPLE, SECOND, pair
 from pytest_onnxdet.commands.verify import other_size, trials
+from pytest_onnxdet.export.options import ExportOptions
 
 Run = Callable[..., Ran]
 Tamper = Callable[[Any, Any], None]

@@ -16,7 +16,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from pytest_onnxdet.export.options import ExportOptions
 from torch import nn
 
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
@@ -25,6 +24,7 @@ from pytest_onnxdet.data.batches import Batch, collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.export.exporter import export_detector
+from pytest_onnxdet.export.options import ExportOptions
 from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import Tolerance

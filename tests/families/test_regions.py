@@ -9,13 +9,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from pytest_onnxdet.export.options import ExportOptions
 from torch import Tensor
 
 from pytest_onnxdet.core.limits import MOST_TOPK
 from pytest_onnxdet.data.batches import collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.export.exporter import export_detector
+from pytest_onnxdet.export.options import ExportOptions
 from pytest_onnxdet.families.ops.boxes import UnsupportedPart
 from pytest_onnxdet.families.ops.lowering import Lowering, OnnxRuntimeLowering, dets_of
 from pytest_onnxdet.families.ops.lowering_tensorrt import TensorRTLowering

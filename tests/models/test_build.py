@@ -16,11 +16,11 @@ from pytest_onnxdet.models.build import (
 )
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.models.mini.overrides import MINIS
-from pytest_onnxdet.models.registry import ModelRegistry as Registry
+from pytest_onnxdet.models.registry import ModelRegistry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.zoo import zoo_specs
 
-REGISTRY = Registry((*mini_specs(), *zoo_specs()))
+REGISTRY = ModelRegistry((*mini_specs(), *zoo_specs()))
 
 
 def fresh(name: str) -> ModelSpec:

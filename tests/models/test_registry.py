@@ -3,11 +3,9 @@ import pytest
 from pytest_onnxdet.models.mini import WEIGHTS, mini_specs
 from pytest_onnxdet.models.registry import (
     DuplicateModel,
+    ModelRegistry,
     UnknownModel,
     builtin_registry,
-)
-from pytest_onnxdet.models.registry import (
-    ModelRegistry as Registry,
 )
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 
@@ -45,7 +43,7 @@ def test_documented_models_name_checkpoint_classes_and_ap() -> None:
 
 
 def test_select_follows_globs_in_order_of_registration() -> None:
-    registry = Registry([ModelSpec(n, "c.py") for n in ("b", "ab", "a")])
+    registry = ModelRegistry([ModelSpec(n, "c.py") for n in ("b", "ab", "a")])
     assert [s.name for s in registry.select(["a*"], "mini")] == ["ab", "a"]
     assert [s.name for s in registry.select([], "mini")] == ["b", "ab", "a"]
 
@@ -64,7 +62,7 @@ def test_an_unknown_profile_is_an_error_that_lists_profiles() -> None:
 
 
 def test_a_duplicate_raises_and_another_profile_does_not() -> None:
-    registry = Registry([ModelSpec("a", "first.py")])
+    registry = ModelRegistry([ModelSpec("a", "first.py")])
     registry.register(ModelSpec("a", "first.py", profile="mine"))
     with pytest.raises(DuplicateModel, match=r"'a'.*'mini'.*first\.py"):
         registry.register(ModelSpec("a", "second.py"))

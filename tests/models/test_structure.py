@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_onnxdet.core.vocabulary import STRUCTURE
-from pytest_onnxdet.core.vocabulary import STRUCTURE as PROFILE
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.structure import GRAINED, is_structure
 from pytest_onnxdet.models.zoo import DOCUMENTED, ZOO
@@ -16,10 +14,6 @@ from pytest_onnxdet.verify.checks import CheckFailed
 from pytest_onnxdet.verify.documented import check_documented
 
 REGISTRY = builtin_registry()
-
-
-def test_the_report_knows_the_profile() -> None:
-    assert PROFILE == STRUCTURE
 
 
 def test_no_checkpoints_makes_structure_checks() -> None:

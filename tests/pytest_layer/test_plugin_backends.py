@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import toy_project
-from pytest_onnxdet.backends.registry import BackendRegistry
 
 from pytest_onnxdet.backends import builtin_backends
+from pytest_onnxdet.backends.registry import BackendRegistry
 from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
 from pytest_onnxdet.backends.tensorrt.profile import Profile
 from pytest_onnxdet.report import machine

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from plugin_output import cases
-from pytest_onnxdet.pytest_layer.stash import SUITE
 
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.build import BuildError
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.pytest_layer.outcome import STAGES
+from pytest_onnxdet.pytest_layer.stash import SUITE
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Settings
 

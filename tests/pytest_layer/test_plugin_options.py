@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pytest_onnxdet.pytest_layer.stash import SUITE
 
+from pytest_onnxdet.pytest_layer.stash import SUITE
 from pytest_onnxdet.run.cases import Settings
 
 

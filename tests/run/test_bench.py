@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytest_onnxdet.backends.registry import BackendRegistry
-from pytest_onnxdet.run.ties import alternatives as settle
 
 from pytest_onnxdet.backends.base import Arrays, Backend, Session
+from pytest_onnxdet.backends.registry import BackendRegistry
 from pytest_onnxdet.core.cpu import fair_share
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.batches import Sample
@@ -22,6 +21,7 @@ from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings, make_cases
 from pytest_onnxdet.run.recordings import KeptResults
+from pytest_onnxdet.run.ties import alternatives
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 SPECS = (ModelSpec("one_net", "one.py"), ModelSpec("two_net", "two.py"))
@@ -367,9 +367,11 @@ def test_what_mmdet_may_make_of_its_own_raw_outputs(
     monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))
     found = Detections(np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.int64([0]))
 
-    assert settle(bench, cases["one_net-dynamic-b2"], Tolerance(), index, found, singly) == made
+    assert (
+        alternatives(bench, cases["one_net-dynamic-b2"], Tolerance(), index, found, singly) == made
+    )
     two = Detections(np.float32([[0, 0, 9, 9]] * 2), np.float32([0.5] * 2), np.int64([0] * 2))
-    refused = settle(bench, cases["one_net-dynamic-b2"], Tolerance(), index, two, singly)
+    refused = alternatives(bench, cases["one_net-dynamic-b2"], Tolerance(), index, two, singly)
     assert refused == [one for one in made if "chosen" not in one]
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from pytest_onnxdet.graph.walk import model_nodes
 from verify_graphs import HEIGHT, WIDTH, detector, fixed, save
 
 from pytest_onnxdet.graph.describe import describe
+from pytest_onnxdet.graph.walk import model_nodes
 from pytest_onnxdet.verify.checks import CheckFailed, check_export
 
 STATIC = {"shape": "static", "static_shape": (2, 3, HEIGHT, WIDTH)}

@@ -11,7 +11,7 @@ from scene_detections import middling, pycocotools_eval
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
-from pytest_onnxdet.verify import coco_eval as evaluation
+from pytest_onnxdet.verify import coco_eval
 from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
 
 
@@ -58,7 +58,7 @@ def test_chunks_make_no_difference(
     shapes: Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those in which nothing was found, or in which there is nothing to find."""
-    monkeypatch.setattr(evaluation, "_CHUNK", 5)
+    monkeypatch.setattr(coco_eval, "_CHUNK", 5)
     coco, found = shapes.coco, middling(shapes)
     found[5:10] = [_none() for _ in range(5)]
     empty = set(coco.img_ids[10:15])

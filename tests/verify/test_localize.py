@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from pytest_onnxdet.graph.cut import with_outputs
 from verify_graphs import detector, feeds, run, save, to_detections
 from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge
 
 from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.graph.cut import with_outputs
 from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
 from pytest_onnxdet.verify.mutate import mutations
 from pytest_onnxdet.verify.nodes import first_differing_node, ort_runner, scope, tensors

@@ -21,7 +21,7 @@ from pytest_onnxdet.report.figures import speedup
 from pytest_onnxdet.report.files import read_report
 from pytest_onnxdet.report.layout import Cell, Table, clean, identified
 from pytest_onnxdet.report.records import Record, in_order, worst
-from pytest_onnxdet.report.regression import rules as moves
+from pytest_onnxdet.report.regression import rules
 from pytest_onnxdet.report.regression.noise import FALSE_ALARM
 from pytest_onnxdet.report.regression.rules import Moved, Tolerances
 from pytest_onnxdet.report.terminal import Line, table_lines
@@ -155,17 +155,17 @@ def compare(
     compared = 0
     for record, old in pairs:
         if _elsewhere(record, old):
-            moved += moves.device(record, old)
+            moved += rules.device(record, old)
             continue
         compared += "skipped" not in (record.outcome, old.outcome)
         excused = record.check == "latency" and _case(record) in comparable
-        moved += moves.outcome(record, old, excused)
+        moved += rules.outcome(record, old, excused)
         if record.check == "accuracy":
-            moved += moves.accuracy(record, old, tolerances)
+            moved += rules.accuracy(record, old, tolerances)
         elif record.check == "parity":
-            moved += moves.parity(record, old, tolerances)
+            moved += rules.parity(record, old, tolerances)
         elif record.check == "latency":
-            rows, smallest = moves.latency(record, old, tolerances, max(timed, 1))
+            rows, smallest = rules.latency(record, old, tolerances, max(timed, 1))
             moved += rows
             if _timed(record, old):
                 detectable[identified(record)] = smallest
