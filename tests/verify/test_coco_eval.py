@@ -11,6 +11,7 @@ from scene_detections import middling, pycocotools_eval
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.verify import coco_eval
 from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
 
 
