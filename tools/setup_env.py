@@ -59,8 +59,7 @@ def check_python(version: tuple[int, int] = (sys.version_info[0], sys.version_in
     raise SetupError(
         "checking Python",
         f"this is Python {version[0]}.{version[1]}; the pinned stack works with "
-        f"Python {PYTHON[0]}.{PYTHON[1]}, and the package itself with 3.11 or newer in an "
-        "environment of your own",
+        f"Python {PYTHON[0]}.{PYTHON[1]}",
         f"remove .venv if it exists, and name another Python: make ... PYTHON={there or wanted}",
     )
 
