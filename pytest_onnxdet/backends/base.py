@@ -80,7 +80,11 @@ class Bound:
         return None
 
     def fetch(self) -> Arrays:
-        """The last run's outputs by name."""
+        """The last run's outputs by name.
+
+        A bound that reads them from elsewhere must not make them here, or a run that does nothing
+        would not be noticed.
+        """
         return self._found
 
 

@@ -142,7 +142,10 @@ def model(shape: Sequence[int] | None = None) -> ModelProto:
     n, _, height, width = shape or ("batch", 3, "height", "width")
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node(kind, a.split(), b.split(), name=b, **more) for kind, a, b, more in nodes],
+        [
+            helper.make_node(kind, a.split(), b.split(), name=b, **more)
+            for kind, a, b, more in nodes
+        ],
         "tiny_detector",
         [
             value("input", TensorProto.FLOAT, [n, 3, height, width]),

@@ -378,9 +378,7 @@ class Context:
         feeds = {name: self._read(name) for name in engine.inputs}
         for name, value in self._compute(engine, feeds).items():
             allocator, last = self.allocators[name], self.outputs.get(name, 0)
-            address = allocator.reallocate_output_async(
-                name, last, value.nbytes, ALIGNMENT, stream
-            )
+            address = allocator.reallocate_output_async(name, last, value.nbytes, ALIGNMENT, stream)
             if not address:
                 return False
             assert address % ALIGNMENT == 0
