@@ -1,14 +1,14 @@
 """A stand-in for NVIDIA's module: enough to build and run on neither the library nor a GPU.
 
-The "engine" answers with the sum of everything that it is given for each image, as ``dets``, or where
-it also has ``labels``, with one box in every image. Where it ``computes``, it gives what ONNX Runtime
-finds with the graph. What it checks as the library does (read in the sources
-of its Python bindings 10 and 11, not tried beside it):
+The "engine" answers with the sum of everything that it is given for each image, as ``dets``, or
+where it also has ``labels``, with one box in every image. Where it ``computes``, it gives what ONNX
+Runtime finds with the graph. What it checks as the library does, by that one's documentation and
+the sources of its Python bindings (the two have not been run side by side):
 
 - a dynamic network needs a valid profile that names all of its inputs, and its engine refuses other
   shapes, as one of a static network does;
-- most calls of a context return whether they were obeyed;
-- inputs are read from the addresses that were set, and those of shape inputs from the host's memory;
+- calls of a context return whether they were obeyed;
+- inputs are read from the addresses that were set, but shape inputs on the host;
 - classes that Python derives must call the ``__init__`` of theirs;
 - work belongs on the device's stream, and what was put there has happened only when the stream was
   waited for.

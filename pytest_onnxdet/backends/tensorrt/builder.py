@@ -151,8 +151,9 @@ def _config(trt: Any, log: Any, builder: Any, network: Any, recipe: Recipe) -> A
                 limits.set_shape(name, *shapes)
             except Exception as error:
                 raise EngineError(
-                    f"{recipe.library.name} {recipe.library.version} refuses the shapes of {name!r} "
-                    f"in the optimization profile, {' to '.join(map(str, shapes))}: {error}"
+                    f"{recipe.library.name} {recipe.library.version} refuses the shapes of "
+                    f"{name!r} in the optimization profile, {' to '.join(map(str, shapes))}: "
+                    f"{error}"
                 ) from error
         if config.add_optimization_profile(limits) < 0:
             raise EngineError(

@@ -99,14 +99,12 @@ class TensorRTSession(Session):
         for name in tensors(engine):
             if engine.is_shape_inference_io(name):
                 raise self._failed(
-                    f"{name!r} is a shape input: the engine computes tensors' shapes of its values, "
-                    "and reads it in the host's memory, where nothing of a session lies; a graph of "
-                    "which shapes follow from the shape of 'input' alone has none"
+                    f"{name!r} is a shape input: the engine computes tensors' shapes of its "
+                    "values and reads them in the host's memory, where a session has nothing; "
+                    "export a graph whose shapes follow from the shape of 'input' alone"
                 )
             if engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
-                raise self._failed(
-                    f"{name!r} has to be in the host's memory, and no session has it"
-                )
+                raise self._failed(f"{name!r} lies in the host's memory, which no session reads")
 
     def _built(self, runtime: Any) -> Any:
         """The graph's engine; a kept one that does not fit this machine is built again."""
