@@ -100,7 +100,7 @@ def test_the_ratios_own_noise_counts_where_it_was_recorded(record, timing):
 
 
 def test_noise_is_read_as_latency_records_it(record):
-    from pytest_onnxdet.measure.latency import GRAPH, RESULTS, TORCH, Measured, Timing
+    from pytest_onnxdet.measure.turns import GRAPH, RESULTS, TORCH, Measured, Timing
 
     ratios = [0.48, 0.49, 0.5, 0.52, 0.53]
     eager = [10.0, 30.0, 20.0, 50.0, 40.0]  # a drift that the graph shares
