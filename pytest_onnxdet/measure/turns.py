@@ -257,7 +257,8 @@ class _Turns:
         The turns behind the timed one are taken before the next round begins, or at the end.
         """
         self.times = {name: [] for name in self._subjects}
-        rounds = itertools.cycle((list(self._subjects), list(reversed(self._subjects))))
+        order = list(self._subjects)
+        rounds = itertools.cycle((order, order[::-1]))
         behind: list[str] = []
 
         def others(names: Sequence[str]) -> None:

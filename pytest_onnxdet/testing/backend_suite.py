@@ -6,6 +6,7 @@ It needs the runtime, NumPy and onnx, and neither torch nor mmdet: what is run i
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class BackendTests:
                 tiny.feeds(FULL, size=(64, 16)),
             ):
                 shape = other["input"].shape
-                refused = _refuses(lambda given=other: session.run_arrays(given))
+                refused = _refuses(partial(session.run_arrays, other))
                 _require(refused, f"a graph of the shape {SHAPE} was run with {shape}")
             _check(session, tiny.feeds(FULL))
 
@@ -104,8 +105,8 @@ class BackendTests:
         """An image in which nothing is found has empty slots only, also after and beside others."""
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
             _check(session, tiny.feeds(FULL))
-            for scenes in ([{}, {}], [{}, FULL[0]], [{}]):
-                _check(session, tiny.feeds(scenes))
+            for batch in (tiny.feeds([{}, {}]), tiny.feeds([{}, FULL[0]]), tiny.feeds([{}])):
+                _check(session, batch)
 
     def test_image_shape_matters(self, backend: Backend, tmp_path: Path) -> None:
         """What ``image_shape`` says reaches the graph, for every image and in every batch."""
@@ -120,11 +121,14 @@ class BackendTests:
         """What is fetched after bound runs is what a plain run gives, whatever ran in between.
 
         Of several that are bound each keeps its own inputs. A run tells milliseconds or None.
+        Before the first one there is nothing to fetch.
         """
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
             batches = [tiny.feeds(FULL), tiny.feeds(OTHER, image_shape=(20, 20)), tiny.feeds([{}])]
             plain = [session.run_arrays(batch) for batch in batches]
             bound = [session.bind(batch) for batch in batches]
+            for one in bound:
+                _require(_refuses(one.fetch), "something is fetched before anything ran")
             for _ in range(2):
                 for one in bound:
                     took = one.run()

@@ -102,7 +102,7 @@ def model(shape: Sequence[int] | None = None) -> ModelProto:
         "middle": np.array([1], np.int64),
         "width_height": np.array([1, 0, 1, 0], np.int64),
     }
-    nodes = [
+    nodes: list[tuple[str, str, str, dict[str, Any]]] = [
         ("Conv", "input w1", "means", {"strides": [CELL, CELL]}),
         ("Relu", "means", "seen", {}),
         ("Conv", "seen w2 b2", "logits", {}),

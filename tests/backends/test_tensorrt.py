@@ -173,7 +173,7 @@ def test_what_is_missing_and_what_still_works(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_gpu_a_session_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_onnxdet.backends.tensorrt.device.DRIVERS", ())
+    monkeypatch.setattr("pytest_onnxdet.backends.tensorrt.driver.NAMES", ())
     assert find_gpu() == NONE
     with pytest.raises(BackendError, match="no GPU"):
         TensorRTBackend().prepare(graph(tmp_path))

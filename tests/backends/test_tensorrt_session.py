@@ -304,7 +304,7 @@ def test_a_static_engine_refuses_another_shape_by_itself(fake: Fake, tmp_path: P
 def test_nothing_is_fetched_before_a_run(fake: Fake, tmp_path: Path) -> None:
     with TensorRTBackend().prepare(graph(tmp_path)) as session:
         bound = session.bind(feeds(2))
-        with pytest.raises(BackendError, match="nothing ran that can be fetched"):
+        with pytest.raises(BackendError, match="nothing ran, nothing to fetch"):
             bound.fetch()
         bound.run()
         np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))

@@ -297,8 +297,7 @@ class TensorRTBound(Bound):
 
     def fetch(self) -> Arrays:
         self._owner.ready()
-        if not self._ran:  # else what follows would hide a run that does nothing
-            raise BackendError(f"{self._owner.artifact.path.name}: nothing ran that can be fetched")
+        self.require_ran(self._ran)
         # Once more, as another run of the session may have written its outputs over these.
         self._owner._launch(self._placed)
         return self._owner._fetch()
