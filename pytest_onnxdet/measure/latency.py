@@ -48,8 +48,8 @@ def detection_subjects(
 
     def run_graph() -> float | None:
         times = [one.run() for one in graphs]
-        told = [time for time in times if time is not None]
-        return sum(told) if len(told) == len(times) else None
+        by_device = [time for time in times if time is not None]
+        return sum(by_device) if len(by_device) == len(times) else None
 
     def run_whole() -> None:
         for batch in batches:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import onnxruntime
 import pytest
 from fake_tensorrt import Fake
 
 from pytest_onnxdet import Backend, Profile, TensorRTBackend
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend, TensorRTLoweringBackend
-from pytest_onnxdet.backends.tensorrt.device import find_gpu
+from pytest_onnxdet.backends.tensorrt.device import Buffer, find_gpu
 from pytest_onnxdet.testing import BackendTests
 
 NARROW = Profile((1, 32, 32), (2, 32, 32), (2, 32, 32))
@@ -42,6 +46,22 @@ class TestFakeTensorRT(BackendTests):
     def narrow_backend(self, fake: Fake) -> Backend:
         fake.computes = True
         return TensorRTBackend(NARROW)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_an_input_that_does_not_reach_the_device_is_noticed(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    """As if the session forgot to copy ``input``, or ``image_shape``."""
+    fake.computes, upload = True, fake.host.upload
+
+    def forgets(array: Any, to: Buffer) -> None:
+        if array.dtype != kind:
+            upload(array, to)
+
+    monkeypatch.setattr(fake.host, "upload", forgets)
+    with pytest.raises(AssertionError):
+        BackendTests().test_image_shape_matters(TensorRTBackend(), tmp_path)
 
 
 class TestOnnxRuntimeOnAGpu(BackendTests):

@@ -199,15 +199,15 @@ class TensorRTSession(Session):
             self.ready()
             return
         if is_engine(self.artifact):
-            told = "the engine was built for; build it for more, or give the .onnx file"
+            reason = "the engine was built for; build it for more, or give the .onnx file"
         elif not self._widens:
-            told = "was set; widen it, or leave it out to have it derived"
+            reason = "was set; widen it, or leave it out to have it derived"
         else:
-            told = ""
-        if told:
+            reason = ""
+        if reason:
             raise BackendError(
                 f"{self.artifact.path.name}: the shape {n}x{h}x{w} (batch, height, width) is "
-                f"outside of the optimization profile {profile}, which {told}"
+                f"outside of the optimization profile {profile}, which {reason}"
             )
         self.profile = profile.with_shape((n, h, w))
         try:
