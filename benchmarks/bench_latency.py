@@ -17,14 +17,8 @@ import statistics
 
 import common
 
-from pytest_onnxdet.measure.latency import (
-    GRAPH,
-    RESULTS,
-    TORCH,
-    detection_subjects,
-    measure,
-    torch_threads,
-)
+from pytest_onnxdet.measure.latency import detection_subjects, torch_threads
+from pytest_onnxdet.measure.turns import GRAPH, RESULTS, TORCH, measure
 
 MEDIAN, WORST = 0.8, 1.0
 

@@ -16,7 +16,8 @@ import time
 import common
 import onnxruntime
 
-from pytest_onnxdet.measure.latency import GRAPH, detection_subjects, measure, torch_threads
+from pytest_onnxdet.measure.latency import detection_subjects, torch_threads
+from pytest_onnxdet.measure.turns import GRAPH, measure
 
 BAR = 1.02
 TURNS = 5

@@ -4,12 +4,13 @@ The two take turns, so that what slows the machine down slows both; the speed-up
 the rounds' ratios. A round works through several batches, as images differ in how much there is to
 find. Nothing is too slow here: ``--onnxdet-baseline`` compares with an earlier run's speed-ups.
 
-pytest-benchmark shows the times, saves and compares them, and its ``--benchmark-max-time`` and
-``--benchmark-min-rounds`` say how long to measure. The graph's time is without copies to and from a
-device: inputs are bound. The speed-up counts them.
+pytest-benchmark calls the graph, shows the times of rounds, saves and compares them, and its
+``--benchmark-max-time`` and ``--benchmark-min-rounds`` say how long to measure. PyTorch's turn is
+the graph's set-up; both sides' figures, for a batch, are in the row's ``extra_info``. The graph's
+time is without copies to and from a device: inputs are bound. The speed-up counts them. What the
+timed runs left is compared with a plain run.
 """
 
-import copy
 import itertools
 import os
 
@@ -17,14 +18,13 @@ import pytest
 
 from pytest_onnxdet.core.cpu import cores
 from pytest_onnxdet.measure.latency import (
-    GRAPH,
-    MOST_ROUNDS,
-    TORCH,
+    bind_all,
     detection_subjects,
-    measure,
+    require_same,
     torch_device,
     torch_threads,
 )
+from pytest_onnxdet.measure.turns import GRAPH, MOST_ROUNDS, measure
 
 BATCHES = 3
 
@@ -64,25 +64,33 @@ def onnxdet_session(how_long, onnxdet_case, onnxdet_workbench):
 def test_latency(
     how_long, onnxdet_case, onnxdet_workbench, onnxdet_session, benchmark, onnxdet_record
 ):
-    case, bench, threads = onnxdet_case, onnxdet_workbench, cores()
+    case, bench, session = onnxdet_case, onnxdet_workbench, onnxdet_session
     seconds, rounds = how_long
     batches = list(itertools.islice(bench.batches(case), BATCHES))
-    reference = bench.reference(case.spec)
-    with torch_threads(threads):
+    bound, reference = bind_all(session, batches), bench.reference(case.spec)
+    benchmark.name, benchmark.group = case.id, f"{case.spec.name} batch {case.batch}"
+    # pytest-benchmark saves these, and a case is nothing that JSON knows.
+    benchmark.param, benchmark.params = case.id, {"onnxdet_case": case.id}
+
+    def repeat(call, setup, count):
+        benchmark.pedantic(call, setup=setup, rounds=count, iterations=1)
+
+    with torch_threads(cores()):
         measured = measure(
-            detection_subjects(onnxdet_session, reference, batches),
+            detection_subjects(session, reference, batches, bound),
             seconds=seconds,
             least=rounds,
             most=max(rounds, MOST_ROUNDS),
             calls=len(batches),
+            timed=GRAPH,
+            repeat=repeat,
         )
-    eager = copy.copy(benchmark)
-    for row, name, subject in ((eager, TORCH, TORCH), (benchmark, case.backend.name, GRAPH)):
-        row.name = f"{name} {case.shape} beside {case.id}" if row is eager else case.id
-        row.fullname = f"{row.fullname} {name}" if row is eager else row.fullname
-        row.group = f"{case.spec.name} batch {case.batch}"
-        # pytest-benchmark saves these, and a case is nothing that JSON knows.
-        row.param, row.params = case.id, {"onnxdet_case": case.id}
-        row.pedantic(lambda: None, rounds=1)
-        row.stats.stats.data[:] = [ms / 1e3 for ms in measured.timings[subject].times]
-    onnxdet_record(measured.figures(), threads=threads, torch_device=torch_device(reference))
+    tolerance = case.spec.tolerance(case.backend.name, case.precision, session.device)
+    require_same(session, bound, batches, tolerance)
+    figures = {
+        **measured.figures(),
+        "threads": cores(),
+        "torch_device": torch_device(reference),
+    }
+    benchmark.extra_info.update(figures, batches_in_a_round=len(batches))
+    onnxdet_record(figures)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_onnxdet.measure.latency import GRAPH, RESULTS, RUN, TORCH, Measured, Timing
+from pytest_onnxdet.measure.turns import GRAPH, RESULTS, RUN, TORCH, Measured, Timing
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

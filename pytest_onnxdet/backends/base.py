@@ -80,8 +80,21 @@ class Bound:
         return None
 
     def fetch(self) -> Arrays:
-        """The last run's outputs by name."""
+        """The last run's outputs by name.
+
+        A bound that has them elsewhere must not make them here without a run before, see
+        :meth:`require_ran`: a run that does nothing would not be noticed.
+
+        Raises:
+            BackendError: there was no run.
+        """
+        self.require_ran(bool(self._found))
         return self._found
+
+    def require_ran(self, ran: bool) -> None:
+        """Raises BackendError where nothing ran."""
+        if not ran:
+            raise BackendError(f"{self._session.artifact.path.name}: nothing ran, nothing to fetch")
 
 
 class Session(ABC):

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_onnxdet.backends.base import Arrays, Backend, BackendError, Bound, Session
-from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu
+from pytest_onnxdet.backends.tensorrt.device import Gpu, gpu_here
 
 if TYPE_CHECKING:
     from pytest_onnxdet.core.store import Artifact
@@ -75,6 +75,7 @@ class OnnxRuntimeBound(Bound):
 
         self._owner, self._inference = session, session._session
         self._binding = session._session.io_binding()
+        self._ran = False
         try:
             # On the CPU a value is a view of its array, which the base class keeps alive.
             self._values = {
@@ -93,9 +94,12 @@ class OnnxRuntimeBound(Bound):
             self._inference.run_with_iobinding(self._binding)
         except Exception as error:
             raise self._owner._failed(error) from error
+        self._ran = True
         return None
 
     def fetch(self) -> Arrays:
+        # Before the first run there are no outputs, and ONNX Runtime 1.32 ends the process.
+        self.require_ran(self._ran)
         found = self._binding.copy_outputs_to_cpu()
         return dict(zip(self._owner._names, found, strict=True))
 
@@ -137,7 +141,7 @@ class OnnxRuntimeBackend(Backend):
         if device is None:
             # The providers are those that were compiled in, whether there is a GPU or not.
             compiled = PROVIDERS["cuda"] in ort.get_available_providers()
-            device = "cuda" if compiled and isinstance(find_gpu(), Gpu) else "cpu"
+            device = "cuda" if compiled and isinstance(gpu_here(), Gpu) else "cpu"
         return OnnxRuntimeSession(artifact, device, threads)
 
 

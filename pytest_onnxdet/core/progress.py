@@ -1,4 +1,4 @@
-"""A progress line on stderr: for downloads and long runs. Imports nothing heavy.
+"""A progress line on stderr, by tqdm: for downloads and long runs. Importing this loads no tqdm.
 
 Where stderr is captured, as in pytest's tests, a line that tells that a run is not stuck is of no
 use there: :func:`show_uncaptured` is for whoever knows that capturing is about to begin.
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 _EVERY_S = 0.2  # how often the line is drawn on a terminal
 _STEPS = 10  # how many lines a whole run prints where there is no terminal
@@ -43,30 +43,55 @@ def show_uncaptured() -> Callable[[], None]:
 class Progress:
     """How far something is. Use as a context manager.
 
-    On a terminal one line is drawn again and again; elsewhere (a log file, CI) a new line is
-    written for every tenth of the whole.
+    On a terminal tqdm's bar, on one line; elsewhere (a log file, CI) a line of tqdm's figures for
+    every tenth of the whole, as tqdm itself has no lines that end.
 
     Args:
         label: what is going on.
         total: the end; None: unknown.
-        unit: "images", or "MB", for which counts are given in bytes.
+        unit: ``images``, or ``B`` for bytes, of which there may be many.
         stream: where to write; None: stderr, see :func:`show_uncaptured`.
+
+    Attributes:
+        total: as above; it may become known on the way.
+        done: how far it is.
     """
 
     def __init__(
         self, label: str, total: int | None, unit: str, stream: TextIO | None = None
     ) -> None:
-        self.label, self.total, self.unit = label, total, unit
         self._stream: TextIO = stream or _shown or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._start, self._from = time.monotonic(), 0
-        self._drawn = -_EVERY_S
-        self._step = -1
-        self.done = 0
+        self._look: dict[str, Any] = {"unit": unit if unit == "B" else f" {unit}"}
+        self._look["unit_scale"] = unit == "B"
+        self.label, self.total, self.done = label, total, 0
+        self._start, self._from, self._step = time.monotonic(), 0, -1
+        self._bar = self._new_bar() if self._stream.isatty() else None
+
+    def _new_bar(self) -> Any:
+        from tqdm import tqdm  # not before something is under way: pytest imports this module
+
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread of its own
+
+        return Bar(
+            desc=self.label,
+            total=self.total,
+            initial=self.done,
+            file=self._stream,
+            mininterval=_EVERY_S,
+            miniters=1,
+            dynamic_ncols=True,
+            **self._look,
+        )
 
     def start(self, done: int) -> None:
         """Begin, or begin again, at ``done``: speed is that of what comes from now on."""
-        self._start, self._from, self._drawn = time.monotonic(), done, -_EVERY_S
+        self.done = self._from = done
+        self._start = time.monotonic()
+        if self._bar is not None:
+            self._bar.leave = False
+            self._bar.close()
+            self._bar = self._new_bar()
         self.at(done)
 
     def advance(self, count: int = 1) -> None:
@@ -76,33 +101,31 @@ class Progress:
     def at(self, done: int) -> None:
         """Now at ``done``."""
         self.done = done
-        now = time.monotonic() - self._start
-        if self._terminal:
-            if now - self._drawn >= _EVERY_S or done == self.total:
-                self._drawn = now
-                self._stream.write(f"\r{self._text(now)}\x1b[K")
-                self._stream.flush()
+        if self._bar is not None:
+            self._bar.total = self.total
+            self._bar.update(done - self._bar.n)
         elif self.total:
             step = done * _STEPS // self.total
             if step > self._step and done:
                 self._step = step
-                self._stream.write(f"{self._text(now)}\n")
+                self._stream.write(f"{self._line()}\n")
                 self._stream.flush()
 
-    def _text(self, seconds: float) -> str:
-        scale, digits = (1e6, 1) if self.unit == "MB" else (1, 0)
-        text = f"{self.label}: {self.done / scale:.{digits}f}"
-        if self.total is not None:
-            text += f"/{self.total / scale:.{digits}f} {self.unit}"
-            text += f" ({100 * self.done // max(1, self.total)} %)"
-        else:
-            text += f" {self.unit}"
-        new = self.done - self._from
-        rate = new / scale / seconds if seconds > 0 else 0.0
-        text += f", {rate:.1f} {self.unit}/s"
-        if self.total is not None and new > 0 and self.done < self.total:
-            text += f", {seconds * (self.total - self.done) / new:.0f} s left"
-        return text
+    def _line(self) -> str:
+        """What tqdm says beside its bar."""
+        from tqdm import tqdm
+
+        seconds = time.monotonic() - self._start
+        line: str = tqdm.format_meter(
+            self.done,
+            self.total,
+            seconds,
+            ncols=0,
+            prefix=self.label,
+            initial=self._from,
+            **self._look,
+        )
+        return line
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +136,5 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._terminal and self.done:
-            self._stream.write("\n")
-            self._stream.flush()
+        if self._bar is not None:
+            self._bar.close()

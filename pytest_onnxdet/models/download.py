@@ -4,6 +4,9 @@ OpenMMLab names a checkpoint after its content: ``…-c2398f9e.pth`` has a SHA-2
 ``c2398f9e``. What arrives is written beside its place (``.part``), verified against that hash and
 renamed, so that a file of the final name is always whole. Of several processes that want the same
 file one fetches it and the others wait.
+
+``torch.hub.download_url_to_file`` does the hash and the renaming, but it neither resumes nor tries
+again, and waits forever for a server that stalls; pooch does not resume either.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ _CHUNK = 1 << 18
 _HASH = re.compile(r"-([0-9a-f]{8})\.[A-Za-z]+$")
 _HOPELESS = range(400, 500)  # what asking again does not change
 _TRY_AGAIN = (408, 425, 429)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class DownloadError(Exception):
@@ -65,7 +70,7 @@ def download(
     remembers that a checkpoint could not be had, so that not each test waits for all attempts.
 
     Args:
-        url: http or https; the last part of its path becomes the file's name.
+        url: https, or http of this machine; the last part of its path becomes the file's name.
         folder: made where it is missing.
         timeout: seconds without a byte after which an attempt is given up.
         attempts: how many attempts in a row may bring nothing.
@@ -74,7 +79,8 @@ def download(
     Raises:
         DownloadError: it cannot be had, or is not what its name says.
     """
-    place = folder / url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    place = folder / urllib.parse.urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    _require_https(url, place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{place.name}.lock"):
@@ -90,12 +96,34 @@ def download(
     return place
 
 
+def _require_https(url: str, place: Path) -> None:
+    """Raises DownloadError for what somebody on the way could change."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in _LOOPBACK):
+        raise DownloadError(
+            f"{url}: only https is fetched, and http from this machine: {_elsewhere(place)}"
+        )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to https alone."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, url: str
+    ) -> Any:
+        _require_https(url, self._place)
+        return super().redirect_request(req, fp, code, msg, headers, url)
+
+
 def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pause: float) -> None:
     """Fill ``part`` with the whole, verified file."""
     # Against the most that ever was here: a server that cannot resume starts from nothing again.
     fruitless, most, wait = 0, 0, pause
     restarted = False
-    with Progress(place.name, None, "MB") as progress:
+    with Progress(place.name, None, "B") as progress:
         while True:
             before = part.stat().st_size if part.is_file() else 0
             most = max(most, before)
@@ -159,7 +187,7 @@ def _attempt(url: str, part: Path, timeout: float, progress: Progress) -> None:
 def _open(request: urllib.request.Request, timeout: float, url: str, part: Path) -> Any:
     """The server's answer; None where it says that there is nothing behind what is here."""
     try:
-        return urllib.request.urlopen(request, timeout=timeout)
+        return urllib.request.build_opener(_Redirects(part)).open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and request.has_header("Range"):  # see if what is here is whole
             return None

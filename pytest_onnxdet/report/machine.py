@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_onnxdet.core.cpu import cores
+
+T = TypeVar("T")
 
 #: Distributions whose version can change a result. One that is not installed is left out.
 DISTRIBUTIONS = (
@@ -42,7 +44,7 @@ def environment() -> dict[str, Any]:
     """The versions and the machine, as report.json holds them.
 
     Nothing heavy is imported: versions are read from the installed metadata, and GPUs are asked
-    from torch only where it is loaded already.
+    from torch only where it is loaded already, else from NVML (nvidia-ml-py) or Linux.
 
     Returns:
         ``versions`` (name to version; ``nvidia-driver`` where one is loaded), ``platform``
@@ -86,13 +88,46 @@ def _versions() -> dict[str, str]:
 
 
 def _driver() -> str | None:
-    """The version of NVIDIA's kernel module, as Linux shows it."""
+    """The version of NVIDIA's driver."""
+    version = _ask_nvml(lambda nvml: _text(nvml.nvmlSystemGetDriverVersion()))
+    if version is not None:
+        return version
     try:
         text = DRIVER.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
     return found.group(1) if found else None
+
+
+def _ask_nvml(question: Callable[[Any], T]) -> T | None:
+    """What NVIDIA's management library says, which starts no CUDA.
+
+    None where it, or its Python package nvidia-ml-py, is not there or does not know.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return question(pynvml)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def _names(nvml: Any) -> list[str]:
+    """The names of all GPUs, in the order of their places on the bus."""
+    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return [_text(nvml.nvmlDeviceGetName(device)) for device in devices]
+
+
+def _text(value: str | bytes) -> str:
+    """What some versions of nvidia-ml-py give as bytes."""
+    return value if isinstance(value, str) else value.decode()
 
 
 def _platform() -> str:
@@ -120,6 +155,9 @@ def _gpus() -> list[str]:
             return [cuda.get_device_name(i) for i in range(cuda.device_count())]
     except RuntimeError:  # a driver that does not fit: the backend says so, the report goes on
         pass
+    names = _ask_nvml(_names)
+    if names is not None:
+        return names
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         try:

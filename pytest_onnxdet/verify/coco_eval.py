@@ -1,18 +1,20 @@
 """COCO's figures from a stream of images: what is kept of a detection is its score and its match.
 
 pycocotools makes a Python object of every box, a kilobyte each, and matches them in Python. hotcoco
-takes a few images at a time and gives the same figures, to the last bit, but where objects are
-numbered from 0 on: pycocotools takes the match of object 0 for none.
+takes a few images at a time and gives the same figures, to the last bit. Where it is not installed
+pycocotools does the same work, in more time and memory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hotcoco import Params, StreamingEval
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pytest_onnxdet.data.detections import Detections
@@ -49,7 +51,7 @@ class StreamedEval(COCOeval):
         kind: ``bbox`` or ``segm``. Areas are then those of boxes or of masks, as mmdet has them.
 
     Raises:
-        ValueError: hotcoco refuses what it is given, such as a score that is NaN.
+        ValueError: a score is NaN, or hotcoco refuses something else that it is given.
     """
 
     def __init__(self, truth: Any, found: Found, kind: str) -> None:
@@ -66,30 +68,60 @@ class StreamedEval(COCOeval):
         self.params.maxDets = sorted(self.params.maxDets)
         # Ids may be anything that can be sorted; hotcoco's are whole numbers.
         names = range(len(self.params.catIds) if self.params.useCats else 1)
-        stream = StreamingEval(
-            [{"id": name, "name": str(name)} for name in names],
-            self.params.iouType,
-            params=self._their_params(),
-        )
-        for images, objects, detections in self._chunks():
-            stream.update(images, objects, detections)
-        matched = stream.finalize()
-        matched.accumulate()
-        self.eval = dict(matched.eval or {})
+        categories = [{"id": name, "name": str(name)} for name in names]
+        try:
+            import hotcoco
+        except ImportError:
+            self.eval = self._by_pycocotools(categories)
+        else:
+            self.eval = self._by_hotcoco(hotcoco, categories)
 
-    def accumulate(self, p: Any = None) -> None:
-        """Nothing is left to do; other parameters than those of ``evaluate`` are refused."""
-        if p is not None:
-            raise NotImplementedError("figures are accumulated with the params of evaluate()")
-
-    def _their_params(self) -> Params:
-        theirs = Params(self.params.iouType)
+    def _by_hotcoco(self, hotcoco: Any, categories: list[Any]) -> dict[str, Any]:
+        theirs = hotcoco.Params(self.params.iouType)
         theirs.iou_thrs = list(map(float, self.params.iouThrs))
         theirs.rec_thrs = list(map(float, self.params.recThrs))
         theirs.max_dets = self.params.maxDets
         theirs.area_rng = [list(map(float, one)) for one in self.params.areaRng]
         theirs.area_rng_lbl = list(self.params.areaRngLbl)
-        return theirs
+        stream = hotcoco.StreamingEval(categories, self.params.iouType, params=theirs)
+        for images, objects, detections in self._chunks():
+            stream.update(images, objects, detections)
+        matched = stream.finalize()
+        matched.accumulate()
+        return dict(matched.eval or {})
+
+    def _by_pycocotools(self, categories: list[Any]) -> dict[str, Any]:
+        whole: tuple[list[Any], list[Any], list[Any]] = [], [], []
+        for chunk in self._chunks():
+            for part, more in zip(whole, chunk, strict=True):
+                part += more
+        images, objects, detections = whole
+        if any(one["score"] != one["score"] for one in detections):
+            raise ValueError("a score is NaN")
+        # Numbered from 1 on: pycocotools takes the match of object 0 for none.
+        for number, one in enumerate(objects, 1):
+            one["id"] = number
+        truth, found = COCO(), COCO()
+        truth.dataset = {"images": images, "categories": categories, "annotations": objects}
+        for number, one in enumerate(detections, 1):
+            box = one.get("bbox")
+            area = _area(one["segmentation"]) if box is None else box[2] * box[3]
+            one |= {"id": number, "area": area, "iscrowd": 0}
+        found.dataset = {**truth.dataset, "annotations": detections}
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+            truth.createIndex()
+            found.createIndex()
+            slow = COCOeval(truth, found, self.params.iouType)
+            for name in ("iouThrs", "recThrs", "maxDets", "areaRng", "areaRngLbl"):
+                setattr(slow.params, name, getattr(self.params, name))
+            slow.evaluate()
+            slow.accumulate()
+        return dict(slow.eval)
+
+    def accumulate(self, p: Any = None) -> None:
+        """Nothing is left to do; other parameters than those of ``evaluate`` are refused."""
+        if p is not None:
+            raise NotImplementedError("figures are accumulated with the params of evaluate()")
 
     def _chunks(self) -> Iterator[tuple[list[Any], list[Any], list[Any]]]:
         """Images, objects and detections, a few images at a time, in the order of image ids."""
@@ -146,3 +178,10 @@ class StreamedEval(COCOeval):
             }
             entry |= {"bbox": boxes[k]} if masks is None else {"segmentation": encoded[k]}
             yield entry
+
+
+def _area(mask: Any) -> float:
+    """A run-length mask's, as pycocotools has it in a result file that it loads."""
+    from pycocotools import mask as runs
+
+    return float(runs.area(mask))

@@ -1,7 +1,8 @@
 """mmcv 1.x imports torchvision, which may have to be stood in for before a test imports mmcv."""
 
 import pytest
-from fake_tensorrt import Fake, Host
+from fake_gpu import Host
+from fake_tensorrt import Fake
 
 from pytest_onnxdet.backends.tensorrt import backend as tensorrt
 from pytest_onnxdet.backends.tensorrt import library

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -15,6 +16,7 @@ import torch
 
 from pytest_onnxdet.backends.base import BackendError
 from pytest_onnxdet.backends.tensorrt import device as cuda
+from pytest_onnxdet.backends.tensorrt import driver as nvidia
 from pytest_onnxdet.backends.tensorrt.device import Buffer, Device, Gpu, PycudaDevice, TorchDevice
 
 GPU = Gpu("Fake 1", (8, 6))
@@ -267,21 +269,103 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> int:
-        value._obj.value = {cuda.CAPABILITY_MAJOR: 8, cuda.CAPABILITY_MINOR: 6}[attribute]
+        value._obj.value = {nvidia.CAPABILITY_MAJOR: 8, nvidia.CAPABILITY_MINOR: 6}[attribute]
         return 0
 
 
 @pytest.mark.parametrize(
     ("library", "found"),
     [
-        (Driver(), GPU),
+        (Driver(), ["Fake 1", 8, 6]),
         (Driver(status=100), "no GPU: the driver does not start (cuInit gives error 100)"),
         (Driver(count=0), "no GPU: the driver sees none; check CUDA_VISIBLE_DEVICES"),
         (None, "no GPU: NVIDIA's driver is not installed"),
     ],
 )
 def test_the_driver_is_asked_for_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, library: Driver | None, found: Gpu | str
+    monkeypatch: pytest.MonkeyPatch, library: Driver | None, found: list[Any] | str
 ) -> None:
-    monkeypatch.setattr(cuda, "_library", lambda name: library)
-    assert cuda.find_gpu() == found
+    monkeypatch.setattr(nvidia, "load", lambda: library)
+    assert nvidia.ask() == found
+
+
+class Asked:
+    """Counts which way the GPU is asked for, and never starts CUDA in this process."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.processes: list[list[str]] = []
+        self.answer = json.dumps(["Fake 1", 8, 6])
+        patch.setattr(nvidia, "load", lambda: SimpleNamespace())  # whatever is called of it fails
+        patch.setattr(cuda.subprocess, "run", self.run)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def run(self, command: list[str], **_: Any) -> Any:
+        self.processes.append(command)
+        return SimpleNamespace(stdout=self.answer)
+
+
+class NvmlError(Exception):
+    pass
+
+
+def nvml(count: int = 1, mig: int | None = 0, starts: bool = True) -> Any:
+    """nvidia-ml-py, as far as it is asked; ``mig`` None: this GPU cannot be divided."""
+
+    def start() -> None:
+        if not starts:
+            raise NvmlError
+
+    def mode(device: Any) -> tuple[int, int]:
+        if mig is None:
+            raise NvmlError
+        return mig, mig
+
+    return SimpleNamespace(
+        NVMLError=NvmlError,
+        nvmlInit=start,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: count,
+        nvmlDeviceGetHandleByIndex=lambda i: i,
+        nvmlDeviceGetMigMode=mode,
+        nvmlDeviceGetName=lambda device: "NVML 1",
+        nvmlDeviceGetCudaComputeCapability=lambda device: (9, 0),
+        nvmlSystemGetDriverVersion=lambda: "580.1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (nvml(), "NVML 1"),
+        (nvml(mig=None), "NVML 1"),
+        (nvml(mig=1), "Fake 1"),  # CUDA sees an instance
+        (nvml(count=2), "Fake 1"),  # which of them CUDA takes first NVML does not know
+        (nvml(starts=False), "Fake 1"),
+        (None, "Fake 1"),  # not installed
+    ],
+)
+def test_nvml_is_asked_where_it_knows_and_another_process_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    asked = Asked(monkeypatch)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    found = cuda.find_gpu()
+    assert isinstance(found, Gpu) and found.name == name
+    assert len(asked.processes) == (name == "Fake 1")
+
+
+def test_nvml_does_not_know_which_gpus_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    asked.answer = json.dumps("no GPU: the driver sees none; check CUDA_VISIBLE_DEVICES")
+    assert cuda.find_gpu() == "no GPU: the driver sees none; check CUDA_VISIBLE_DEVICES"
+    asked.answer = "a crash"
+    assert cuda.find_gpu() == "no GPU: the driver does not answer (JSONDecodeError)"
+
+
+def test_the_other_process_needs_the_standard_library_alone() -> None:
+    """It is run for real: what it prints is what this machine has, or why there is nothing."""
+    found = cuda._by_process()
+    assert isinstance(found, Gpu) or found.startswith("no GPU: ")
+    assert "does not answer" not in str(found)

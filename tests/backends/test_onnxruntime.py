@@ -85,6 +85,12 @@ def test_the_first_bound_run_sizes_the_outputs(session: Session) -> None:
         bound.run()
 
 
+def test_nothing_is_fetched_before_a_run(session: Session) -> None:
+    bound = session.bind(feeds(1))
+    with pytest.raises(BackendError, match=r"model\.onnx: nothing ran, nothing to fetch"):
+        bound.fetch()
+
+
 def test_bound_inputs_are_checked_like_plain_ones(artifact: Artifact) -> None:
     fixed = Artifact(artifact.path, "key", False, {**artifact.info, "static_shape": [1, 3, 8, 8]})
     with OnnxRuntimeBackend("cpu").prepare(fixed) as session:
@@ -120,7 +126,7 @@ def test_cuda_is_chosen_where_it_is_compiled_in_and_there_is_a_gpu(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(backend, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(backend, "gpu_here", lambda: gpu)
     monkeypatch.setattr(backend, "OnnxRuntimeSession", lambda a, where, n: asked.append(where))
     OnnxRuntimeBackend().prepare(artifact)
     assert asked == [device]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from fake_tensorrt import Fake, graph
+from fake_tensorrt import Fake, Network, graph
 from onnx import TensorProto, helper
 
 from pytest_onnxdet.backends import builtin_backends
-from pytest_onnxdet.backends.base import BackendError, expecting
+from pytest_onnxdet.backends.base import BackendError, EngineError, expecting
 from pytest_onnxdet.backends.registry import marker_name
 from pytest_onnxdet.backends.tensorrt import backend as tensorrt
 from pytest_onnxdet.backends.tensorrt import builder as engines
@@ -100,6 +100,29 @@ def test_a_profile_out_of_order_is_refused() -> None:
         Profile((2, 64, 64), (1, 64, 64), (2, 64, 64))
 
 
+def test_a_profile_that_the_library_refuses_fails_the_build(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.added = -1
+    with pytest.raises(EngineError, match=r"tensorrt 10\.3 refuses the optimization profile 1x64"):
+        TensorRTBackend().build(graph(tmp_path))
+    fake.added = 0
+    crossed = {"input": ((2, 3, 64, 64), (1, 3, 64, 64), (3, 3, 64, 64))}
+    monkeypatch.setattr(engines, "input_shapes", lambda name, profile: crossed[name])
+    with pytest.raises(
+        EngineError, match=r"refuses the shapes of 'input' .*Shape provided for min"
+    ):
+        TensorRTBackend().build(graph(tmp_path))
+
+
+def test_a_profile_without_an_input_is_refused_by_the_stand_in(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Network, "num_inputs", 1)
+    with pytest.raises(EngineError, match="the profile has no shapes of image_shape"):
+        TensorRTBackend().build(graph(tmp_path))
+
+
 def test_a_refused_node_is_named_with_the_end_of_the_log(fake: Fake, tmp_path: Path) -> None:
     fake.refuses = [("/nms/NonZero", "NonZero", "not supported")]
     with pytest.raises(BackendError) as caught:
@@ -150,7 +173,7 @@ def test_what_is_missing_and_what_still_works(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_gpu_a_session_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_onnxdet.backends.tensorrt.device.DRIVERS", ())
+    monkeypatch.setattr("pytest_onnxdet.backends.tensorrt.driver.NAMES", ())
     assert find_gpu() == NONE
     with pytest.raises(BackendError, match="no GPU"):
         TensorRTBackend().prepare(graph(tmp_path))

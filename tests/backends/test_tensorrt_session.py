@@ -12,12 +12,15 @@ from fake_tensorrt import RUN_MS, WORDLESS, Fake, engine, feeds, graph
 from pytest_onnxdet.backends.base import BackendError
 from pytest_onnxdet.backends.tensorrt import builder
 from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
+from pytest_onnxdet.backends.tensorrt.device import Buffer
 from pytest_onnxdet.backends.tensorrt.profile import Profile
 from pytest_onnxdet.core.store import Artifact
 
 
-def sums(n: int, h: int = 96, w: int = 64) -> np.ndarray:
-    return feeds(n, h, w)["input"].sum(axis=(1, 2, 3))[:, None]
+def sums(n: int, h: int = 96, w: int = 64, names: str = "input image_shape") -> np.ndarray:
+    """What the stand-in answers to :func:`feeds`: of each image everything that it reads."""
+    given = feeds(n, h, w)
+    return sum(given[name].reshape(n, -1).sum(axis=1) for name in names.split())[:, None]
 
 
 def test_a_session_gives_outputs_whose_size_only_the_run_tells(fake: Fake, tmp_path: Path) -> None:
@@ -53,6 +56,7 @@ def test_what_is_bound_outlives_a_wider_engine(fake: Fake, tmp_path: Path) -> No
         assert len(fake.configs) == 2
         first.run()
         np.testing.assert_array_equal(first.fetch()["dets"], sums(1))
+        second.run()
         np.testing.assert_array_equal(second.fetch()["dets"], sums(5, 256, 32))
 
 
@@ -200,7 +204,7 @@ def test_too_little_device_memory_is_told(fake: Fake, tmp_path: Path) -> None:
     ("error", "words"),
     [
         (BackendError("out of device memory: 3 MiB"), "out of device memory: 3 MiB"),
-        # Whatever it is must not cross into C++, where nobody catches it.
+        # Whatever it is: the library's bindings would print it and go on.
         (RuntimeError("CUDA error: an illegal address"), "RuntimeError: CUDA error: an illegal"),
     ],
 )
@@ -235,7 +239,8 @@ def test_a_file_that_is_an_engine_is_run_as_it_is(fake: Fake, tmp_path: Path) ->
     with TensorRTBackend().prepare(dynamic) as session:
         assert session.artifact.inputs == ("input",)
         assert session.artifact.static_shape is None
-        np.testing.assert_array_equal(session.run_arrays(feeds(2))["dets"], sums(2))
+        found = session.run_arrays(feeds(2))["dets"]
+        np.testing.assert_array_equal(found, sums(2, names="input"))
         with pytest.raises(BackendError, match=r"3x96x64 .* to 2x96x96, which the engine was"):
             session.run_arrays(feeds(3))
     fixed = given(tmp_path / "net.plan", engine(9, None, shape=(2, 3, 96, 64)))
@@ -253,3 +258,62 @@ def test_an_engine_that_is_none_or_of_something_else_is_told(fake: Fake, tmp_pat
     assert path.is_file()
     with pytest.raises(BackendError, match="the engine takes image: a detector's takes input"):
         TensorRTBackend().prepare(given(path, engine(9, RANGE, ("image",))))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("set_output_allocator", r"the output 'dets' takes no allocator"),
+        ("set_tensor_address", r"refuses the address of 'input'"),
+        ("set_input_shape", r"refuses the shape \(1, 3, 96, 64\) of 'input'"),
+    ],
+)
+def test_what_a_context_does_not_obey_is_said(
+    fake: Fake, tmp_path: Path, call: str, words: str
+) -> None:
+    fake.disobeys = {call}
+    with (
+        pytest.raises(BackendError, match=words),
+        TensorRTBackend().prepare(graph(tmp_path)) as session,
+    ):
+        session.run_arrays(feeds(1))
+    fake.disobeys = set()
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        np.testing.assert_array_equal(session.run_arrays(feeds(1))["dets"], sums(1))
+
+
+def test_a_shape_input_is_refused_by_name(fake: Fake, tmp_path: Path) -> None:
+    fake.shape_inputs = ("image_shape",)
+    with pytest.raises(BackendError, match=r"model\.onnx: 'image_shape' is a shape input"):
+        TensorRTBackend().prepare(graph(tmp_path))
+    fixed = given(tmp_path / "net.engine", engine(9, RANGE))
+    with pytest.raises(BackendError, match=r"net\.engine: 'image_shape' is a shape input"):
+        TensorRTBackend().prepare(fixed)
+
+
+def test_a_static_engine_refuses_another_shape_by_itself(fake: Fake, tmp_path: Path) -> None:
+    """What the artifact says of its shape is not all that guards it."""
+    path = tmp_path / "net.plan"
+    with TensorRTBackend().prepare(given(path, engine(9, None, shape=(2, 3, 96, 64)))) as session:
+        np.testing.assert_array_equal(session.run_arrays(feeds(2))["dets"], sums(2))
+        session.artifact = graph(tmp_path)
+        with pytest.raises(BackendError, match=r"refuses the shape \(1, 3, 96, 64\) of 'input'"):
+            session.run_arrays(feeds(1))
+
+
+def test_nothing_is_fetched_before_a_run(fake: Fake, tmp_path: Path) -> None:
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        bound = session.bind(feeds(2))
+        with pytest.raises(BackendError, match="nothing ran, nothing to fetch"):
+            bound.fetch()
+        bound.run()
+        np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
+
+
+def test_device_memory_that_is_not_aligned_fails_the_run(fake: Fake, tmp_path: Path) -> None:
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        bound = session.bind(feeds(2))
+        empty = fake.host.empty
+        fake.host.empty = lambda size: Buffer(empty(size).address + 4, size, None)  # type: ignore[method-assign]
+        with pytest.raises(BackendError, match="device memory is not aligned to 256 bytes"):
+            bound.run()

@@ -13,10 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_onnxdet.backends.base import Arrays, Bound, Session
+from pytest_onnxdet.backends.base import Arrays, BackendError, Bound, Session
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.measure.latency import (
+    bind_all,
+    detection_subjects,
+    require_same,
+    torch_device,
+    torch_threads,
+)
+from pytest_onnxdet.measure.turns import (
     GRAPH,
     MOST_WARM_UP,
     RESULTS,
@@ -24,11 +31,9 @@ from pytest_onnxdet.measure.latency import (
     TORCH,
     Measured,
     Timing,
-    detection_subjects,
     measure,
-    torch_device,
-    torch_threads,
 )
+from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.detector import Reference
 
 
@@ -287,6 +292,91 @@ def test_the_graph_is_run_bound_and_whole_runs_are_a_subject_of_their_own(
     subjects[RUN]()
     assert session.runs == before + 2
     subjects[RESULTS]()
+
+
+def test_somebody_else_repeats_the_timed_subject() -> None:
+    """As pytest-benchmark does: the others' turns are its set-up, in the order of the rounds."""
+    clock = Clock()
+    subjects = {name: clock.subject(name, repeat(0.5)) for name in "abc"}
+    asked: list[int] = []
+
+    def repeats(call: Callable[[], object], setup: Callable[[], None], count: int) -> None:
+        asked.append(count)
+        clock.calls.clear()
+        for _ in range(count + 1):  # once more than asked for, as a profiler does
+            setup()
+            clock.calls.append("(")
+            call()
+            clock.calls.append(")")
+
+    found = measured(subjects, seconds=0, least=3, clock=clock, timed="b", repeat=repeats)
+    assert asked == [3]
+    assert "".join(clock.calls) == "a(b)cc(b)aa(b)cc(b)a"
+    assert {timing.times for timing in found.timings.values()} == {(500.0,) * 3}
+
+
+def bound_session(bound: type[Bound]) -> tuple[Session, Batch]:
+    """A session of fixed outputs that binds this way."""
+    session = Toy(None, apart=False)
+    outputs = {
+        "dets": np.float32([[[1, 2, 30, 40, 0.9]]]),
+        "labels": np.zeros((1, 1), np.int64),
+    }
+    session._run = lambda feeds: outputs  # type: ignore[method-assign]
+    session._bind = lambda feeds: bound(session, feeds)  # type: ignore[method-assign]
+    metas = [{"scale_factor": np.ones(4, np.float32)}]
+    return session, Batch(np.ones((1, 3, 8, 8), np.float32), np.int64([[8, 8]]), metas)
+
+
+class Lazy(Bound):
+    """Does nothing, at any speed."""
+
+    def _run(self) -> float | None:
+        return 1e-6
+
+
+class Wrong(Bound):
+    def fetch(self) -> Arrays:
+        found = super().fetch()
+        return {**found, "dets": found["dets"] + np.float32(0.5)}
+
+
+class Fewer(Bound):
+    def fetch(self) -> Arrays:
+        return {"dets": super().fetch()["dets"]}
+
+
+class Rounded(Bound):
+    """Differs within the allowance, as two kernels of a GPU may."""
+
+    def fetch(self) -> Arrays:
+        found = super().fetch()
+        return {**found, "dets": found["dets"] + np.float32(1e-5)}
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        (Fewer, "outputs dets in place of dets, labels"),
+        (Lazy, "toy.onnx: nothing ran, nothing to fetch"),
+        (Wrong, "batch 0 left other outputs"),
+    ],
+)
+def test_what_is_timed_is_what_is_compared(bound: type[Bound], words: str) -> None:
+    session, batch = bound_session(bound)
+    graphs = bind_all(session, [batch])
+    subjects = detection_subjects(session, Reference(Net(1, 1)), [batch], graphs)
+    subjects[GRAPH]()
+    with pytest.raises(BackendError, match=words):
+        require_same(session, graphs, [batch], Tolerance())
+
+
+@pytest.mark.parametrize("bound", [Bound, Rounded])
+def test_bound_runs_that_give_the_same_pass(bound: type[Bound]) -> None:
+    session, batch = bound_session(bound)
+    graphs = bind_all(session, [batch])
+    graphs[0].run()
+    require_same(session, graphs, [batch], Tolerance())
 
 
 @pytest.mark.parametrize("options", [{"least": 0}, {"least": 5, "most": 4}, {"calls": 0}])

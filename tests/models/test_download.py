@@ -6,6 +6,8 @@ import http.client
 import io
 import os
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ class Files:
         self.resumes = True
         self.delay_s = 0.0
         self.url = ""
+        self.redirect = ""
 
 
 @pytest.fixture
@@ -54,6 +57,12 @@ def files() -> Iterator[Files]:
             state.ranges.append(asked)
             if state.codes:
                 self.send_error(state.codes.pop(0))
+                return
+            if state.redirect:
+                self.send_response(302)
+                self.send_header("Location", state.redirect)
+                self.end_headers()
+                state.redirect = ""
                 return
             if not self.path.endswith(".pth"):
                 self.send_error(404)
@@ -240,6 +249,25 @@ def test_a_full_disk_is(files: Files, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(files.ranges) == 1
 
 
+@pytest.mark.parametrize(
+    "url", ["http://example.org/a.pth", "ftp://127.0.0.1/a.pth", "file:///a.pth", "a.pth"]
+)
+def test_only_https_is_fetched_from_other_machines(url: str, tmp_path: Path) -> None:
+    """What others can change on the way is checked by 32 bits of a hash, or by nothing."""
+    with pytest.raises(DownloadError, match="only https is fetched, and http from this machine"):
+        download(url, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_is_followed_to_https_alone(files: Files, tmp_path: Path) -> None:
+    files.redirect = files.url
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+    (tmp_path / NAME).unlink()
+    files.redirect = f"http://example.org/{NAME}"
+    with pytest.raises(DownloadError, match=rf"http://example\.org/{NAME}: only https is fetched"):
+        download(files.url, tmp_path)
+
+
 def test_nobody_answers(files: Files, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"127\.0\.0\.1:1/.*no connection"):
         download(f"http://127.0.0.1:1/{NAME}", tmp_path, attempts=2, pause=0)
@@ -251,7 +279,7 @@ def test_slow_is_not_broken_and_shows_progress(
     files.delay_s = 0.02
     assert download(files.url, tmp_path, timeout=5).read_bytes() == CONTENT
     lines = [line for line in capsys.readouterr().err.splitlines() if NAME in line]
-    assert len(lines) >= 2 and "(100 %)" in lines[-1] and "1.0/1.0 MB" in lines[-1]
+    assert len(lines) >= 2 and "100%" in lines[-1] and "1.02M/1.02M" in lines[-1]
 
 
 def test_a_stalled_connection_ends(files: Files, tmp_path: Path) -> None:
@@ -270,11 +298,48 @@ def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    with Progress("net", 100_000_000, "MB", stream) as line:
+    with Progress("net", 100_000_000, "B", stream) as line:
         line.start(80_000_000)
         now[0] += 10
         line.at(90_000_000)
-    assert stream.getvalue().splitlines()[-1].endswith("(90 %), 1.0 MB/s, 10 s left")
+    assert stream.getvalue().splitlines()[-1] == "net:  90% 90.0M/100M [00:10<00:10, 1.00MB/s]"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_one_line_that_ends_at_last() -> None:
+    stream, threads = Terminal(), threading.active_count()
+    with Progress("net", None, "B", stream) as line:
+        line.total = 100_000_000
+        line.start(80_000_000)
+        line.at(90_000_000)
+        line.at(85_000_000)  # a server that sends all again
+        line.at(100_000_000)
+        assert threading.active_count() == threads
+    assert stream.getvalue().count("\n") == 1
+    assert "net: 100%" in stream.getvalue().splitlines()[-1].split("\r")[-1]
+    assert "100M/100M" in stream.getvalue()
+
+
+def test_elsewhere_a_whole_run_is_ten_lines() -> None:
+    stream = io.StringIO()
+    with Progress("test", 200, "images", stream) as line:
+        for _ in range(200):
+            line.advance()
+    lines = stream.getvalue().splitlines()
+    assert [text.split("%")[0][-3:] for text in lines[1:]] == [f"{10 * n:>3}" for n in range(1, 11)]
+    assert "200/200" in lines[-1] and "images/s" in lines[-1]
+    with Progress("unknown", None, "images", stream) as line:
+        line.advance()
+    assert len(stream.getvalue().splitlines()) == len(lines)
+
+
+def test_tqdm_is_loaded_with_the_first_progress_only() -> None:
+    code = "import sys, pytest_onnxdet.core.progress; assert 'tqdm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_download_starts_to_count_where_it_goes_on(
@@ -307,11 +372,11 @@ def test_progress_is_seen_where_stderr_is_captured(
         os.close(aside)
         undo()
     seen = capfd.readouterr().err
-    assert NAME in seen and "(100 %)" in seen
+    assert NAME in seen and "100%" in seen
     assert not (tmp_path / "captured").read_text()
     with Progress("after", 1, "images") as line:
         line.advance()
-    assert "after: 1/1 images" in capfd.readouterr().err
+    assert "after: 100% 1/1" in capfd.readouterr().err
 
 
 def test_without_stderr_nothing_is_uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:

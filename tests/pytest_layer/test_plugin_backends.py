@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toy_project
@@ -85,10 +87,41 @@ def pytest_onnxdet_backends(registry):
 def test_the_report_tells_the_gpus_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, version: str | None
 ) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
     monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
     if text is not None:
         (tmp_path / "version").write_text(text)
     assert machine.environment()["versions"].get("nvidia-driver") == version
+
+
+class NvmlError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("fault", "names"), [(None, ["A", "B"]), ("init", []), ("name", [])])
+def test_the_report_asks_nvml_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str | None, names: list[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise NvmlError
+
+    shut: list[bool] = []
+    nvml = SimpleNamespace(
+        NVMLError=NvmlError,
+        nvmlInit=fails if fault == "init" else lambda: None,
+        nvmlShutdown=lambda: shut.append(True),
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda i: i,
+        nvmlDeviceGetName=fails if fault == "name" else ["A", b"B"].__getitem__,
+        nvmlSystemGetDriverVersion=lambda: "580.1",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
+    environment = machine.environment()
+    assert environment["devices"] == names
+    assert environment["versions"].get("nvidia-driver") == (None if fault == "init" else "580.1")
+    assert bool(shut) == (fault != "init")
 
 
 def test_the_distribution_of_tensorrt_rtx_is_named_as_it_is_installed() -> None:

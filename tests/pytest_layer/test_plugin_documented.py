@@ -22,7 +22,8 @@ def documented(project: pytest.Pytester) -> pytest.Pytester:
     files: dict[str, str] = {}
     for name, continued, text in BLOCK.findall(PAGE.read_text()):
         files[name] = files.get(name, "") + text if continued else text
-    assert sorted(files) == ["conftest.py", "pytest.ini", "tests/test_product.py"]
+    tests = ["tests/test_product.py", "tests/test_runtime.py"]
+    assert sorted(files) == ["conftest.py", "pytest.ini", *tests]
     for name, text in files.items():
         path = project.path / name
         path.parent.mkdir(exist_ok=True)
@@ -97,9 +98,15 @@ def test_what_the_commands_collect(documented: pytest.Pytester) -> None:
             "pytest_onnxdet.conformance",
         )
     )
-    neither = documented.runpytest_subprocess("--collect-only", "-q", "tests")
+    neither = ids(documented.runpytest_subprocess("--collect-only", "-q", "tests"))
 
     assert any("test_product.py::test_sure_detections_agree[" in name for name in both)
     assert any("test_accuracy[shape_finder-onnxruntime_plain-static-b1]" in name for name in both)
     assert not any("onnxruntime-" in name for name in both)
-    assert neither.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert neither
+    assert all("tests/test_runtime.py::TestPlainBackend::" in name for name in neither)
+
+
+def test_the_backend_passes_the_suite_for_backends(documented: pytest.Pytester) -> None:
+    result = documented.runpytest_subprocess("tests/test_runtime.py")
+    result.assert_outcomes(passed=8)

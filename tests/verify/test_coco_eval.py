@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,26 @@ from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
 from pytest_onnxdet.verify import coco_eval
 from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
+
+
+@pytest.fixture(params=["hotcoco", "pycocotools"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both give the same figures: with None for a module its import fails."""
+    if request.param == "pycocotools":
+        monkeypatch.setitem(sys.modules, "hotcoco", None)
+    name: str = request.param
+    return name
+
+
+def test_the_library_is_the_one_that_is_meant(
+    shapes: Dataset, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    for name in ("_by_hotcoco", "_by_pycocotools"):
+        monkeypatch.setattr(StreamedEval, name, lambda *_, name=name: used.append(name) or {})
+    coco = shapes.coco
+    StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, middling(shapes)), "bbox").evaluate()
+    assert used == [f"_by_{library}"]
 
 
 @pytest.fixture
@@ -106,3 +127,11 @@ def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Datas
     np.testing.assert_array_equal(streamed.eval["precision"], slow.eval["precision"])
     with pytest.raises(NotImplementedError):
         streamed.accumulate(streamed.params)
+
+
+def test_a_score_that_is_no_number_is_refused(shapes: Dataset) -> None:
+    coco, found = shapes.coco, middling(shapes)
+    found[0].scores[0] = np.nan
+    streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), "bbox")
+    with pytest.raises(ValueError):
+        streamed.evaluate()

@@ -7,13 +7,12 @@ stand-in for the library and never on a GPU, see ``docs/tensorrt.md``.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_onnxdet.backends.base import Backend, BackendError, Session
 from pytest_onnxdet.backends.tensorrt.builder import Recipe, build, discard
-from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu, missing_binding, open_device
+from pytest_onnxdet.backends.tensorrt.device import Gpu, gpu_here, missing_binding, open_device
 from pytest_onnxdet.backends.tensorrt.library import Library, find_library
 from pytest_onnxdet.backends.tensorrt.profile import Profile
 from pytest_onnxdet.backends.tensorrt.session import EngineFor, TensorRTSession, is_engine
@@ -26,7 +25,6 @@ INSTALL = (
     "neither tensorrt nor tensorrt_rtx is installed: pip install tensorrt pycuda (with an NVIDIA "
     "GPU), or tensorrt-rtx-cu13 (which also builds without one)"
 )
-gpu_here = cache(find_gpu)
 
 
 class TensorRTBackend(Backend):

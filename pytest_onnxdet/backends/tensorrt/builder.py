@@ -77,9 +77,11 @@ def build(artifact: Artifact, recipe: Recipe, path: Path) -> dict[str, Any]:
         raise EngineError(
             f"{recipe.library.name} does not parse {name}: {_refused(parser)}{tail(log)}"
         )
-    config = _config(trt, builder, network, recipe)
     try:
+        config = _config(trt, log, builder, network, recipe)
         engine = builder.build_serialized_network(network, config)
+    except EngineError:
+        raise
     except Exception as error:
         raise EngineError(_failed(recipe, name, log, f"{type(error).__name__}: {error}")) from None
     if engine is None:
@@ -125,7 +127,7 @@ def _builder(trt: Any, log: Any, recipe: Recipe) -> Any:
     return builder
 
 
-def _config(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
+def _config(trt: Any, log: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
     config = builder.create_builder_config()
     # TF32 rounds what a convolution multiplies to 10 bits: no longer PyTorch's fp32.
     if hasattr(trt.BuilderFlag, "TF32"):
@@ -144,8 +146,20 @@ def _config(trt: Any, builder: Any, network: Any, recipe: Recipe) -> Any:
         limits = builder.create_optimization_profile()
         for i in range(network.num_inputs):
             name = network.get_input(i).name
-            limits.set_shape(name, *input_shapes(name, recipe.profile))
-        config.add_optimization_profile(limits)
+            shapes = input_shapes(name, recipe.profile)
+            try:
+                limits.set_shape(name, *shapes)
+            except Exception as error:
+                raise EngineError(
+                    f"{recipe.library.name} {recipe.library.version} refuses the shapes of "
+                    f"{name!r} in the optimization profile, {' to '.join(map(str, shapes))}: "
+                    f"{error}"
+                ) from error
+        if config.add_optimization_profile(limits) < 0:
+            raise EngineError(
+                f"{recipe.library.name} {recipe.library.version} refuses the optimization profile "
+                f"{recipe.profile}{tail(log)}"
+            )
     return config
 
 

@@ -1,27 +1,31 @@
 """What TensorRT's Python API leaves to its caller: device memory, a stream, events.
 
 Through torch where it is built for CUDA, else through pycuda; callers see neither. Whether there
-is a GPU is asked of the driver itself, because pytest asks while it collects, when neither is
+is a GPU is asked of NVML or the driver, because pytest asks while it collects, when neither is
 imported. This module has been run with stand-ins only, see ``docs/tensorrt.md``.
 """
 
 from __future__ import annotations
 
-import ctypes
+import json
+import os
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.backends.base import BackendError
+from pytest_onnxdet.backends.tensorrt import driver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DRIVERS = ("libcuda.so.1", "nvcuda.dll")
-# Attributes of the driver's cuDeviceGetAttribute.
-CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+#: Seconds that the driver may take to answer; some GPUs need several to wake up.
+ASK_S = 60
 
 
 @dataclass(frozen=True)
@@ -41,30 +45,67 @@ class Gpu:
 
 
 def find_gpu() -> Gpu | str:
-    """The first GPU, or why there is none. Imports nothing; safe before a fork of workers."""
-    driver = next((lib for name in DRIVERS if (lib := _library(name)) is not None), None)
-    if driver is None:
+    """The first GPU, or why there is none.
+
+    Nothing of CUDA is started in this process, which may fork workers that use it: NVML is asked
+    where nvidia-ml-py is installed and knows which GPU CUDA takes first, else another process.
+    """
+    if driver.load() is None:
         return "no GPU: NVIDIA's driver is not installed"
-    status = driver.cuInit(0)
-    if status:
-        return f"no GPU: the driver does not start (cuInit gives error {status})"
-    count = ctypes.c_int()
-    if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return "no GPU: the driver sees none; check CUDA_VISIBLE_DEVICES"
-    name, found = ctypes.create_string_buffer(256), []
-    driver.cuDeviceGetName(name, len(name), 0)
-    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
-        value = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
-        found.append(value.value)
-    return Gpu(name.value.decode(), (found[0], found[1]))
+    gpu = _by_nvml() if "CUDA_VISIBLE_DEVICES" not in os.environ else None
+    return gpu or _by_process()
 
 
-def _library(name: str) -> Any:
+@cache
+def gpu_here() -> Gpu | str:
+    """As :func:`find_gpu`, asked once in a process."""
+    return find_gpu()
+
+
+def _by_nvml() -> Gpu | None:
+    """What NVML says of the only GPU; None where it cannot say which one is CUDA's first.
+
+    NVML numbers GPUs by their place on the bus and CUDA by their speed, and a GPU that is divided
+    is several to CUDA.
+    """
     try:
-        return ctypes.CDLL(name)
-    except OSError:
+        import pynvml
+    except ImportError:
         return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            if pynvml.nvmlDeviceGetCount() != 1:
+                return None
+            device = pynvml.nvmlDeviceGetHandleByIndex(0)
+            if _divided(pynvml, device):
+                return None
+            name = pynvml.nvmlDeviceGetName(device)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    return Gpu(name if isinstance(name, str) else name.decode(), (int(major), int(minor)))
+
+
+def _divided(pynvml: Any, device: Any) -> bool:
+    """Whether a GPU is divided into instances (MIG)."""
+    try:
+        return bool(pynvml.nvmlDeviceGetMigMode(device)[0])
+    except pynvml.NVMLError:  # it cannot be
+        return False
+
+
+def _by_process() -> Gpu | str:
+    """What the driver says to another process."""
+    command = [sys.executable, "-I", driver.__file__]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S)
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"no GPU: the driver does not answer ({type(error).__name__})"
+    return found if isinstance(found, str) else Gpu(found[0], (found[1], found[2]))
 
 
 def missing_binding() -> str | None:

@@ -11,6 +11,7 @@ from pytest_onnxdet.backends.base import Arrays, BackendError, Bound, Session
 from pytest_onnxdet.backends.tensorrt.builder import device_fault, make_log, tail
 from pytest_onnxdet.backends.tensorrt.device import Buffer, Device
 from pytest_onnxdet.backends.tensorrt.library import Library
+from pytest_onnxdet.backends.tensorrt.outputs import make_allocator
 from pytest_onnxdet.backends.tensorrt.profile import Profile
 
 if TYPE_CHECKING:
@@ -74,18 +75,36 @@ class TensorRTSession(Session):
         self._log = make_log(trt)
         runtime = trt.Runtime(self._log)
         engine = self._given(runtime) if is_engine(self.artifact) else self._built(runtime)
+        self._require_on_device(engine)
         context = engine.create_execution_context()
         if context is None:
             raise self._failed(
                 "the engine loads and no execution context can be made: most likely the device "
                 f"memory does not suffice; {LESS}"
             )
-        self._runtime, self._engine, self._context = runtime, engine, context
         allocator = make_allocator(trt)
         for name in tensors(engine):
             if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
                 self._outputs[name] = allocator(self._gpu)
-                context.set_output_allocator(name, self._outputs[name])
+                if not context.set_output_allocator(name, self._outputs[name]):
+                    raise self._failed(f"the output {name!r} takes no allocator of ours")
+        self._runtime, self._engine, self._context = runtime, engine, context
+
+    def _require_on_device(self, engine: Any) -> None:
+        """Raises BackendError where an input or output is not in the device's memory.
+
+        An engine reads the values of a shape input on the host, before it runs: an address on the
+        device there ends the process.
+        """
+        for name in tensors(engine):
+            if engine.is_shape_inference_io(name):
+                raise self._failed(
+                    f"{name!r} is a shape input: the engine computes tensors' shapes of its "
+                    "values and reads them in the host's memory, where a session has nothing; "
+                    "export a graph whose shapes follow from the shape of 'input' alone"
+                )
+            if engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+                raise self._failed(f"{name!r} lies in the host's memory, which no session reads")
 
     def _built(self, runtime: Any) -> Any:
         """The graph's engine; a kept one that does not fit this machine is built again."""
@@ -180,15 +199,15 @@ class TensorRTSession(Session):
             self.ready()
             return
         if is_engine(self.artifact):
-            told = "the engine was built for; build it for more, or give the .onnx file"
+            reason = "the engine was built for; build it for more, or give the .onnx file"
         elif not self._widens:
-            told = "was set; widen it, or leave it out to have it derived"
+            reason = "was set; widen it, or leave it out to have it derived"
         else:
-            told = ""
-        if told:
+            reason = ""
+        if reason:
             raise BackendError(
                 f"{self.artifact.path.name}: the shape {n}x{h}x{w} (batch, height, width) is "
-                f"outside of the optimization profile {profile}, which {told}"
+                f"outside of the optimization profile {profile}, which {reason}"
             )
         self.profile = profile.with_shape((n, h, w))
         try:
@@ -213,7 +232,8 @@ class TensorRTSession(Session):
         for name, (buffer, shape) in placed.items():
             if not context.set_input_shape(name, shape):
                 raise self._failed(f"the engine refuses the shape {shape} of {name!r}")
-            context.set_tensor_address(name, buffer.address)
+            if not context.set_tensor_address(name, buffer.address):
+                raise self._failed(f"the engine refuses the address of {name!r}")
         for output in self._outputs.values():
             output.error = None
         start = self._gpu.event() if timed else None
@@ -267,14 +287,18 @@ class TensorRTBound(Bound):
     def __init__(self, session: TensorRTSession, feeds: Arrays, placed: Placed) -> None:
         super().__init__(session, feeds)
         self._owner, self._placed = session, placed
+        self._ran = False
 
     def _run(self) -> float | None:
         self._owner.ready()
-        return self._owner._launch(self._placed, timed=True)
+        took = self._owner._launch(self._placed, timed=True)
+        self._ran = True
+        return took
 
     def fetch(self) -> Arrays:
-        # Once more, as another run of the session may have written its outputs over these.
         self._owner.ready()
+        self.require_ran(self._ran)
+        # Once more, as another run of the session may have written its outputs over these.
         self._owner._launch(self._placed)
         return self._owner._fetch()
 
@@ -287,42 +311,3 @@ def is_engine(artifact: Artifact) -> bool:
 def tensors(engine: Any) -> list[str]:
     """The names of what goes in and comes out."""
     return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-
-
-def make_allocator(trt: Any) -> Any:
-    """The class of output allocators: memory that grows with what a graph turns out to give."""
-
-    class Output(trt.IOutputAllocator):
-        def __init__(self, device: Device) -> None:
-            super().__init__()
-            self.device = device
-            self.buffer: Buffer | None = None
-            self.shape: tuple[int, ...] = ()
-            #: Of the launch that is going on.
-            self.error: Exception | None = None
-
-        def reallocate_output(self, name: str, memory: int, size: int, alignment: int) -> int:
-            return self._grown(size)
-
-        def reallocate_output_async(
-            self, name: str, memory: int, size: int, alignment: int, stream: int
-        ) -> int:
-            return self._grown(size)
-
-        def _grown(self, size: int) -> int:
-            # No exception of any kind must cross into C++: 0 tells the library that there is no
-            # memory.
-            try:
-                if self.buffer is None or self.buffer.size < size:
-                    # Given back first: the two need not fit side by side.
-                    self.buffer = None
-                    self.buffer = self.device.empty(size)
-                return self.buffer.address
-            except Exception as error:
-                self.error = error
-                return 0
-
-        def notify_shape(self, name: str, shape: Any) -> None:
-            self.shape = tuple(shape)
-
-    return Output
