@@ -86,7 +86,7 @@ def test_the_graph_is_read() -> None:
     edges = {(module, of) for module in MODULES for of, _, _ in imports(module)}
     assert len(edges) > 300
     assert ("models.mini", "models.mini.overrides") in edges
-    assert ("run.bench", "verify.localize") in edges  # in a function
+    assert ("run.parity", "verify.localize") in edges  # in a function
     assert ("export.identity", "models.spec") in edges  # for types only
 
 

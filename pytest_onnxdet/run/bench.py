@@ -284,24 +284,6 @@ class Workbench:
 
         return max_per_img(self.detector(spec))
 
-    def blame(self, case: Case) -> str:
-        """Which stage changes the detections: lowering, export or runtime, in words."""
-        from pytest_onnxdet.families import lower
-        from pytest_onnxdet.verify.localize import localize, standard_stages
-
-        batches = self.batches(case)
-        deploy = lower(self.detector(case.spec), case.backend.lowering)
-        return str(
-            localize(
-                self.results(case),
-                standard_stages(deploy, self.artifact(case), self.session(case), batches),
-                case.spec.tolerance(case.backend.name, case.precision, self.session(case).device),
-                classes=case.spec.classes,
-                images=self.names(case),
-                max_per_img=self.max_per_img(case.spec),
-            )
-        )
-
     # -- lifetime -------------------------------------------------------------------------------
 
     def _once(
