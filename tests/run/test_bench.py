@@ -20,7 +20,7 @@ from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings, make_cases
-from pytest_onnxdet.run.recordings import KeptResults
+from pytest_onnxdet.run.recordings import Recordings
 from pytest_onnxdet.run.ties import alternatives
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
@@ -211,15 +211,15 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 def kept_sets(bench: Workbench) -> set[str]:
     """The sets of detections that are in memory."""
     made = bench._memo._made
-    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "results", "raw")}
+    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "recording")}
 
 
 def test_detections_are_let_go_of_when_their_cases_are_done(
     bench: Workbench, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "reference", lambda spec: Settling())
-    monkeypatch.setattr(KeptResults, "identity", lambda *_: {})
-    monkeypatch.setattr(KeptResults, "get", lambda *_: [Detections(*NOTHING)] * 3)
+    monkeypatch.setattr(Recordings, "identity", lambda *_: {})
+    monkeypatch.setattr(Recordings, "get", lambda *_: SimpleNamespace(detections=(), raw=()))
     seen = []
     for shape in ("static", "dynamic"):
         for batch in (1, 2):
@@ -232,7 +232,7 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
             seen.append(kept_sets(bench))
 
     def sides(shape: str, batch: int) -> set[str]:
-        return {f"{side}-{shape}-{batch}" for side in ("found", "results", "raw")}
+        return {f"{side}-{shape}-{batch}" for side in ("found", "recording")}
 
     assert seen == [
         sides("static", 1),
@@ -240,6 +240,38 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
         sides("dynamic", 1),
         sides("dynamic", 2),
     ]
+
+
+def test_a_warm_run_asks_pytorch_for_nothing(
+    bench: Workbench, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detections and raw outputs come of one recording, which lies in the cache."""
+
+    class Counted:
+        detector, ran = None, []
+
+        def run(self, batch: Any) -> list[Detections]:
+            self.ran.append("run")
+            return [Detections(*NOTHING)] * batch.valid
+
+        def raw(self, batch: Any) -> dict[str, Any]:
+            self.ran.append("raw")
+            return {"dets": np.full((len(batch.images), 1, 5), len(self.ran), np.float32)}
+
+    case = cases["one_net-dynamic-b2"]
+    seen = []
+    for _ in range(2):
+        with Bench(bench.settings, datasets=None) as fresh:  # type: ignore[arg-type]
+            monkeypatch.setattr(fresh, "reference", lambda spec: Counted())
+            monkeypatch.setattr(fresh, "names", lambda case: ["a.png", "b.png", "c.png"])
+            monkeypatch.setattr(Recordings, "identity", lambda *_: {})
+            assert len(fresh.results(case)) == 3
+            seen.append([outputs["dets"].copy() for outputs in fresh.raw_reference(case)])
+            assert len(fresh.raw(case)) == len(seen[-1]) == 2
+            assert fresh.recording(case) is fresh.recording(case)
+            assert fresh.recording(case).sizes == Images.sizes
+    assert Counted.ran == ["raw", "run"] * 2
+    assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("what", ["detector", "dataset", "session"])
