@@ -25,6 +25,7 @@ from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.reference.recording import packed, record
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
+from pytest_onnxdet.run.second_export import SecondExport, SecondExporter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Workbench:
         self.datasets = datasets
         self.threads = fair_share() if threads is None else threads
         self.store = ArtifactStore(settings.cache / "graphs")
-        self._second_store = ArtifactStore(settings.cache / "second-exports")
+        self._second = SecondExporter(self.threads)
         self._memo = Memo()
 
     # -- the model and its data -----------------------------------------------------------------
@@ -131,25 +132,30 @@ class Workbench:
             ("artifact", str(options)),
             # A backend that builds for a range of shapes builds for the run's, not for the trace's.
             lambda: expecting(
-                self._export(case, options, self.store),
+                self._export(case, options),
                 max(self.settings.batches),
                 self.static_size(case.spec),
             ),
         )
 
-    def second_export(self, case: Case) -> Artifact:
-        """A second, independent export of the same graph, to compare the first with."""
+    def second_export(self, case: Case) -> SecondExport:
+        """A second export of the same graph, to compare the first with: never from a cache.
+
+        Raises:
+            ExportError: the detector does not export in another process.
+        """
         options = self.export_options(case)
         return self._once(
             case.spec,
             ("second", str(options)),
-            lambda: self._export(case, options, self._second_store),
+            lambda: self._second.export(self.detector(case.spec), options),
+            close=lambda again: again.path.unlink(missing_ok=True),
         )
 
-    def _export(self, case: Case, options: ExportOptions, store: ArtifactStore) -> Artifact:
+    def _export(self, case: Case, options: ExportOptions) -> Artifact:
         from pytest_onnxdet.export.exporter import export_model
 
-        return export_model(case.spec, options, store, detector=self.detector(case.spec))
+        return export_model(case.spec, options, self.store, detector=self.detector(case.spec))
 
     def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
         """Which graph a case needs. Dynamic graphs do not depend on the case's batch size."""
@@ -300,6 +306,7 @@ class Workbench:
     def close(self) -> None:
         """Ends the work; calling it twice is harmless."""
         self.release()
+        self._second.close()
 
     def __enter__(self) -> Self:
         return self
