@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.options import ExportOptions
     from pytest_onnxdet.reference.detector import Reference
-    from pytest_onnxdet.verify.judge import Verdict
+    from pytest_onnxdet.verify.verdict import Verdict
 
 LARGEST = 1344  # the stock tool's limit for the other size that a dynamic graph is tried at
 MULTIPLE = 32
@@ -189,7 +189,7 @@ def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callab
 
 def _told(verdict: Verdict) -> str:
     """A verdict as it is printed."""
-    from pytest_onnxdet.verify.judge import EMPTY
+    from pytest_onnxdet.verify.verdict import EMPTY
 
     result = verdict.detections
     if result is None:

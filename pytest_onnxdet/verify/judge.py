@@ -13,19 +13,17 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
-from pytest_onnxdet.verify.checks import LOOK, CheckFailed
 from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
-from pytest_onnxdet.verify.raw import Arrays, RawResult, compare_raw
-
-SAME, EMPTY, TIED, DIFFERENT = "same", "empty", "tied", "different"
+from pytest_onnxdet.verify.raw import Arrays, compare_raw
+from pytest_onnxdet.verify.verdict import DIFFERENT, EMPTY, SAME, TIED, ImageVerdict, Verdict
 
 
 @dataclass(frozen=True)
@@ -99,85 +97,6 @@ class TieProofs:
         return max(1, math.ceil(self.most * images)) if self.most else 0
 
 
-@dataclass(frozen=True)
-class ImageVerdict:
-    """What became of one image.
-
-    Attributes:
-        index: its place.
-        name: its file name, or empty.
-        outcome: :data:`SAME`, :data:`EMPTY` (neither side finds anything), :data:`TIED` (accepted
-            by proof) or :data:`DIFFERENT`.
-        reason: what differs, and of a tie what proves it; empty where nothing differs.
-    """
-
-    index: int
-    name: str
-    outcome: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge says, with all that a report needs.
-
-    Attributes:
-        metrics: the figures of :attr:`ParityResult.metrics`; ``raw_max_abs`` and ``raw_max_rel``,
-            None where raw outputs were not compared; and with proofs ``tied_images``, how many
-            images were accepted by them, and ``tied_detections``, how many of their detections are
-            not the reference's first answer.
-        faults: a paragraph for each part that does not hold; empty: all holds.
-        images: one entry per image; none where the sides have not as many.
-        detections: the comparison that counts, after ties were accepted; None as before.
-        raw: the comparison of raw outputs, None where there are none.
-    """
-
-    metrics: Mapping[str, Any]
-    faults: tuple[str, ...] = ()
-    images: tuple[ImageVerdict, ...] = ()
-    detections: ParityResult | None = None
-    raw: RawResult | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything holds."""
-        return not self.faults
-
-    @property
-    def tied(self) -> tuple[ImageVerdict, ...]:
-        """The images that were accepted by proof."""
-        return tuple(image for image in self.images if image.outcome == TIED)
-
-    @property
-    def message(self) -> str:
-        """Every fault, and where to look; empty where all holds."""
-        return "\n".join([*self.faults, self._hint()]) if self.faults else ""
-
-    def raise_for(self, case_id: str, locate: Callable[[], str] | None = None) -> None:
-        """Raises where something does not hold.
-
-        Args:
-            case_id: begins the message.
-            locate: asked then for a line that names the stage to blame.
-
-        Raises:
-            CheckFailed: with every fault, and the figures.
-        """
-        if self.ok:
-            return
-        lines = [f"{case_id}: " + "\n".join(self.faults)]
-        if locate is not None:
-            lines.append(_guarded(locate))
-        raise CheckFailed("\n".join([*lines, self._hint()]), self.metrics, "parity")
-
-    def _hint(self) -> str:
-        if self.raw is None:
-            return LOOK
-        if self.raw.ok:
-            return "the heads' outputs agree, so decoding or post-processing is at fault; " + LOOK
-        return "the heads' outputs differ already, so post-processing need not be at fault; " + LOOK
-
-
 def judge(sides: Sides, tolerance: Tolerance, proofs: TieProofs | None = None) -> Verdict:
     """Compares two sides, accepts proven ties, and says what does not hold.
 
@@ -197,13 +116,14 @@ class _Trial:
     sides: Sides
     tolerance: Tolerance
     proofs: TieProofs | None
-    metrics: dict[str, Any] = field(default_factory=lambda: {"raw_max_abs": None})
+    metrics: dict[str, Any] = field(
+        default_factory=lambda: {"raw_max_abs": None, "raw_max_rel": None}
+    )
     faults: list[str] = field(default_factory=list)
+    broken: dict[str, None] = field(default_factory=dict)  # what proofs raised, once each
 
     def __post_init__(self) -> None:
-        self.metrics["raw_max_rel"] = None
         self.prove = cache(self._prove)
-        self.broken: dict[str, None] = {}  # what proofs raised, once each
 
     def verdict(self) -> Verdict:
         sides, raw, final = self.sides, None, None
@@ -322,13 +242,3 @@ class _Trial:
         )
         if unproven or alone.vacuous:
             self.faults.append(f"a batch against its images one by one: {alone.format()}")
-
-
-def _guarded(locate: Callable[[], str]) -> str:
-    """A failed search for the fault must not hide the fault."""
-    start = time.perf_counter()
-    try:
-        return locate()
-    except Exception as error:
-        spent = time.perf_counter() - start
-        return f"naming the stage failed after {spent:.1f} s: {type(error).__name__}: {error}"

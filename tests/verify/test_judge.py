@@ -6,7 +6,8 @@ from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge, take
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.verify.checks import CheckFailed
-from pytest_onnxdet.verify.judge import DIFFERENT, EMPTY, SAME, TIED, Sides, TieProofs, judge
+from pytest_onnxdet.verify.judge import Sides, TieProofs, judge
+from pytest_onnxdet.verify.verdict import DIFFERENT, EMPTY, SAME, TIED
 
 GOOD = [detections(s) for s in range(4)]
 
