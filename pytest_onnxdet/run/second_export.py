@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pytest_onnxdet.export.options import ExportError, ExportOptions, NoLoweringError
@@ -58,13 +60,19 @@ class SecondExporter:
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[bytes] | None = None
         self._detector: weakref.ref[nn.Module] | None = None
+        self._modules: dict[str, str] = {}
         self._count = 0
 
-    def export(self, detector: nn.Module, options: ExportOptions) -> SecondExport:
+    def export(self, detector: nn.Module, options: ExportOptions, **more: Any) -> SecondExport:
         """The detector's graph, exported anew; its file is the caller's to delete.
 
         A detector that the other process cannot load, for it is made of classes that only this one
         knows, is exported here, and ``where`` says so.
+
+        Args:
+            detector: one of mmdet's detectors in eval mode.
+            options: which graph.
+            more: what else ``export_detector`` is to be given; the same for the same detector.
 
         Raises:
             ExportError: the export failed, or its process ended.
@@ -73,11 +81,11 @@ class SecondExporter:
             self._folder = tempfile.TemporaryDirectory(prefix="onnxdet-second-")
         self._count += 1
         path = Path(self._folder.name) / f"{self._count}.onnx"
-        answer = self._ask(detector, options, path)
+        answer = self._ask(detector, options, path, more)
         if answer.get("failed") == "load":
             from pytest_onnxdet.export.exporter import export_detector
 
-            export_detector(detector, options, path)
+            export_detector(detector, options, path, **more)
             why = f"the other one could not load it: {answer['message']}"
             return SecondExport(path, f"in the same process, as {why}")
         if "failed" in answer:
@@ -98,15 +106,15 @@ class SecondExporter:
             self._folder.cleanup()
             self._folder = self._detector = None
 
-    def _ask(self, detector: nn.Module, options: ExportOptions, path: Path) -> dict[str, Any]:
+    def _ask(
+        self, detector: nn.Module, options: ExportOptions, path: Path, more: Mapping[str, Any]
+    ) -> dict[str, Any]:
         assert self._folder is not None
         file = Path(self._folder.name) / "detector.pt"
         if self._detector is None or self._detector() is not detector:
-            import torch
-
             self._detector = None
             try:
-                torch.save(detector, file)
+                self._modules = _save((detector, dict(more)), file)
             except Exception as error:  # pickle raises whatever an object's own code does
                 return {"failed": "load", "message": f"{type(error).__name__}: {error}"}
             self._detector = weakref.ref(detector)
@@ -115,7 +123,7 @@ class SecondExporter:
         request = {
             "detector": str(file),
             "stamp": file.stat().st_mtime_ns,
-            "modules": _sources(detector),
+            "modules": self._modules,
             "options": asdict(options),
             "path": str(path),
             "threads": self._threads,
@@ -154,11 +162,21 @@ class SecondExporter:
         return " | ".join(lines[-3:])
 
 
-def _sources(detector: nn.Module) -> dict[str, str]:
-    """The modules that the detector's classes are from, and their files."""
-    names = {kind.__module__ for part in detector.modules() for kind in type(part).__mro__}
+def _save(thing: object, file: Path) -> dict[str, str]:
+    """Pickles a thing into a file, and tells of which modules it is made, and their files."""
+    import torch
+
+    names: set[str] = set()
+
+    class Noting(pickle.Pickler):
+        def reducer_override(self, part: Any) -> Any:
+            kind = part if isinstance(part, type | FunctionType) else type(part)
+            names.add(kind.__module__)
+            return NotImplemented
+
+    torch.save(thing, file, pickle_module=SimpleNamespace(__name__="pickle", Pickler=Noting))
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
-    return {name: file for name, file in files.items() if file}
+    return {name: path for name, path in files.items() if path}
 
 
 def serve() -> None:
@@ -170,6 +188,7 @@ def serve() -> None:
 
     ensure_torchvision()
     detector: Any = None
+    more: dict[str, Any] = {}
     stamp: object = None
     limited = False
     for request in map(json.loads, sys.stdin):
@@ -179,12 +198,12 @@ def serve() -> None:
         answer = {}
         try:
             if stamp != request["stamp"]:
-                detector = _load(request)
+                detector, more = _load(request)
                 stamp = request["stamp"]
         except Exception as error:
             answer = _failure("load", error)
         else:
-            answer = _export(detector, request)
+            answer = _export(detector, request, more)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -210,13 +229,13 @@ def _importable(name: str, file: str) -> bool:
     return spec is not None and spec.origin == file
 
 
-def _export(detector: Any, request: Mapping[str, Any]) -> dict[str, str]:
+def _export(detector: Any, request: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, str]:
     from pytest_onnxdet.export.exporter import export_detector
 
     options = request["options"]
     options = ExportOptions(**{**options, "size": tuple(options["size"])})
     try:
-        export_detector(detector, options, Path(request["path"]))
+        export_detector(detector, options, Path(request["path"]), **more)
     except NoLoweringError as error:  # a family that only the first process was told of
         return _failure("load", error)
     except Exception as error:
