@@ -8,12 +8,10 @@ Where float ties decide which candidate comes first, an image may differ: then m
 deciding those ties as the backend did, has to give the backend's detections, or it fails.
 """
 
-from functools import partial
-
 import pytest
 
-from pytest_onnxdet.run.ties import alternatives
-from pytest_onnxdet.verify.checks import check_parity
+from pytest_onnxdet.run.parity import blame, sides, tie_proofs
+from pytest_onnxdet.verify.judge import judge
 
 
 @pytest.mark.parity
@@ -27,19 +25,10 @@ def test_parity(
 ):
     case, bench = onnxdet_case, onnxdet_workbench
     tolerance = case.spec.tolerance(case.backend.name, case.precision, onnxdet_session.device)
-    metrics = check_parity(
-        onnxdet_reference,
-        onnxdet_found,
-        tolerance=tolerance,
-        most_tied=case.spec.tied_images,
-        classes=case.spec.classes,
-        case_id=case.id,
-        max_per_img=bench.max_per_img(case.spec),
-        raw_reference=bench.raw_reference(case),
-        raw=bench.raw(case),
-        singles=bench.singles(case),
-        images=bench.names(case),
-        settle=partial(alternatives, bench, case, tolerance),
-        locate=lambda: bench.blame(case),
+    verdict = judge(
+        sides(bench, case, onnxdet_reference, onnxdet_found),
+        tolerance,
+        tie_proofs(bench, case, tolerance),
     )
-    onnxdet_record(metrics)
+    onnxdet_record(verdict.metrics)
+    verdict.raise_for(case.id, locate=lambda: blame(bench, case))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.datasets import DatasetSpec
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+    from pytest_onnxdet.reference.recording import Recording
     from pytest_onnxdet.verify.compare import assert_detections_close
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "Detections",
     "ModelSpec",
     "Profile",
+    "Recording",
     "Session",
     "TensorRTBackend",
     "Tolerance",
@@ -46,6 +48,7 @@ _PLACES = {
     "Detections": "data.detections",
     "ModelSpec": "models.spec",
     "Profile": "backends.tensorrt.profile",
+    "Recording": "reference.recording",
     "Session": "backends.base",
     "TensorRTBackend": "backends.tensorrt.backend",
     "Tolerance": "models.spec",

@@ -36,6 +36,8 @@ ROOMS = [
 ]
 ENTRY_POINTS = {"__init__", "plugin", "hookspecs", "cli"}
 LIGHT = ("core", "graph", "bundle", "backends", "verify", "measure")
+#: Of other rooms: what goes with a bundle.
+LIGHT_MODULES = ("reference.recording",)
 MOST_LINES = 350
 MOST_PYTEST = 3
 
@@ -86,7 +88,7 @@ def test_the_graph_is_read() -> None:
     edges = {(module, of) for module in MODULES for of, _, _ in imports(module)}
     assert len(edges) > 300
     assert ("models.mini", "models.mini.overrides") in edges
-    assert ("run.bench", "verify.localize") in edges  # in a function
+    assert ("run.parity", "verify.localize") in edges  # in a function
     assert ("export.identity", "models.spec") in edges  # for types only
 
 
@@ -234,7 +236,8 @@ def test_only_families_know_classes_by_name() -> None:
 
 
 BARE = '''
-import importlib, sys
+import importlib, sys, tempfile
+from pathlib import Path
 
 class Blocker:
     """Nothing that needs PyTorch is installed."""
@@ -251,7 +254,8 @@ for name in Blocker.NAMES:
     assert name not in sys.modules, name
 
 import numpy as np
-from pytest_onnxdet import Detections, assert_detections_close
+from pytest_onnxdet import Detections, Recording, assert_detections_close
+from pytest_onnxdet.bundle.format import read, write
 
 boxes = np.array([[0, 0, 10, 10]], dtype=np.float32)
 one = Detections(boxes, np.array([0.9], dtype=np.float32), np.array([0]))
@@ -262,13 +266,18 @@ except AssertionError as error:
     assert "box_shift" in str(error), error
 else:
     raise SystemExit("a moved box passed")
+recording = Recording("ab", 1, ("a.png",), ((9, 9),), (one,), ({{"cls": boxes}},), {{"torch": "2"}})
+with tempfile.TemporaryDirectory() as folder:
+    write(Path(folder) / "bundle.npz", recording)
+    again = read(Path(folder) / "bundle.npz")
+assert_detections_close(again.detections[0], one)
 print("compared")
 '''
 
 
 def test_the_device_side_needs_neither_torch_nor_mmdet() -> None:
     """Every module of those rooms is imported, and detections compared, where they are missing."""
-    light = [module for module in MODULES if room(module) in LIGHT]
+    light = [m for m in MODULES if room(m) in LIGHT or m in LIGHT_MODULES]
     assert len(light) > 25
     names = ["torch", "torchvision", "mmcv", "mmdet", "terminaltables", "addict", "yapf"]
     done = subprocess.run(

@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,8 +23,8 @@ from pytest_onnxdet.export.options import ExportError, ExportOptions
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings
-from pytest_onnxdet.run.ties import alternatives
-from pytest_onnxdet.verify.checks import CheckFailed, check_parity
+from pytest_onnxdet.run.parity import tie_proofs
+from pytest_onnxdet.verify.judge import Sides, judge
 
 OPSETS = tuple(range(11, 21))
 
@@ -48,19 +47,18 @@ def attempt(bench: AtOpset, case: Case) -> str:
     except ExportError as error:
         least = re.search(r"the least opset that works is (\d+)", str(error))
         return f"from {least[1]}" if least else f"ERROR: {error}"
-    try:
-        check_parity(
+    verdict = judge(
+        Sides(
             bench.results(case),
             found,
-            tolerance=tolerance,
             classes=case.spec.classes,
-            case_id=case.id,
             max_per_img=bench.max_per_img(case.spec),
-            most_tied=case.spec.tied_images,
-            settle=partial(alternatives, bench, case, tolerance),
-        )
-    except CheckFailed as error:
-        return f"DIFFERS: {error}"
+        ),
+        tolerance,
+        tie_proofs(bench, case, tolerance),
+    )
+    if not verdict.ok:
+        return f"DIFFERS: {verdict.message}"
     return "exact"
 
 

@@ -1,66 +1,66 @@
-"""Detections as a file: one .npz of plain arrays, with nothing in it that needs this package."""
+"""A recording as a file: one .npz of plain arrays, with nothing in it that needs this package."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from pytest_onnxdet.core.store import StoreError
-from pytest_onnxdet.data.detections import Detections, in_little_memory
+from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.reference.recording import Recording
 
-#: Of a data set's mask probabilities those of the first images are kept: up to so many images and
-#: bytes, of these few in any case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's
-#: 224 x 224 they take 20 MB. Pasted masks are compared for all images.
-PROBABILITY_IMAGES, PROBABILITY_BYTES, PROBABILITY_LEAST = 100, 256_000_000, 4
-
-
-def packed(found: Iterable[Detections]) -> list[Detections]:
-    """All images' detections in little memory, as a full data set has 5,000 images."""
-
-    def images() -> Iterator[Detections]:
-        spent = 0
-        for number, one in enumerate(found):
-            spent += 0 if one.mask_probs is None else one.mask_probs.nbytes
-            fits = number < PROBABILITY_IMAGES and spent <= PROBABILITY_BYTES
-            yield one.packed(number < PROBABILITY_LEAST or fits)
-
-    return in_little_memory(images())
+#: What a file says it is written in. A reader takes no other: raise it with any change.
+FORMAT = 1
+_RAW = "raw"
 
 
-def write(path: Path, found: Sequence[Detections]) -> None:
-    """Writes detections whole or not at all.
+class BundleError(Exception):
+    """A recording's file cannot be read; the message names it and says why."""
 
-    Arrays: ``counts`` int64 (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,),
-    ``labels`` (K,); with masks ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8,
-    COCO's run lengths one after the other; with mask probabilities ``probs`` (P, h, w), of the
-    first images up to the last that has them.
+
+class OtherFormat(BundleError):
+    """The file is in another version of the format than this package reads."""
+
+
+def write(path: Path, recording: Recording) -> None:
+    """Writes a recording whole or not at all.
+
+    Arrays: ``format`` int64 (), ``about`` (), a JSON text of what is no array; ``counts`` int64
+    (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,), ``labels`` (K,); with masks
+    ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8, COCO's run lengths one after
+    the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
+    has them; ``raw/B/NAME``, output NAME of batch B.
 
     Raises:
         StoreError: the disk refuses.
     """
-    arrays: dict[str, NDArray[Any]] = {
-        "counts": np.array([len(one) for one in found], dtype=np.int64),
-        "boxes": _joined([one.boxes for one in found], np.zeros((0, 4), np.float32)),
-        "scores": _joined([one.scores for one in found], np.zeros(0, np.float32)),
-        "labels": _joined([one.labels for one in found], np.zeros(0, np.int64)),
+    about = {
+        "inputs": recording.inputs,
+        "batch": recording.batch,
+        "images": recording.images,
+        "sizes": recording.sizes,
+        "versions": dict(recording.versions),
+        "noise": None if recording.noise is None else dict(recording.noise),
+        "raw": len(recording.raw),
     }
-    masks = [one.packed().masks for one in found]
-    if all(isinstance(one, RunLengthMasks) for one in masks) and masks:
-        encoded = [rle for one in masks for rle in cast(RunLengthMasks, one).encoded]
-        arrays["sizes"] = np.array([rle["size"] for rle in encoded], np.int64).reshape(-1, 2)
-        arrays["lengths"] = np.array([len(rle["counts"]) for rle in encoded], dtype=np.int64)
-        arrays["runs"] = np.frombuffer(b"".join(rle["counts"] for rle in encoded), np.uint8)
-    probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
-    if probs:
-        arrays["probs"] = np.concatenate(probs)
+    arrays: dict[str, NDArray[Any]] = {
+        "format": np.array(FORMAT, dtype=np.int64),
+        "about": np.array(json.dumps(about)),
+        **_arrays(recording.detections),
+    }
+    for number, outputs in enumerate(recording.raw):
+        arrays |= {f"{_RAW}/{number}/{name}": value for name, value in outputs.items()}
     try:
         handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)
         try:
@@ -78,34 +78,86 @@ def write(path: Path, found: Sequence[Detections]) -> None:
         ) from error
 
 
-def read(path: Path) -> list[Detections]:
+def read(path: Path) -> Recording:
     """Reads what :func:`write` wrote.
 
     Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is damaged; every array is
-            under a checksum.
+        OtherFormat: it is of another version of the format.
+        BundleError: there is no such file, or it is damaged; every array is under a checksum.
     """
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, NpzFile):
+            raise ValueError("it is no archive of arrays")
+        with stored:
+            version = int(stored["format"]) if "format" in stored.files else 0
+            if version != FORMAT:
+                raise OtherFormat(
+                    f"the recording {path} is in version {version} of the format, and this version "
+                    f"of pytest-onnxdet reads {FORMAT}: record it again"
+                )
+            arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(str(arrays["about"]))
+        return Recording(
+            inputs=about["inputs"],
+            batch=about["batch"],
+            images=tuple(about["images"]),
+            sizes=tuple((height, width) for height, width in about["sizes"]),
+            detections=tuple(_detections(arrays)),
+            raw=tuple(_raw(arrays, number) for number in range(about["raw"])),
+            versions=about["versions"],
+            noise=about["noise"],
+        )
+    except FileNotFoundError as error:
+        raise BundleError(f"there is no recording {path}") from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"the recording {path} is damaged ({error})") from error
+
+
+def _arrays(found: Sequence[Detections]) -> dict[str, NDArray[Any]]:
+    """All images' detections as a few arrays; see :func:`write`."""
+    arrays: dict[str, NDArray[Any]] = {
+        "counts": np.array([len(one) for one in found], dtype=np.int64),
+        "boxes": _joined([one.boxes for one in found], np.zeros((0, 4), np.float32)),
+        "scores": _joined([one.scores for one in found], np.zeros(0, np.float32)),
+        "labels": _joined([one.labels for one in found], np.zeros(0, np.int64)),
+    }
+    masks = [one.packed().masks for one in found]
+    if all(isinstance(one, RunLengthMasks) for one in masks) and masks:
+        encoded = [rle for one in masks for rle in cast(RunLengthMasks, one).encoded]
+        arrays["sizes"] = np.array([rle["size"] for rle in encoded], np.int64).reshape(-1, 2)
+        arrays["lengths"] = np.array([len(rle["counts"]) for rle in encoded], dtype=np.int64)
+        arrays["runs"] = np.frombuffer(b"".join(rle["counts"] for rle in encoded), np.uint8)
+    probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
+    if probs:
+        arrays["probs"] = np.concatenate(probs)
+    return arrays
+
+
+def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
+    """What :func:`_arrays` was given."""
     counts = arrays["counts"]
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
     masks = _unpacked(arrays) if "sizes" in arrays else None
     probs = arrays.get("probs")
-    found, at = [], 0
+    at = 0
     for count in counts.tolist():
         rows = slice(at, at + count)
-        found.append(
-            Detections(
-                arrays["boxes"][rows],
-                arrays["scores"][rows],
-                arrays["labels"][rows],
-                None if masks is None else RunLengthMasks(masks[rows]),
-                None if probs is None or at + count > len(probs) else probs[rows],
-            )
+        yield Detections(
+            arrays["boxes"][rows],
+            arrays["scores"][rows],
+            arrays["labels"][rows],
+            None if masks is None else RunLengthMasks(masks[rows]),
+            None if probs is None or at + count > len(probs) else probs[rows],
         )
         at += count
-    return found
+
+
+def _raw(arrays: Mapping[str, NDArray[Any]], number: int) -> dict[str, NDArray[np.float32]]:
+    """One batch's raw outputs, in the order in which they were written."""
+    prefix = f"{_RAW}/{number}/"
+    return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 
 
 def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

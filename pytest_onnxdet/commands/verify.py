@@ -1,8 +1,15 @@
-"""``--verify``: the exported file on plain ONNX Runtime against the detector in PyTorch."""
+"""``--verify``: the exported file on plain ONNX Runtime against the detector in PyTorch.
+
+The verdict is the suite's own (:mod:`pytest_onnxdet.verify.judge`), with the same proofs of ties.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.options import ExportOptions
     from pytest_onnxdet.reference.detector import Reference
-    from pytest_onnxdet.verify.mismatch import ParityResult
+    from pytest_onnxdet.verify.verdict import Verdict
 
 LARGEST = 1344  # the stock tool's limit for the other size that a dynamic graph is tried at
 MULTIPLE = 32
@@ -103,34 +110,121 @@ def verify(
 
     reference = Reference(detector)
     good = True
-    for one in trials(detector, options, images):
-        found = detections(session.run(one.batch), one.batch)
-        ours = reference.run(one.batch)
-        result, tied = _compare(reference, ours, found, one, tolerance)
-        empty = [path.name for path, mine in zip(one.images, ours, strict=True) if not len(mine)]
-        if result.faults:
-            good = False
-            tell(f"verify {one.title}: DIFFERENT: {result.format()}{_unproven(result)}")
-        elif empty or result.vacuous:
-            good = False
-            tell(
-                f"verify {one.title}: FAILED: PyTorch finds nothing in "
-                f"{in_words(list(dict.fromkeys(empty))) or 'these images'}, so nothing was "
-                "compared there: give images with objects (--test-img, and with it --input-img as "
-                "the second one of a batch), or a --shape at which the model finds them"
+    with _raw_session(detector, options) as raw_session:
+        for one in trials(detector, options, images):
+            verdict = compare(
+                reference,
+                one,
+                reference.run(one.batch),
+                detections(session.run(one.batch), one.batch),
+                tolerance,
+                raw_session,
             )
-        else:
-            worst = [
-                f"{words} {result.worst[key].value:.2g}"
-                for key, words in _WORST.items()
-                if key in result.worst
-            ]
-            told = ", ".join([*worst, *tied])
-            tell(
-                f"verify {one.title}: the same, {result.matched} detections"
-                + (f" ({told})" if told else "")
-            )
+            good &= verdict.ok
+            tell(f"verify {one.title}: {_told(verdict)}")
     return good
+
+
+def compare(
+    reference: Reference,
+    trial: Trial,
+    ours: Sequence[Detections],
+    theirs: Sequence[Detections],
+    tolerance: Tolerance,
+    raw_session: Callable[[], Session],
+) -> Verdict:
+    """The judge's verdict on one comparison.
+
+    Args:
+        reference: asked for proofs of ties.
+        trial: what both sides ran.
+        ours: PyTorch's detections, one entry per image.
+        theirs: the graph's.
+        tolerance: the allowances.
+        raw_session: gives a session of the raw outputs of the same detector.
+    """
+    from pytest_onnxdet.reference.detector import max_per_img
+    from pytest_onnxdet.run.ties import of_image
+    from pytest_onnxdet.verify.judge import Sides, TieProofs, judge
+
+    limit = max_per_img(reference.detector)
+
+    def alternatives(index: int, candidate: Detections, singly: bool) -> Sequence[Detections]:
+        return of_image(reference, trial.batch, index, candidate, raw_session, tolerance, limit)
+
+    sides = Sides(
+        ours,
+        theirs,
+        classes=tuple(getattr(reference.detector, "CLASSES", ())),
+        images=[path.name for path in trial.images],
+        max_per_img=limit,
+        every_image=True,
+    )
+    # A share of tied images says nothing of the one or two of a trial: each has its proof.
+    return judge(sides, tolerance, TieProofs(alternatives))
+
+
+@contextlib.contextmanager
+def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callable[[], Session]]:
+    """Gives a session of the detector's raw outputs, which is exported when it is first asked for.
+
+    What the graph chose among proposals or corners is not among its outputs.
+    """
+    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
+    from pytest_onnxdet.core.store import Artifact
+    from pytest_onnxdet.export.exporter import export_detector
+
+    raw = replace(options, postprocess=False, single_input=False, mask_output="roi", simplify=False)
+    with contextlib.ExitStack() as stack:
+
+        @cache
+        def session() -> Session:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            path = Path(folder) / "raw.onnx"
+            artifact = Artifact(path, "", False, export_detector(detector, raw, path))
+            return stack.enter_context(OnnxRuntimeBackend().prepare(artifact))
+
+        yield session
+
+
+def _told(verdict: Verdict) -> str:
+    """A verdict as it is printed."""
+    from pytest_onnxdet.verify.verdict import EMPTY
+
+    result = verdict.detections
+    if result is None:
+        return f"FAILED: {verdict.message}"
+    if not verdict.ok and not result.faults:
+        empty = [image.name for image in verdict.images if image.outcome == EMPTY]
+        return (
+            "FAILED: PyTorch finds nothing in "
+            f"{in_words(list(dict.fromkeys(empty))) or 'these images'}, so nothing was "
+            "compared there: give images with objects (--test-img, and with it --input-img as "
+            "the second one of a batch), or a --shape at which the model finds them"
+        )
+    if not verdict.ok:
+        return "DIFFERENT: " + "\n".join(verdict.faults).removeprefix("detections: ")
+    worst = [
+        f"{words} {result.worst[key].value:.2g}"
+        for key, words in _WORST.items()
+        if key in result.worst
+    ]
+    told = ", ".join([*worst, *_ties(verdict)])
+    return f"the same, {result.matched} detections" + (f" ({told})" if told else "")
+
+
+def _ties(verdict: Verdict) -> list[str]:
+    """What was accepted with a proof, in words."""
+    told = []
+    images, masks = verdict.metrics["tied_images"], verdict.metrics["mask_ties"]
+    if images:
+        told.append(
+            f"{images} of {len(verdict.images)} images differ, and PyTorch, deciding float ties "
+            "alike, finds the same"
+        )
+    if masks:
+        told.append(f"{masks} of the masks differ only in pixels that tie with the threshold")
+    return told
 
 
 def _invalid(path: Path) -> str | None:
@@ -144,64 +238,6 @@ def _invalid(path: Path) -> str | None:
     return None
 
 
-def _compare(
-    reference: Reference,
-    ours: list[Detections],
-    found: list[Detections],
-    one: Trial,
-    tolerance: Tolerance,
-) -> tuple[ParityResult, list[str]]:
-    """The comparison, and what is to be told of ties that it accepts.
-
-    A mask may differ in pixels that tie with the threshold; and PointRend's within the bounds that
-    points of equal certainty leave it, which are computed only where its masks differ, as that
-    takes as long as the detector.
-    """
-    from pytest_onnxdet.reference.detector import max_per_img
-    from pytest_onnxdet.verify.compare import compare_detections
-
-    detector: Any = reference.detector
-
-    def compare(wanted: list[Detections]) -> ParityResult:
-        return compare_detections(
-            wanted,
-            found,
-            tolerance,
-            classes=tuple(getattr(detector, "CLASSES", ())),
-            images=[path.name for path in one.images],
-            max_per_img=max_per_img(detector),
-            mask_ties=True,
-        )
-
-    def ties(result: ParityResult) -> int:
-        return sum(mismatch.kind == "mask_tie" for mismatch in result.mismatches)
-
-    result = compare(ours)
-    if any(fault.kind in _OF_MASKS for fault in result.faults):
-        ranged = reference.run(one.batch, mask_ranges=True)
-        if any(mine.mask_range is not None for mine in ranged):
-            result = compare(ranged)
-            return result, [
-                "masks within what points of equal certainty leave open, "
-                f"{ties(result)} of them below the least IoU"
-            ]
-    count = ties(result)
-    tied = f"{count} of the masks differ only in pixels that tie with the threshold"
-    return result, [tied] if count else []
-
-
-def _unproven(result: ParityResult) -> str:
-    """A note where whole detections differ: that can be a tie, and is not looked into here."""
-    if not any(fault.kind in _OF_CHOICES for fault in result.faults):
-        return ""
-    return (
-        "\n  not looked into here: whether floats that tie let either side choose other boxes; "
-        "`pytest --onnxdet` looks for that proof"
-    )
-
-
-_OF_MASKS = ("mask_iou", "mask_drift")
-_OF_CHOICES = ("missed", "extra", "duplicate", "label_flip")
 _WORST = {
     "box_px": "boxes within, px:",
     "score": "scores:",

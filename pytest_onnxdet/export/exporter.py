@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.export.identity import identity
-from pytest_onnxdet.export.options import INPUTS, ExportError, ExportOptions
+from pytest_onnxdet.export.options import (
+    INPUTS,
+    ExportError,
+    ExportOptions,
+    NoLoweringError,
+)
 from pytest_onnxdet.graph.describe import describe
 
 if TYPE_CHECKING:
@@ -63,7 +68,8 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         What :class:`Artifact` keeps as ``info``.
 
     Raises:
-        ExportError: a part has no lowering, the opset is too low to be exact, or tracing failed.
+        NoLoweringError: a part has no lowering.
+        ExportError: the opset is too low to be exact, or tracing failed.
     """
     import onnx
     import torch
@@ -114,7 +120,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
                 dynamo=False,
             )
     except UnsupportedPart as error:
-        raise ExportError(str(error)) from error
+        raise NoLoweringError(str(error)) from error
     except Exception as error:
         needs = _cause(error, NeedsOpset)
         if needs is not None:

@@ -18,7 +18,19 @@ TRACE_SIDE, TRACE_STEP = 384, 128
 
 
 class ExportError(Exception):
-    """A detector cannot be exported as asked; the message says why and what would work."""
+    """A detector cannot be exported as asked; the message says why and what would work.
+
+    Attributes:
+        stage: which stage is to blame, for records.
+    """
+
+    stage = "export"
+
+
+class NoLoweringError(ExportError):
+    """A part of the detector has no lowering: no exporter was asked yet."""
+
+    stage = "lowering"
 
 
 @dataclass(frozen=True)

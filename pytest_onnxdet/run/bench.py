@@ -1,7 +1,7 @@
 """Everything a case needs, made once: detector, data, graphs, sessions, both sides' detections.
 
 A check asks for what it compares and never cares who made it or when. What is expensive is shared
-between processes through the cache folder: graphs by the artifact store, PyTorch's detections by
+between processes through the cache folder: graphs by the artifact store, PyTorch's side by
 :mod:`pytest_onnxdet.run.recordings`. What is large is kept for one model at a time, and detections
 for as long as its next cases may ask for them, so cases should come grouped by model, shape mode
 and batch size, as :func:`pytest_onnxdet.run.cases.make_cases` orders them.
@@ -11,37 +11,34 @@ Nothing here imports pytest: the command line works at the same bench.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pytest_onnxdet.backends.base import expecting
-from pytest_onnxdet.bundle.format import packed
-from pytest_onnxdet.core.cpu import fair_share, share_cores
+from pytest_onnxdet.core.cpu import fair_share
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
-from pytest_onnxdet.data.batches import Batches, alone, collate
+from pytest_onnxdet.data.batches import Batches, alone
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
-from pytest_onnxdet.models.structure import CALIBRATION, is_structure
+from pytest_onnxdet.reference.recording import packed, record
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
+from pytest_onnxdet.run.second_export import SecondExport, SecondExporter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
     from pytest_onnxdet.backends.base import Session
-    from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.datasets import Dataset, DatasetRegistry
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import ModelSpec
     from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.reference.recording import Recording
 
 T = TypeVar("T")
-
-# Raw outputs are large, and an image says as much about a convolution as a thousand do.
-RAW_BATCHES = 4
 
 
 class Workbench:
@@ -63,7 +60,7 @@ class Workbench:
         self.datasets = datasets
         self.threads = fair_share() if threads is None else threads
         self.store = ArtifactStore(settings.cache / "graphs")
-        self._second_store = ArtifactStore(settings.cache / "second-exports")
+        self._second = SecondExporter(self.threads)
         self._memo = Memo()
 
     # -- the model and its data -----------------------------------------------------------------
@@ -75,33 +72,13 @@ class Workbench:
             BuildError: it cannot be built, or its weights do not load.
         """
 
-        def build() -> nn.Module:
-            import torch
+        def make() -> nn.Module:
+            from pytest_onnxdet.run.detectors import make_detector
 
-            from pytest_onnxdet.models.build import build_detector
+            downloads = self.settings.cache / "checkpoints"
+            return make_detector(spec, downloads, self.threads, lambda: self.dataset(spec))
 
-            share_cores(self.threads)
-            with torch.random.fork_rng(devices=[]):
-                # Weights that are drawn are drawn alike in every worker.
-                torch.manual_seed(0)
-                if is_structure(spec):
-                    return self._calibrated(spec)
-                return build_detector(spec, downloads=self.settings.cache / "checkpoints")
-
-        return self._once(spec, ("detector",), build)
-
-    def _calibrated(self, spec: ModelSpec) -> nn.Module:
-        """The detector with random weights that detect something."""
-        import torch
-
-        from pytest_onnxdet.models.build import build_detector
-        from pytest_onnxdet.models.calibrate import calibrate
-
-        detector = build_detector(replace(spec, weights=None))
-        dataset = self.dataset(spec)
-        batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
-        calibrate(detector, torch.from_numpy(batch.images), batch.metas)
-        return detector
+        return self._once(spec, ("detector",), make)
 
     def reference(self, spec: ModelSpec) -> Reference:
         """The detector as something that runs batches."""
@@ -155,25 +132,30 @@ class Workbench:
             ("artifact", str(options)),
             # A backend that builds for a range of shapes builds for the run's, not for the trace's.
             lambda: expecting(
-                self._export(case, options, self.store),
+                self._export(case, options),
                 max(self.settings.batches),
                 self.static_size(case.spec),
             ),
         )
 
-    def second_export(self, case: Case) -> Artifact:
-        """A second, independent export of the same graph, to compare the first with."""
+    def second_export(self, case: Case) -> SecondExport:
+        """A second export of the same graph, to compare the first with: never from a cache.
+
+        Raises:
+            ExportError: the detector does not export in another process.
+        """
         options = self.export_options(case)
         return self._once(
             case.spec,
             ("second", str(options)),
-            lambda: self._export(case, options, self._second_store),
+            lambda: self._second.export(self.detector(case.spec), options),
+            close=lambda again: again.path.unlink(missing_ok=True),
         )
 
-    def _export(self, case: Case, options: ExportOptions, store: ArtifactStore) -> Artifact:
+    def _export(self, case: Case, options: ExportOptions) -> Artifact:
         from pytest_onnxdet.export.exporter import export_model
 
-        return export_model(case.spec, options, store, detector=self.detector(case.spec))
+        return export_model(case.spec, options, self.store, detector=self.detector(case.spec))
 
     def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
         """Which graph a case needs. Dynamic graphs do not depend on the case's batch size."""
@@ -206,26 +188,35 @@ class Workbench:
 
     # -- what both sides found ------------------------------------------------------------------
 
-    def results(self, case: Case) -> list[Detections]:
-        """PyTorch's detections of every image, on the very batches that the case runs.
+    def recording(self, case: Case) -> Recording:
+        """PyTorch's side: every image's detections, and the first batches' raw outputs.
 
-        Every backend of the same model, shape mode and batch size shares them, and so do
-        processes and runs, through the cache folder.
+        On the very batches that the case runs. Every backend of the same model, shape mode and
+        batch size shares it, and so do processes and runs, through the cache folder.
         """
 
-        def run() -> list[Detections]:
-            from pytest_onnxdet.run.recordings import KeptResults
+        def load() -> Recording:
+            from pytest_onnxdet.run.recordings import Recordings, versions
 
-            kept = KeptResults(self.settings.cache / "reference")
-            batches = self.batches(case)
-            reference = self.reference(case.spec)
+            kept = Recordings(self.settings.cache / "reference")
+            batches, reference = self.batches(case), self.reference(case.spec)
             return kept.get(
                 kept.identity(reference.detector, self.dataset(case.spec), batches),
-                lambda: packed(found for batch in batches for found in reference.run(batch)),
+                lambda: record(
+                    reference,
+                    batches,
+                    size=case.batch,
+                    images=self.names(case),
+                    versions=versions(),
+                ),
             )
 
-        self._forget_results(case)
-        return self._once(case.spec, ("results", case.shape, case.batch), run)
+        self._forget_recordings(case)
+        return self._once(case.spec, ("recording", case.shape, case.batch), load)
+
+    def results(self, case: Case) -> list[Detections]:
+        """PyTorch's detections of every image."""
+        return list(self.recording(case).detections)
 
     def found(self, case: Case) -> list[Detections]:
         """The backend's detections of every image."""
@@ -254,24 +245,17 @@ class Workbench:
             for found in from_outputs(session.run(part), part)
         )
 
-    def raw_reference(self, case: Case) -> list[dict[str, NDArray[Any]]]:
+    def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:
         """The heads' outputs in PyTorch, for the first batches."""
-
-        def run() -> list[dict[str, NDArray[Any]]]:
-            return [self.reference(case.spec).raw(batch) for batch in self._first_batches(case)]
-
-        self._forget_results(case)
-        return self._once(case.spec, ("raw", case.shape, case.batch), run)
+        return list(self.recording(case).raw)
 
     def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
-        """The heads' outputs of the backend, for the first batches."""
+        """The heads' outputs of the backend, for the batches of :meth:`raw_reference`."""
         from pytest_onnxdet.families.base import split_raw
 
         session = self.session(case, postprocess=False)
-        return [split_raw(session.run(batch))[0] for batch in self._first_batches(case)]
-
-    def _first_batches(self, case: Case) -> Iterator[Batch]:
-        return islice(self.batches(case), RAW_BATCHES)
+        first = islice(self.batches(case), len(self.recording(case).raw))
+        return [split_raw(session.run(batch))[0] for batch in first]
 
     def names(self, case: Case) -> list[str]:
         """The images' file names, in the order of :meth:`results`."""
@@ -283,24 +267,6 @@ class Workbench:
         from pytest_onnxdet.reference.detector import max_per_img
 
         return max_per_img(self.detector(spec))
-
-    def blame(self, case: Case) -> str:
-        """Which stage changes the detections: lowering, export or runtime, in words."""
-        from pytest_onnxdet.families import lower
-        from pytest_onnxdet.verify.localize import localize, standard_stages
-
-        batches = self.batches(case)
-        deploy = lower(self.detector(case.spec), case.backend.lowering)
-        return str(
-            localize(
-                self.results(case),
-                standard_stages(deploy, self.artifact(case), self.session(case), batches),
-                case.spec.tolerance(case.backend.name, case.precision, self.session(case).device),
-                classes=case.spec.classes,
-                images=self.names(case),
-                max_per_img=self.max_per_img(case.spec),
-            )
-        )
 
     # -- lifetime -------------------------------------------------------------------------------
 
@@ -314,10 +280,10 @@ class Workbench:
         """What ``make`` gives, kept until another model is asked for, and then closed."""
         return self._memo.get(spec, key, make, close)
 
-    def _forget_results(self, case: Case) -> None:
+    def _forget_recordings(self, case: Case) -> None:
         """Lets go of what PyTorch found on other batches: it is on the disk, if asked for again."""
         own = (case.shape, case.batch)
-        self._memo.forget(lambda key: key[0] in ("results", "raw") and key[1:] != own)
+        self._memo.forget(lambda key: key[0] == "recording" and key[1:] != own)
 
     def _forget_found(self, case: Case) -> None:
         """Lets go of what was found in other cases, but for what static batches are compared with.
@@ -340,6 +306,7 @@ class Workbench:
     def close(self) -> None:
         """Ends the work; calling it twice is harmless."""
         self.release()
+        self._second.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
-"""PyTorch's detections, kept on disk: the reference runs once per model, images and batches.
+"""Recordings in the cache: the reference runs once per model, images and batches.
 
-An entry is one .npz file of plain arrays, named by the hash of everything that decides what
-PyTorch finds. It is written beside its place and renamed into it under a file lock, so that of
-several processes one computes and the others wait and read. A file that does not read back whole
-is computed again, with a warning.
+An entry is one file (:mod:`pytest_onnxdet.bundle.format`), named by the hash of everything that
+decides what PyTorch finds. It is written beside its place and renamed into it under a file lock, so
+that of several processes one computes and the others wait and read. A file that does not read back
+whole is recorded again, with a warning; one in another version of the format counts as none.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pytest_onnxdet.bundle.format import read, write
+from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
-from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,19 +29,12 @@ if TYPE_CHECKING:
 
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
-#: Source files of this package on which PyTorch's detections depend.
-SOURCES = (
-    "bundle/format.py",
-    "reference/detector.py",
-    "data/batches.py",
-    "data/datasets.py",
-    "data/detections.py",
-    "data/masks.py",
-)
+#: Rooms of this package on which a recording depends.
+SOURCES = ("bundle", "data", "families", "reference")
 
 
-class KeptResults:
-    """A folder of kept detections, shared by processes.
+class Recordings:
+    """A folder of recordings, shared by processes.
 
     Args:
         root: made when missing.
@@ -70,18 +62,18 @@ class KeptResults:
             "pipeline": list(cfg.data.test.pipeline),
             "images": _images_digest(dataset),
             "batch": [batches.size, batches.shape, batches.fill],
-            "versions": _versions(),
+            "raw": RAW_BATCHES,
+            "format": FORMAT,
+            "versions": versions(),
             "code": _code_digest(),
         }
 
-    def get(
-        self, parts: Mapping[str, Any], compute: Callable[[], Sequence[Detections]]
-    ) -> list[Detections]:
-        """The detections of these parts, computed when they are missing or damaged.
+    def get(self, parts: Mapping[str, Any], record: Callable[[], Recording]) -> Recording:
+        """The recording of these parts, made when it is missing, damaged or of another format.
 
         Args:
             parts: as :meth:`identity` gives them.
-            compute: one entry per image.
+            record: makes it.
         """
         key = content_key(parts)
         place = self.root / f"{key}.npz"
@@ -89,15 +81,13 @@ class KeptResults:
             if place.exists():
                 try:
                     return read(place)
-                except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                    warnings.warn(
-                        f"the kept reference results {place} are damaged ({error}); "
-                        "PyTorch is run again",
-                        stacklevel=2,
-                    )
-            found = list(compute())
-            write(place, found)
-            return found
+                except OtherFormat:
+                    pass
+                except BundleError as error:
+                    warnings.warn(f"{error}; PyTorch is run again", stacklevel=2)
+            made = record()
+            write(place, made)
+            return made
 
 
 def _images_digest(dataset: Dataset) -> str:
@@ -112,7 +102,8 @@ def _images_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that decide what PyTorch finds, those that are installed."""
     from importlib import metadata
 
     found = {}
@@ -123,7 +114,8 @@ def _versions() -> dict[str, str]:
 
 
 def _code_digest() -> str:
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for name in SOURCES:
-        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    for file in sorted(file for room in SOURCES for file in (root / room).rglob("*.py")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -1,13 +1,17 @@
-"""What PyTorch itself might have found in a case's images, where float ties leave that open."""
+"""What PyTorch itself might have found in an image, where float ties leave that open."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import Tolerance
+    from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Case
 
@@ -20,7 +24,7 @@ def alternatives(
     candidate: Detections,
     singly: bool = False,
 ) -> list[Detections]:
-    """The detections of :func:`pytest_onnxdet.reference.ties.proof.alternatives` for one image.
+    """What PyTorch might have found in one image of a case; see :func:`of_image`.
 
     Args:
         bench: where the case is at work.
@@ -31,26 +35,50 @@ def alternatives(
         singly: whether the image is run alone, padded as in its batch.
     """
     from pytest_onnxdet.data.batches import alone
-    from pytest_onnxdet.families.base import split_raw
-    from pytest_onnxdet.reference.ties import proof
 
-    reference = bench.reference(case.spec)
     number, place = divmod(index, case.batch)
     batch, runs = bench.batches(case)[number], case
     if singly:
         batch, place, runs = list(alone(batch))[place], 0, replace(case, batch=1)
-    raw = reference.raw(batch)
-    theirs = proposals = None
-    if reference.two_stage or proof.CORNERS[0] in raw:
-        theirs, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
-    return proof.alternatives(
-        reference,
+    return of_image(
+        bench.reference(case.spec),
         batch,
         place,
         candidate,
-        raw,
-        theirs,
-        proposals,
+        lambda: bench.session(runs, postprocess=False),
         tolerance,
         bench.max_per_img(case.spec),
+    )
+
+
+def of_image(
+    reference: Reference,
+    batch: Batch,
+    place: int,
+    candidate: Detections,
+    raw_session: Callable[[], Session],
+    tolerance: Tolerance,
+    max_per_img: int | None,
+) -> list[Detections]:
+    """The detections of :func:`pytest_onnxdet.reference.ties.proof.alternatives` for one image.
+
+    Args:
+        reference: the detector.
+        batch: with the image, as it was run.
+        place: the image's place in it.
+        candidate: what the backend finds in it.
+        raw_session: gives the backend's session of the raw outputs; asked only for models whose
+            later layers, or whose corners, hang on what the backend chose of them.
+        tolerance: by how much what the backend kept may differ from PyTorch's candidates.
+        max_per_img: where the detector cuts an image's detections; None: nowhere.
+    """
+    from pytest_onnxdet.families.base import split_raw
+    from pytest_onnxdet.reference.ties import proof
+
+    raw = reference.raw(batch)
+    theirs = proposals = None
+    if reference.two_stage or proof.CORNERS[0] in raw:
+        theirs, proposals = split_raw(raw_session().run(batch))
+    return proof.alternatives(
+        reference, batch, place, candidate, raw, theirs, proposals, tolerance, max_per_img
     )

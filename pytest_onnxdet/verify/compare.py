@@ -1,14 +1,14 @@
 """Whether a candidate finds the reference's detections, and every way in which it does not.
 
 Nothing is averaged and nothing stops at the first fault: one comparison collects every mismatch
-of every image. Two differences are accepted, and only when the numbers prove them:
+of every image. Three differences are accepted, and only when the numbers prove them:
 
 * detections whose reference scores tie within the score allowance may swap places;
 * where the reference was cut at ``max_per_img``, a detection whose score is within rounding of the
-  last one kept may be replaced by another of which that holds, one for one.
+  last one kept may be replaced by another of which that holds, one for one;
+* a mask may differ in pixels whose probability in the reference is within rounding of the
+  threshold, and in no other. One such pixel takes a mask of 100 to an IoU of 0.99.
 
-A third is accepted only where the caller asks for it: a mask that differs in nothing but pixels
-whose probability ties with the threshold. One such pixel takes a mask of 100 to an IoU of 0.99.
 And a reference that gives a ``mask_range`` accepts every mask within it.
 """
 
@@ -23,10 +23,11 @@ import numpy as np
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import Tolerance
-from pytest_onnxdet.reference.ties.rounding import score_slack
+from pytest_onnxdet.reference.ties.rounding import PIXEL, mask_slack, score_slack
 from pytest_onnxdet.verify.match import OVERLAP, assign, box_distance, iou, match
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
 
+_MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to a mask
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
 
 
@@ -38,7 +39,6 @@ def compare_detections(
     classes: Sequence[str] = (),
     images: Sequence[str] = (),
     max_per_img: int | None = None,
-    mask_ties: bool = False,
 ) -> ParityResult:
     """Compares detections image by image, class by class, one to one.
 
@@ -49,8 +49,6 @@ def compare_detections(
         classes: class names in label order; labels outside it are printed as numbers.
         images: file names for the message.
         max_per_img: where the reference was cut. Only with it is a tie at the cut accepted.
-        mask_ties: accept a mask below the least IoU where every pixel that differs has, in the
-            reference, a probability within ``tolerance.mask_prob`` of the threshold.
 
     Raises:
         ValueError: the lists are not of equal length.
@@ -64,7 +62,7 @@ def compare_detections(
     result = ParityResult(images=len(reference), detections=counted)
     for index, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
         name = images[index] if index < len(images) else ""
-        image = _Image(result, index, name, ours, theirs, tolerance, classes, mask_ties)
+        image = _Image(result, index, name, ours, theirs, tolerance, classes)
         image.compare(max_per_img)
     return result
 
@@ -107,7 +105,6 @@ class _Image:
     theirs: Detections
     tolerance: Tolerance
     classes: Sequence[str]
-    mask_ties: bool
 
     def compare(self, max_per_img: int | None) -> None:
         pairs = match(self.ours, self.theirs, self.tolerance)
@@ -162,8 +159,8 @@ class _Image:
             value, note = _mask_iou(ours.masks[i], theirs.masks[j])
             kind = "mask_iou"
             if value < allow.mask_iou and self._pixels_tie(i, theirs.masks[j]):
-                kind = "mask_tie" if self.mask_ties or ours.mask_range is not None else kind
-                note += f", all within {allow.mask_prob:g} of the threshold"
+                kind = "mask_tie"
+                note += ", all within rounding of the threshold"
             self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
         if ours.mask_probs is not None and theirs.mask_probs is not None:
             a, b = ours.mask_probs[i], theirs.mask_probs[j]
@@ -175,18 +172,25 @@ class _Image:
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
 
     def _pixels_tie(self, i: int, mask: Any) -> bool:
-        """Whether a mask lies between the least and the greatest that the reference allows."""
-        ours, slack = self.ours, self.tolerance.mask_prob
+        """Whether rounding alone may make the reference's mask this one.
+
+        A pixel's probability is interpolated from the box's own grid: it moves with the mask head's
+        logits and with the box's corners, and both are rounded (see the module ``rounding``).
+        """
+        ours = self.ours
         if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
             return False
         one = slice(i, i + 1)
         low = high = ours.mask_probs[one]
         if ours.mask_range is not None:
             low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
-        sure, possible = (
-            paste_masks(probs, ours.boxes[one], mask.shape, 0.5 + shift)[0]
-            for probs, shift in ((low, slack), (high, -slack))
-        )
+        slack, boxes = mask_slack(_MASK_THRESHOLD), ours.boxes[one]
+        sure, possible = np.ones(mask.shape, bool), np.zeros(mask.shape, bool)
+        # A pixel's place in the grid lies between those that these moves of the whole box give it.
+        for x, y in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
+            moved = boxes + np.float32(PIXEL) * np.array([x, y, x, y], np.float32)
+            sure &= paste_masks(low, moved, mask.shape, _MASK_THRESHOLD + slack)[0]
+            possible |= paste_masks(high, moved, mask.shape, _MASK_THRESHOLD - slack)[0]
         return not (sure & ~mask).any() and not (mask & ~possible).any()
 
     def _judge(

@@ -120,6 +120,7 @@ class ParityResult:
             "missed": self.missed,
             "extra": self.extra,
             "order_only": self.order_only,
+            "mask_ties": sum(m.kind == "mask_tie" for m in self.mismatches),
             "max_box_px": worst.get("box_px"),
             "max_score": worst.get("score"),
             "max_mask": worst.get("mask"),

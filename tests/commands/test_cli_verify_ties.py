@@ -1,5 +1,8 @@
-"""Masks in ``onnxdet export --verify`` that differ only where floats tie: accepted, and told."""
+"""``onnxdet export --verify`` and the suite's parity test: one verdict on the same pairs."""
 
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,80 +10,180 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pytest_onnxdet.commands import verify as command
 from pytest_onnxdet.commands.images import SAMPLE
-from pytest_onnxdet.commands.verify import Trial, _compare
+from pytest_onnxdet.commands.verify import Trial, compare
+from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.detections import Detections, paste_masks
-from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.run import ties
+from pytest_onnxdet.verify.checks import CheckFailed
 
 ensure_torchvision()  # masks are pasted by mmdet
 
-BOX = np.array([[2, 2, 30, 30]], np.float32)
-
-
-def one(probs: NDArray[np.float32], **more: Any) -> Detections:
-    """One detection of 28 x 28 pixels, a cell of the mask's map each."""
-    masks = paste_masks(probs, BOX, (32, 32))
-    scores, labels = np.array([0.9], np.float32), np.array([0])
-    return Detections(BOX, scores, labels, masks, probs, **more)
+BOX = np.array([[2, 2, 30, 30], [40, 2, 60, 30]], np.float32)
+SUITE = Path(command.__file__).parents[2] / "conformance" / "test_parity.py"
 
 
 def flat(at: float) -> NDArray[np.float32]:
-    """Probabilities of 0.9, and one of another value."""
-    probs = np.full((1, 28, 28), 0.9, np.float32)
+    """Mask probabilities of 0.9, and one of another value."""
+    probs = np.full((2, 28, 28), 0.9, np.float32)
     probs[0, 10, 10] = at
     return probs
 
 
-class Fixed:
-    """A reference that gives what it was made with."""
-
-    def __init__(self, plain: Detections, ranged: Detections | None = None) -> None:
-        cfg = SimpleNamespace(model={})
-        self.detector = SimpleNamespace(CLASSES=("disc",), cfg=cfg)
-        self.plain, self.ranged, self.asked = plain, ranged or plain, 0
-
-    def run(self, batch: Any, mask_ranges: bool = False) -> list[Detections]:
-        self.asked += mask_ranges
-        return [self.ranged if mask_ranges else self.plain]
+def image(
+    boxes: NDArray[np.float32] = BOX, at: float = 0.9, count: int = 2, **more: Any
+) -> Detections:
+    """Up to two detections of 28 x 28 pixels, a cell of the mask's map each."""
+    some = slice(0, count)
+    probs = flat(at)[some]
+    masks = paste_masks(probs, boxes[some], (32, 64))
+    scores, labels = np.array([0.9, 0.8], np.float32)[some], np.array([0, 0])[some]
+    return Detections(boxes[some], scores, labels, masks, probs, **more)
 
 
-def compare(reference: Fixed, found: Detections) -> Any:
-    trial = Trial("t", None, (SAMPLE,))
-    return _compare(reference, [reference.plain], [found], trial, Tolerance())
+MOVED = image(BOX + np.float32([[0, 0, 0, 0], [3, 0, 3, 0]]))
+EXTRA = Detections(
+    np.concatenate([BOX, [[1, 1, 9, 9]]]).astype(np.float32),
+    np.array([0.9, 0.8, 0.7], np.float32),
+    np.array([0, 0, 0]),
+    np.concatenate([image().masks, np.zeros((1, 32, 64), bool)]),
+)
+RANGED = image(mask_range=np.stack([flat(0.2), flat(0.9)], axis=1))
+
+#: What PyTorch finds, what the graph finds, what PyTorch might have found, too, and the verdict.
+PAIRS: dict[str, tuple[Detections, Detections, Sequence[Detections], bool]] = {
+    "equal": (image(), image(), [], True),
+    "tied": (image(), MOVED, [image(), MOVED], True),
+    "no tie": (image(), MOVED, [image()], False),
+    "a mask tie": (image(at=0.50001), image(at=0.49999), [], True),
+    "no mask tie": (image(at=0.5004), image(at=0.4996), [], False),
+    "a mask beyond its allowance": (image(at=0.6), image(at=0.49), [], False),
+    "a mask in PointRend's range": (image(), image(at=0.3), [RANGED], True),
+    "a mask beyond PointRend's range": (image(), image(at=0.1), [RANGED], False),
+    "wrong box": (image(), image(BOX + np.float32(0.5)), [], False),
+    "missing": (image(), image(count=1), [], False),
+    "extra": (image(), EXTRA, [], False),
+    "nothing found": (image(count=0), image(count=0), [], False),
+    "nothing found by the graph": (image(), image(count=0), [], False),
+}
 
 
-def test_a_pixel_at_the_threshold_is_a_tie_and_counted() -> None:
-    reference = Fixed(one(flat(0.5002)))
-    result, tied = compare(reference, one(flat(0.4998)))
-    assert result.ok and not reference.asked
-    assert result.worst["mask_iou"].value < Tolerance().mask_iou
-    assert tied == ["1 of the masks differ only in pixels that tie with the threshold"]
+def by_the_command(
+    monkeypatch: pytest.MonkeyPatch, ours: Detections, theirs: Detections, alike: Any
+) -> tuple[Any, str]:
+    monkeypatch.setattr(ties, "of_image", lambda *_: alike)
+    detector = SimpleNamespace(CLASSES=("disc",), cfg=SimpleNamespace(model={}))
+    reference: Any = SimpleNamespace(detector=detector)
+    none: Any = None
+    trial = Trial("t", none, (SAMPLE,))
+    verdict = compare(reference, trial, [ours], [theirs], Tolerance(), lambda: none)
+    return verdict, command._told(verdict)
 
 
-def test_equal_masks_are_nothing_to_tell() -> None:
-    result, tied = compare(Fixed(one(flat(0.7))), one(flat(0.7)))
-    assert result.ok and tied == []
+def by_the_suite(
+    monkeypatch: pytest.MonkeyPatch, ours: Detections, theirs: Detections, alike: Any
+) -> tuple[bool, dict[str, Any], str]:
+    """What the shipped test itself says of a case in which both sides find just this."""
+    loaded = importlib.util.spec_from_file_location("shipped_parity", SUITE)
+    assert loaded is not None and loaded.loader is not None
+    suite = importlib.util.module_from_spec(loaded)
+    loaded.loader.exec_module(suite)
+
+    raw = [{"cls": np.ones(3, np.float32)}]
+    fixed: dict[str, Any] = {
+        "names": [SAMPLE.name],
+        "max_per_img": None,
+        "singles": None,
+        "raw_reference": raw,
+        "raw": raw,
+        "reference": None,
+        "batches": [None],
+    }
+    bench = SimpleNamespace(
+        **{name: lambda *_, value=value: value for name, value in fixed.items()}
+    )
+    spec = ModelSpec("net", "net.py", classes=("disc",))
+    backend: Any = SimpleNamespace(name="onnxruntime")
+    case = SimpleNamespace(spec=spec, backend=backend, precision="fp32", batch=1, id="case")
+    monkeypatch.setattr(ties, "of_image", lambda *_: alike)
+    monkeypatch.setattr(suite, "blame", lambda *_: "stage to blame: runtime")
+    figures: dict[str, Any] = {}
+    try:
+        suite.test_parity(
+            case, [ours], [theirs], bench, SimpleNamespace(device="cpu"), figures.update
+        )
+    except CheckFailed as error:
+        return False, figures, str(error)
+    return True, figures, ""
 
 
-@pytest.mark.parametrize("at", [0.49, 0.1])
-def test_a_pixel_that_is_no_tie_is_a_fault(at: float) -> None:
-    result, _ = compare(Fixed(one(flat(0.6))), one(flat(at)))
-    assert {fault.kind for fault in result.faults} == {"mask_iou", "mask_drift"}
+@pytest.mark.parametrize("pair", PAIRS)
+def test_both_entry_points_give_the_same_verdict(
+    monkeypatch: pytest.MonkeyPatch, pair: str
+) -> None:
+    *sides, wanted = PAIRS[pair]
+    verdict, _ = by_the_command(monkeypatch, *sides)
+    ok, figures, text = by_the_suite(monkeypatch, *sides)
+    assert verdict.ok == ok == wanted
+    own = {"raw_max_abs", "raw_max_rel"}  # the command's graph has no raw outputs
+    assert {k: v for k, v in figures.items() if k not in own} == {
+        k: v for k, v in verdict.metrics.items() if k not in own
+    }
+    shared = [fault for fault in verdict.faults if not fault.startswith("the reference finds no")]
+    assert all(fault in text for fault in shared)
+    assert bool(shared) != ok
 
 
-def test_masks_within_pointrends_bounds_are_accepted_and_told() -> None:
-    plain = one(flat(0.9))
-    bounds = np.stack([flat(0.2), flat(0.9)], axis=1)
-    reference = Fixed(plain, one(flat(0.9), mask_range=bounds))
-    result, tied = compare(reference, one(flat(0.3)))
-    assert result.ok and reference.asked == 1
-    assert tied == [
-        "masks within what points of equal certainty leave open, 1 of them below the least IoU"
-    ]
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        ("equal", "the same, 2 detections (boxes within, px: 0, scores: 0, mask probabilities: 0, "
+        "least mask IoU: 1)"),
+        ("a mask tie", "1 of the masks differ only in pixels that tie with the threshold)"),
+        ("tied", "1 of 1 images differ, and PyTorch, deciding float ties alike, finds the same)"),
+        ("missing", "DIFFERENT: 1 of 2 reference detections differ (50.0%), 0 extra, in 1 of 1 "),
+        ("nothing found", f"FAILED: PyTorch finds nothing in {SAMPLE.name}, so nothing was "),
+        ("nothing found by the graph", "DIFFERENT: 2 of 2 reference detections differ"),
+    ],
+)  # fmt: skip
+def test_what_the_command_prints(monkeypatch: pytest.MonkeyPatch, pair: str, told: str) -> None:
+    *sides, _ = PAIRS[pair]
+    assert told in by_the_command(monkeypatch, *sides)[1]
 
 
-def test_masks_beyond_pointrends_bounds_are_a_fault() -> None:
-    bounds = np.stack([flat(0.6), flat(0.9)], axis=1)
-    result, _ = compare(Fixed(one(flat(0.9)), one(flat(0.9), mask_range=bounds)), one(flat(0.3)))
-    assert {fault.kind for fault in result.faults} == {"mask_iou", "mask_drift"}
+def test_a_graph_whose_choice_is_proven_needs_the_raw_outputs_of_two_stage_models_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And they are exported once, however many images differ."""
+    made: list[Any] = []
+
+    def export(detector: Any, options: Any, path: Path) -> dict[str, Any]:
+        made.append(options)
+        return {"inputs": ["input"]}
+
+    class Opened:
+        def __enter__(self) -> "Opened":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            made.append("closed")
+
+    from pytest_onnxdet.export import exporter
+    from pytest_onnxdet.export.options import ExportOptions
+
+    def prepare(self: Any, artifact: Artifact) -> Opened:
+        return Opened()
+
+    monkeypatch.setattr(exporter, "export_detector", export)
+    monkeypatch.setattr("pytest_onnxdet.backends.onnxruntime.OnnxRuntimeBackend.prepare", prepare)
+    asked = ExportOptions(single_input=True, simplify=True, mask_output="image", opset=16)
+    none: Any = None
+    with command._raw_session(none, asked) as raw_session:
+        assert not made
+        assert raw_session() is raw_session()
+    options, closed = made
+    assert closed == "closed"
+    assert (options.postprocess, options.single_input, options.opset) == (False, False, 16)

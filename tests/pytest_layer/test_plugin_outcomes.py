@@ -199,6 +199,42 @@ def test_a_failure_reads_as_stage_and_message(toy: pytest.Pytester, kind: str, p
     assert case["metrics"] == ({"max_box_px": 4.5} if kind == "CheckFailed" else {})
 
 
+def test_a_head_without_a_lowering_is_recorded_as_that_stage(toy: pytest.Pytester) -> None:
+    """Refused by the real exporter, which wraps what the families raise."""
+    with_test(
+        toy,
+        """
+        import pytest
+        from torch import nn
+        from pytest_onnxdet.export.exporter import export_detector
+        from pytest_onnxdet.export.options import ExportOptions
+
+        class UnheardOfHead(nn.Module):
+            pass
+
+        @pytest.mark.export
+        def test_export(onnxdet_case, onnxdet_workbench, tmp_path):
+            detector = nn.Module()
+            detector.bbox_head = UnheardOfHead()
+            onnxdet_workbench._once(
+                onnxdet_case.spec,
+                ("artifact",),
+                lambda: export_detector(detector, ExportOptions(), tmp_path / "a.onnx"),
+            )
+        """,
+    )
+
+    chosen = ("-m", "toy and one_net and static", "--onnxdet-report=out", "test_graphs.py")
+    result = toy.runpytest("--onnxdet", *chosen)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    first, again = cases(toy.path / "out")  # the second time from memory
+    for case in (first, again):
+        assert case["check"] == "export" and case["outcome"] == "failed"
+        assert case["reason"].startswith("stage: lowering\n")
+        assert "UnheardOfHead has no lowering" in case["reason"]
+
+
 def test_full_trace_keeps_the_traceback(toy: pytest.Pytester) -> None:
     with_test(
         toy,

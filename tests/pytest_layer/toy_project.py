@@ -66,14 +66,14 @@ class ToyBench(Workbench):
     def static_size(self, spec):
         return 32, 32
 
-    def _export(self, case, options, store):
+    def _export(self, case, options):
         def build(path):
             path.write_text("a graph")
             with open(os.environ["TOY_LOG"], "a") as log:
                 log.write(f"{case.spec.name} {options.shape}\\n")
             return {"inputs": ["input", "image_shape"], "static_shape": None}
 
-        return store.get({"model": case.spec.name, "options": str(options)}, build)
+        return self.store.get({"model": case.spec.name, "options": str(options)}, build)
 
     def results(self, case):
         return detections()

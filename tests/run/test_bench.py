@@ -11,7 +11,7 @@ import torch
 from pytest_onnxdet.backends.base import Arrays, Backend, Session
 from pytest_onnxdet.backends.registry import BackendRegistry
 from pytest_onnxdet.core.cpu import fair_share
-from pytest_onnxdet.core.store import Artifact, ArtifactStore
+from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Sample
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.data.detections import Detections
@@ -20,7 +20,7 @@ from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings, make_cases
-from pytest_onnxdet.run.recordings import KeptResults
+from pytest_onnxdet.run.recordings import Recordings
 from pytest_onnxdet.run.ties import alternatives
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
@@ -78,13 +78,13 @@ class Bench(Workbench):
     def dataset(self, spec: ModelSpec) -> Any:
         return Images()
 
-    def _export(self, case: Case, options: Any, store: ArtifactStore) -> Artifact:
+    def _export(self, case: Case, options: Any) -> Artifact:
         def build(path: Path) -> dict[str, Any]:
             path.write_text("graph")
             shape = [options.batch, 3, *options.size] if options.shape == "static" else None
             return {"inputs": ["input", "image_shape"], "static_shape": shape}
 
-        return store.get({"model": case.spec.name, "options": str(options)}, build)
+        return self.store.get({"model": case.spec.name, "options": str(options)}, build)
 
 
 @pytest.fixture
@@ -160,7 +160,6 @@ def test_graphs_and_sessions_are_made_once(bench: Workbench, cases: dict[str, Ca
     assert bench.artifact(one) is bench.artifact(two)
     assert bench.session(one) is bench.session(two)
     assert bench.artifact(one) is not bench.artifact(one, postprocess=False)
-    assert bench.artifact(one).path != bench.second_export(one).path
 
 
 def test_another_model_closes_what_the_last_one_held(
@@ -211,15 +210,15 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 def kept_sets(bench: Workbench) -> set[str]:
     """The sets of detections that are in memory."""
     made = bench._memo._made
-    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "results", "raw")}
+    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "recording")}
 
 
 def test_detections_are_let_go_of_when_their_cases_are_done(
     bench: Workbench, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "reference", lambda spec: Settling())
-    monkeypatch.setattr(KeptResults, "identity", lambda *_: {})
-    monkeypatch.setattr(KeptResults, "get", lambda *_: [Detections(*NOTHING)] * 3)
+    monkeypatch.setattr(Recordings, "identity", lambda *_: {})
+    monkeypatch.setattr(Recordings, "get", lambda *_: SimpleNamespace(detections=(), raw=()))
     seen = []
     for shape in ("static", "dynamic"):
         for batch in (1, 2):
@@ -232,7 +231,7 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
             seen.append(kept_sets(bench))
 
     def sides(shape: str, batch: int) -> set[str]:
-        return {f"{side}-{shape}-{batch}" for side in ("found", "results", "raw")}
+        return {f"{side}-{shape}-{batch}" for side in ("found", "recording")}
 
     assert seen == [
         sides("static", 1),
@@ -240,6 +239,38 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
         sides("dynamic", 1),
         sides("dynamic", 2),
     ]
+
+
+def test_a_warm_run_asks_pytorch_for_nothing(
+    bench: Workbench, cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detections and raw outputs come of one recording, which lies in the cache."""
+
+    class Counted:
+        detector, ran = None, []
+
+        def run(self, batch: Any) -> list[Detections]:
+            self.ran.append("run")
+            return [Detections(*NOTHING)] * batch.valid
+
+        def raw(self, batch: Any) -> dict[str, Any]:
+            self.ran.append("raw")
+            return {"dets": np.full((len(batch.images), 1, 5), len(self.ran), np.float32)}
+
+    case = cases["one_net-dynamic-b2"]
+    seen = []
+    for _ in range(2):
+        with Bench(bench.settings, datasets=None) as fresh:  # type: ignore[arg-type]
+            monkeypatch.setattr(fresh, "reference", lambda spec: Counted())
+            monkeypatch.setattr(fresh, "names", lambda case: ["a.png", "b.png", "c.png"])
+            monkeypatch.setattr(Recordings, "identity", lambda *_: {})
+            assert len(fresh.results(case)) == 3
+            seen.append([outputs["dets"].copy() for outputs in fresh.raw_reference(case)])
+            assert len(fresh.raw(case)) == len(seen[-1]) == 2
+            assert fresh.recording(case) is fresh.recording(case)
+            assert fresh.recording(case).sizes == Images.sizes
+    assert Counted.ran == ["raw", "run"] * 2
+    assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("what", ["detector", "dataset", "session"])

@@ -32,6 +32,7 @@ def test_equal_detections_agree():
         "missed": 0,
         "extra": 0,
         "order_only": 0,
+        "mask_ties": 0,
         "max_box_px": 0.0,
         "max_score": 0.0,
         "max_mask": 0.0,
@@ -175,18 +176,21 @@ def pasted(found, threshold=0.5):
 
 
 def test_pixels_at_the_threshold():
-    """A mask that is right up to ties is told apart, and accepted only where asked for."""
-    found = pasted(detections(13, masks=True))
-    slightly = pasted(found, 0.5009)
+    """A mask that is right up to ties is told apart, and accepted."""
+    probs = np.full((2, 28, 28), 0.9, np.float32)
+    probs[:, 10, 10], probs[:, 12, 12] = 0.50002, 0.5005
+    boxes = np.float32([[2, 2, 30, 30], [32, 32, 60, 60]])
+    found = pasted(change(take(detections(13), range(2)), boxes=boxes, mask_probs=probs))
+    slightly = pasted(found, 0.50004)
     result = compare(found, slightly)
-    assert set(kinds(result)) == {"mask_iou"}
-    assert all("all within 0.001 of the threshold" in m.note for m in result.faults)
-    assert not result.ok
-    result = compare(found, slightly, mask_ties=True)
-    assert set(kinds(result)) == {"mask_tie"}
+    assert kinds(result) == ["mask_tie"] * 2
     assert result.ok
     assert result.metrics["min_mask_iou"] < 0.999
+    assert result.metrics["mask_ties"] == 2
+    assert "all within rounding of the threshold" in result.format()
     assert "(at least 0.999 allowed)" in result.format()
+    beyond = compare(found, pasted(found, 0.5009))  # within the allowance, and no tie
+    assert kinds(beyond) == ["mask_iou"] * 2 and not beyond.ok
 
 
 def test_masks_within_the_references_range():
@@ -212,9 +216,9 @@ def test_masks_within_the_references_range():
 def test_other_pixels_are_no_ties():
     found = pasted(detections(13, masks=True))
     for other in (pasted(found, 0.51), pasted(found, 0.49), change(found, masks=~found.masks)):
-        assert set(kinds(compare(found, other, mask_ties=True))) & {"mask_iou"}
+        assert set(kinds(compare(found, other))) & {"mask_iou"}
     nothing = change(found, masks=np.zeros_like(found.masks))
-    assert not compare(found, nothing, mask_ties=True).ok
+    assert not compare(found, nothing).ok
 
 
 @pytest.mark.parametrize("field", ["boxes", "scores"])

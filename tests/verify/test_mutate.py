@@ -5,7 +5,8 @@ import pytest
 from verify_graphs import HEIGHT, WIDTH, detector, feeds, fixed, run, save, to_detections
 from verify_samples import TOLERANCE
 
-from pytest_onnxdet.verify.checks import CheckFailed, check_export, check_parity
+from pytest_onnxdet.verify.checks import CheckFailed, check_export
+from pytest_onnxdet.verify.judge import Sides, judge
 from pytest_onnxdet.verify.mutate import mutations, same_outputs
 
 IMAGES = [feeds(seed) for seed in range(2)]
@@ -15,7 +16,7 @@ REFERENCE = [one for images in IMAGES for one in to_detections(run(detector(True
 def parity(model):
     outputs = [run(model, images) for images in IMAGES]
     found = [one for values in outputs for one in to_detections(values)]
-    check_parity(REFERENCE, found, tolerance=TOLERANCE, classes=("a", "b", "c"), case_id="case")
+    judge(Sides(REFERENCE, found, classes=("a", "b", "c")), TOLERANCE).raise_for("case")
 
 
 def test_the_example_is_worth_breaking():

@@ -34,7 +34,7 @@ def alternatives(
     tolerance: Tolerance,
     max_per_img: int | None = None,
 ) -> list[Detections]:
-    """What mmdet makes of its own raw outputs, choosing as the backend did; see ``check_parity``.
+    """What mmdet makes of its own raw outputs, choosing as the backend did.
 
     Args:
         reference: the detector.

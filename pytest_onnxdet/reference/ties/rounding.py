@@ -39,6 +39,15 @@ def score_slack(scores: NDArray[Any]) -> NDArray[np.float64]:
     return 2 * LOGIT * s * (1 - s) + STEPS * float(np.finfo(np.float32).epsneg)
 
 
+def mask_slack(threshold: float) -> float:
+    """By how much a mask's probability near its threshold may differ between two runtimes.
+
+    Args:
+        threshold: the probability from which a pixel belongs to the mask.
+    """
+    return float(score_slack(np.array(threshold)))
+
+
 def box_slack(boxes: NDArray[Any], shift: float = 0.0) -> float:
     """Pixels by which coordinates may differ between two runtimes when overlaps are computed.
 

@@ -1,0 +1,58 @@
+"""A spec's detector, ready to run: with its weights, or with random ones that detect something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_onnxdet.core.cpu import share_cores
+from pytest_onnxdet.data.batches import collate
+from pytest_onnxdet.models.structure import CALIBRATION, is_structure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.models.spec import ModelSpec
+
+
+def make_detector(
+    spec: ModelSpec, downloads: Path, threads: int | None, dataset: Callable[[], Dataset]
+) -> nn.Module:
+    """The unmodified detector: eval mode, CPU, weights loaded. The same in every process.
+
+    Args:
+        spec: which one.
+        downloads: where checkpoints are kept.
+        threads: for PyTorch and OpenCV; None: no limit.
+        dataset: gives the spec's data set; asked only for random weights, calibrated on it.
+
+    Raises:
+        BuildError: it cannot be built, or its weights do not load.
+    """
+    import torch
+
+    from pytest_onnxdet.models.build import build_detector
+
+    share_cores(threads)
+    with torch.random.fork_rng(devices=[]):
+        # Weights that are drawn are drawn alike in every worker.
+        torch.manual_seed(0)
+        if is_structure(spec):
+            return _calibrated(spec, dataset())
+        return build_detector(spec, downloads=downloads)
+
+
+def _calibrated(spec: ModelSpec, dataset: Dataset) -> nn.Module:
+    """The detector with random weights that detect something."""
+    import torch
+
+    from pytest_onnxdet.models.build import build_detector
+    from pytest_onnxdet.models.calibrate import calibrate
+
+    detector = build_detector(replace(spec, weights=None))
+    batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
+    calibrate(detector, torch.from_numpy(batch.images), batch.metas)
+    return detector

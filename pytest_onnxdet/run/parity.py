@@ -1,0 +1,70 @@
+"""A case before the judge: both sides, the proofs of ties, and which stage to blame."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pytest_onnxdet.run.ties import alternatives
+from pytest_onnxdet.verify.judge import Sides, TieProofs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.models.spec import Tolerance
+    from pytest_onnxdet.run.bench import Workbench
+    from pytest_onnxdet.run.cases import Case
+
+
+def sides(
+    bench: Workbench,
+    case: Case,
+    reference: Sequence[Detections],
+    candidate: Sequence[Detections],
+) -> Sides:
+    """All that is compared of a case: detections, raw outputs, and a batch's images one by one.
+
+    Args:
+        bench: where the case is at work.
+        case: the case.
+        reference: PyTorch's detections, one entry per image.
+        candidate: the backend's.
+    """
+    return Sides(
+        reference,
+        candidate,
+        classes=case.spec.classes,
+        images=bench.names(case),
+        max_per_img=bench.max_per_img(case.spec),
+        singles=bench.singles(case),
+        raw_reference=bench.raw_reference(case),
+        raw=bench.raw(case),
+    )
+
+
+def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
+    """mmdet's own proofs, on PyTorch's raw outputs, for as many images as the spec expects."""
+    return TieProofs(partial(alternatives, bench, case, tolerance), case.spec.tied_images)
+
+
+def blame(bench: Workbench, case: Case) -> str:
+    """Which stage changes the detections: lowering, export or runtime, in words."""
+    from pytest_onnxdet.families import lower
+    from pytest_onnxdet.verify.localize import localize, standard_stages
+
+    # The deploy model of a static graph is another one, which takes shapes for numbers.
+    deploy = lower(
+        bench.detector(case.spec), case.backend.lowering, fixed_shape=case.shape == "static"
+    )
+    session = bench.session(case)
+    return str(
+        localize(
+            bench.results(case),
+            standard_stages(deploy, bench.artifact(case), session, bench.batches(case)),
+            case.spec.tolerance(case.backend.name, case.precision, session.device),
+            classes=case.spec.classes,
+            images=bench.names(case),
+            max_per_img=bench.max_per_img(case.spec),
+        )
+    )
