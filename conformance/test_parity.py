@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from pytest_onnxdet.run.ties import alternatives
+from pytest_onnxdet.run.ties import alternatives, most_tied
 from pytest_onnxdet.verify.checks import check_parity
 
 
@@ -31,7 +31,7 @@ def test_parity(
         onnxdet_reference,
         onnxdet_found,
         tolerance=tolerance,
-        most_tied=case.spec.tied_images,
+        most_tied=most_tied(bench, case.spec),
         classes=case.spec.classes,
         case_id=case.id,
         max_per_img=bench.max_per_img(case.spec),

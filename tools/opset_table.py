@@ -24,7 +24,7 @@ from pytest_onnxdet.export.options import ExportError, ExportOptions
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings
-from pytest_onnxdet.run.ties import alternatives
+from pytest_onnxdet.run.ties import alternatives, most_tied
 from pytest_onnxdet.verify.checks import CheckFailed, check_parity
 
 OPSETS = tuple(range(11, 21))
@@ -56,7 +56,7 @@ def attempt(bench: AtOpset, case: Case) -> str:
             classes=case.spec.classes,
             case_id=case.id,
             max_per_img=bench.max_per_img(case.spec),
-            most_tied=case.spec.tied_images,
+            most_tied=most_tied(bench, case.spec),
             settle=partial(alternatives, bench, case, tolerance),
         )
     except CheckFailed as error:

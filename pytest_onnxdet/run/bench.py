@@ -20,10 +20,11 @@ from pytest_onnxdet.backends.base import expecting
 from pytest_onnxdet.bundle.format import packed
 from pytest_onnxdet.core.cpu import fair_share, share_cores
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
-from pytest_onnxdet.data.batches import Batches, alone, collate
+from pytest_onnxdet.data.batches import Batches, alone
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
-from pytest_onnxdet.models.structure import CALIBRATION, is_structure
+from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.structure import is_structure
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.datasets import Dataset, DatasetRegistry
     from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
     from pytest_onnxdet.reference.detector import Reference
 
@@ -51,15 +53,21 @@ class Workbench:
         settings: the request; its ``cache``, ``limit`` and ``data`` are used.
         datasets: where models' data sets are looked up.
         threads: for PyTorch, OpenCV and the sessions; None: this process's fair share.
+        families: how detectors are lowered; None: the built-in families.
 
     Raises:
         StoreError: the cache cannot be written to.
     """
 
     def __init__(
-        self, settings: Settings, datasets: DatasetRegistry, threads: int | None = None
+        self,
+        settings: Settings,
+        datasets: DatasetRegistry,
+        threads: int | None = None,
+        families: FamilyRegistry | None = None,
     ) -> None:
         self.settings = settings
+        self.families = builtin_families() if families is None else families
         self.datasets = datasets
         self.threads = fair_share() if threads is None else threads
         self.store = ArtifactStore(settings.cache / "graphs")
@@ -78,6 +86,7 @@ class Workbench:
         def build() -> nn.Module:
             import torch
 
+            from pytest_onnxdet.families.calibrated import calibrated_detector
             from pytest_onnxdet.models.build import build_detector
 
             share_cores(self.threads)
@@ -85,23 +94,10 @@ class Workbench:
                 # Weights that are drawn are drawn alike in every worker.
                 torch.manual_seed(0)
                 if is_structure(spec):
-                    return self._calibrated(spec)
+                    return calibrated_detector(spec, self.dataset(spec), self.families)
                 return build_detector(spec, downloads=self.settings.cache / "checkpoints")
 
         return self._once(spec, ("detector",), build)
-
-    def _calibrated(self, spec: ModelSpec) -> nn.Module:
-        """The detector with random weights that detect something."""
-        import torch
-
-        from pytest_onnxdet.models.build import build_detector
-        from pytest_onnxdet.models.calibrate import calibrate
-
-        detector = build_detector(replace(spec, weights=None))
-        dataset = self.dataset(spec)
-        batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
-        calibrate(detector, torch.from_numpy(batch.images), batch.metas)
-        return detector
 
     def reference(self, spec: ModelSpec) -> Reference:
         """The detector as something that runs batches."""
@@ -109,7 +105,7 @@ class Workbench:
         def wrap() -> Reference:
             from pytest_onnxdet.reference.detector import Reference
 
-            return Reference(self.detector(spec))
+            return Reference(self.detector(spec), self.families)
 
         return self._once(spec, ("reference",), wrap)
 
@@ -173,7 +169,9 @@ class Workbench:
     def _export(self, case: Case, options: ExportOptions, store: ArtifactStore) -> Artifact:
         from pytest_onnxdet.export.exporter import export_model
 
-        return export_model(case.spec, options, store, detector=self.detector(case.spec))
+        return export_model(
+            case.spec, options, store, detector=self.detector(case.spec), families=self.families
+        )
 
     def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
         """Which graph a case needs. Dynamic graphs do not depend on the case's batch size."""
@@ -290,7 +288,7 @@ class Workbench:
         from pytest_onnxdet.verify.localize import localize, standard_stages
 
         batches = self.batches(case)
-        deploy = lower(self.detector(case.spec), case.backend.lowering)
+        deploy = lower(self.detector(case.spec), case.backend.lowering, families=self.families)
         return str(
             localize(
                 self.results(case),

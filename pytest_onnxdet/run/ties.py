@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_onnxdet.models.structure import is_structure
+
 if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
-    from pytest_onnxdet.models.spec import Tolerance
+    from pytest_onnxdet.models.spec import ModelSpec, Tolerance
     from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Case
+
+
+def most_tied(bench: Workbench, spec: ModelSpec) -> float:
+    """The greatest share of a model's images in which parity may rest on a proof.
+
+    The spec says so; of random weights, which nobody measured, the family, too.
+    """
+    if not is_structure(spec):
+        return spec.tied_images
+    return max(spec.tied_images, bench.reference(spec).family.ties.images)
 
 
 def alternatives(
@@ -41,7 +53,7 @@ def alternatives(
         batch, place, runs = list(alone(batch))[place], 0, replace(case, batch=1)
     raw = reference.raw(batch)
     theirs = proposals = None
-    if reference.two_stage or proof.CORNERS[0] in raw:
+    if reference.family.ties.proposals or reference.family.ties.peaks:
         theirs, proposals = split_raw(bench.session(runs, postprocess=False).run(batch))
     return proof.alternatives(
         reference,
