@@ -113,6 +113,7 @@ OPERATORS = tuple(
         "MultiScaleDeformableAttention",
         "CARAFE",
         "CARAFENaive",
+        "CARAFEPack",
         "CrissCrossAttention",
         "MaskedConv2d",
         "PSAMask",

@@ -118,6 +118,11 @@ class FamilyRegistry(Registry[Family]):
         model: Any = detector
         head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
         kinds = [kind for family in self for kind in family.heads]
+        if head is None:
+            return (
+                f"{type(detector).__name__} has no lowering: it has neither a roi_head nor a "
+                f"bbox_head; these heads have one: {names_of(kinds)}"
+            )
         own = type(head)
         text = (
             f"{type(detector).__name__} with {own.__name__} has no lowering; "

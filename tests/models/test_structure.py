@@ -98,14 +98,14 @@ def test_calibrated_objectness_does_not_saturate() -> None:
     ("steps", "keeps"),
     [
         (
-            [{"type": "MultiScaleFlipAug", "scale_factor": 1.0, "transforms": [{"type": "Pad"}]}],
+            [{"type": "Flip", "scale_factor": 1.0, "transforms": [{"type": "Pad"}]}],
             True,
         ),
         (
-            [{"type": "MultiScaleFlipAug", "img_scale": (9, 9), "transforms": [{"type": "Pad"}]}],
+            [{"type": "Flip", "img_scale": (9, 9), "transforms": [{"type": "Pad"}]}],
             False,
         ),
-        ([{"type": "MultiScaleFlipAug", "scale_factor": [1, 2], "transforms": []}], False),
+        ([{"type": "Flip", "scale_factor": [1, 2], "transforms": []}], False),
         ([{"type": "Resize", "img_scale": (9, 9)}], False),
         ([{"type": "Normalize"}], True),
     ],
@@ -132,3 +132,21 @@ def test_an_hourglass_starts_from_small_branches_and_others_as_seeded() -> None:
         for block, seeded in zip(blocks, before, strict=True):
             kept = seeded if wanted is None else torch.full_like(seeded, wanted)
             assert torch.equal(block.norm2.weight, kept)
+
+
+@pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.0)])
+def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from pytest_onnxdet.families.registry import builtin_families
+    from pytest_onnxdet.models.structure import structure_spec
+    from pytest_onnxdet.run.ties import most_tied
+
+    spec = REGISTRY.get(name, "mini")
+    reference = SimpleNamespace(
+        family=builtin_families().get("point_rend" if name == "point_rend" else "dense")
+    )
+    bench: Any = SimpleNamespace(reference=lambda spec: reference)
+    assert most_tied(bench, structure_spec(spec)) == share
+    assert most_tied(bench, spec) == spec.tied_images
