@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.datasets import DatasetSpec
     from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.families.base import DeployModel
+    from pytest_onnxdet.families.family import Family
     from pytest_onnxdet.models.spec import ModelSpec, Tolerance
     from pytest_onnxdet.reference.recording import Recording
     from pytest_onnxdet.verify.compare import assert_detections_close
@@ -30,7 +32,9 @@ __all__ = [
     "Backend",
     "BackendError",
     "DatasetSpec",
+    "DeployModel",
     "Detections",
+    "Family",
     "ModelSpec",
     "Profile",
     "Recording",
@@ -45,7 +49,9 @@ _PLACES = {
     "Backend": "backends.base",
     "BackendError": "backends.base",
     "DatasetSpec": "data.datasets",
+    "DeployModel": "families.base",
     "Detections": "data.detections",
+    "Family": "families.family",
     "ModelSpec": "models.spec",
     "Profile": "backends.tensorrt.profile",
     "Recording": "reference.recording",

@@ -1,4 +1,4 @@
-"""Hooks by which another repository adds its models, backends and data sets to the suite.
+"""Hooks by which another repository adds models, backends, data sets and families to the suite.
 
 They are called once, when a run with ``--onnxdet`` starts, and never without it. Implement them in
 a plugin, or in a ``conftest.py`` that pytest loads at start-up: beside the ini file, or in a
@@ -15,6 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.registry import BackendRegistry
     from pytest_onnxdet.data.datasets import DatasetRegistry
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.registry import ModelRegistry
 
 
@@ -112,4 +113,25 @@ def pytest_onnxdet_datasets(registry: DatasetRegistry) -> None:
                     classes=("box", "can"),
                 )
             )
+    """
+
+
+@pytest.hookspec
+def pytest_onnxdet_families(registry: FamilyRegistry) -> None:
+    """Register how detectors are lowered whose head no built-in family takes.
+
+    Args:
+        registry: ``register(family)`` takes a Family and raises where its name is taken,
+            ``get(name)`` gives a built-in one: ``dense``, ``yolo``, ``detr``, ``cornernet``,
+            ``two_stage``, ``point_rend``. A head goes to the family whose class is nearest to its
+            own; ``replace(family)`` puts one in the place of that name.
+
+    Example, a dense head that scores otherwise and decodes as RetinaHead does::
+
+        # conftest.py
+        from dataclasses import replace
+
+        def pytest_onnxdet_families(registry):
+            dense = registry.get("dense")
+            registry.register(replace(dense, name="shelf", heads=("shop.heads.ShelfHead",)))
     """

@@ -225,7 +225,6 @@ def test_a_comparison_of_a_class_name_is_seen(code: str, found: bool) -> None:
     assert compares_class_names(ast.parse(code)) == found
 
 
-@pytest.mark.xfail(strict=True, reason="families are looked up by class name in some rooms still")
 def test_only_families_know_classes_by_name() -> None:
     wrong = [
         module

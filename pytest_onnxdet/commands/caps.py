@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 CANDIDATES, PER_CLASS = "deploy_nms_pre", "max_output_boxes_per_class"
 _OF_PROPOSALS = "rpn."
 
-# Heads that give a fixed number of the best, without suppression that a cap could act on.
-_UNCAPPED = {
-    "DETRHead": "DETR's detections are its queries, cut at test_cfg.max_per_img",
-    "CornerHead": "CornerNet's detections are pairs of corners, cut at test_cfg.max_per_img",
-}
-
 
 def take_caps(cfg: mmcv.Config) -> dict[str, int]:
     """The caps that a config asks for, by name; those of proposals begin with ``rpn.``.
@@ -63,8 +57,13 @@ def unheeded(
             what somebody asked for is worth a word.
         raw: whether the graph ends before post-processing.
     """
-    head: Any = getattr(detector, "roi_head", None) or getattr(detector, "bbox_head", None)
-    kind = type(head).__name__
+    from pytest_onnxdet.families import UnsupportedPart
+    from pytest_onnxdet.families.registry import builtin_families
+
+    try:
+        family = builtin_families().of(detector)
+    except UnsupportedPart:
+        return  # the export refuses it, and says why
     for name in caps:
         if raw:
             yield name, "with --skip-postprocess nothing is selected"
@@ -74,11 +73,8 @@ def unheeded(
                 "proposals are not capped beyond rpn.nms_pre and rpn.max_per_img; "
                 f"test_cfg.rcnn.{name.removeprefix(_OF_PROPOSALS)} caps the second stage",
             )
-        elif kind in _UNCAPPED:
-            yield name, _UNCAPPED[kind]
-    if kind == "YOLOV3Head" and "model.test_cfg.nms_pre" in options and not raw:
-        yield (
-            "nms_pre",
-            "YOLOv3 in PyTorch does not read it, and neither does the graph; "
-            "test_cfg.deploy_nms_pre caps the graph",
-        )
+        elif family.uncapped is not None:
+            yield name, family.uncapped
+    for name, why in family.ignored.items():
+        if f"model.test_cfg.{name}" in options and not raw:
+            yield name, why

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
 
 
@@ -35,6 +36,7 @@ def export_model(
     options: ExportOptions,
     store: ArtifactStore,
     detector: nn.Module | None = None,
+    families: FamilyRegistry | None = None,
 ) -> Artifact:
     """The artifact of a spec, exported when the store does not hold it yet.
 
@@ -43,26 +45,42 @@ def export_model(
         options: which graph of it.
         store: where artifacts are kept.
         detector: the spec's detector if it is built already.
+        families: where its family is looked up; None: the built-in ones.
 
     Raises:
         ExportError: the exporter failed, or cannot do what was asked.
         BuildError: the detector cannot be built.
     """
+    from pytest_onnxdet.families import UnsupportedPart, lower
+    from pytest_onnxdet.families.registry import own_code
     from pytest_onnxdet.models.build import build_detector
 
     def build(path: Path) -> Mapping[str, Any]:
-        return export_detector(detector or build_detector(spec), options, path)
+        return export_detector(detector or build_detector(spec), options, path, families)
 
-    return store.get(identity(spec, options, detector), build)
+    parts = identity(spec, options, detector)
+    if families is not None:
+        detector = detector or build_detector(spec)
+        # What no family takes is refused, with the reason, when it is exported.
+        with contextlib.suppress(UnsupportedPart):
+            model = lower(detector, options.lowering, families=families)
+            parts = {**parts, **own_code(families.of(detector), model)}
+    return store.get(parts, build)
 
 
-def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> dict[str, Any]:
+def export_detector(
+    detector: nn.Module,
+    options: ExportOptions,
+    path: Path,
+    families: FamilyRegistry | None = None,
+) -> dict[str, Any]:
     """Exports a detector to ``path``.
 
     Args:
         detector: one of mmdet's detectors in eval mode. It is shared, not changed.
         options: which graph.
         path: the .onnx file to write.
+        families: where the detector's family is looked up; None: the built-in ones.
 
     Returns:
         What :class:`Artifact` keeps as ``info``.
@@ -74,14 +92,18 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     import onnx
     import torch
 
-    from pytest_onnxdet.export.opset import least_opset
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
     from pytest_onnxdet.families import UnsupportedPart, lower
     from pytest_onnxdet.families.base import Limits, RawOutputs
     from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
     from pytest_onnxdet.families.outputs import adapt
+    from pytest_onnxdet.families.registry import builtin_families
 
-    need = least_opset(detector, options.lowering)
+    families = families or builtin_families()
+    try:
+        need = families.of(detector).least_opset(detector, options.lowering)
+    except UnsupportedPart as error:
+        raise ExportError(str(error)) from error
     if options.opset < need.opset:
         raise ExportError(
             f"opset {options.opset} would not be exact: {need.reason}; "
@@ -98,6 +120,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
             options.lowering,
             Limits.from_config(options.limits),
             fixed_shape=options.shape == "static",
+            families=families,
         )
         if options.postprocess:
             outputs, module = list(model.outputs), model

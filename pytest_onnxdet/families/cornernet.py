@@ -7,26 +7,33 @@ it follows from ``image_shape``, the image's size within the canvas, and the pip
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from pytest_onnxdet.families.base import DeployModel, features
-from pytest_onnxdet.families.ops.boxes import UnsupportedPart, quotient, set_apart, take_rows
+from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.classes import UnsupportedPart, resolve
+from pytest_onnxdet.families.family import HEAD_METHODS, Family, Part, Ties
+from pytest_onnxdet.families.ops.boxes import quotient, set_apart, take_rows
 from pytest_onnxdet.families.ops.corners import soft_nms
-from pytest_onnxdet.families.ops.lowering import sigmoid
+from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.models.calibrate import Calibration, Target
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
+#: The head's outputs, in the order of its forward; corners are peaks of the first two.
+MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
+CALIBRATED_CLASSES = 20  # that the corners of a detector with random weights are of
 
 
 class CornerDetector(DeployModel):
     """mmdet's ``CornerHead`` with associative embeddings, over an hourglass network."""
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        names = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
-        return dict(zip(names, self._heads(input), strict=True))
+        return dict(zip(MAPS, self._heads(input), strict=True))
 
     def _heads(self, input: Tensor) -> tuple[Tensor, ...]:
         """The six maps of the last level; the others only serve training."""
@@ -57,9 +64,7 @@ class CornerDetector(DeployModel):
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         head, cfg = self.detector.bbox_head, self.detector.bbox_head.test_cfg
-        nms = dict(cfg.get("nms", cfg.get("nms_cfg")))
-        if nms.pop("type") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
-            raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
+        nms = gaussian_nms(cfg)
         tl_heat, br_heat, tl_emb, br_emb, tl_off, br_off = self._heads(input)
         k, kernel, classes = cfg.corner_topk, cfg.local_maximum_kernel, head.num_classes
         self.lowering.bounded(k, "corner_topk")
@@ -158,3 +163,74 @@ class CornerDetector(DeployModel):
     def _at(maps: Tensor, cell: Tensor) -> Tensor:
         """Values of maps (N, C, H, W) at cells (N, k): (N, k, C)."""
         return take_rows(maps.flatten(2).transpose(1, 2), cell)
+
+
+def gaussian_nms(cfg: Any) -> dict[str, Any]:
+    """The settings of a test_cfg's suppression, which must be Gaussian soft-NMS.
+
+    Raises:
+        UnsupportedPart: it is another.
+    """
+    nms = dict(cfg.get("nms", cfg.get("nms_cfg")))
+    if nms.pop("type") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
+        raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
+    return nms
+
+
+@dataclass(frozen=True, eq=False)
+class CornerFamily(Family):
+    """Families of a head that :class:`CornerDetector` lowers."""
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        gaussian_nms(self.head(detector).test_cfg)
+        return CornerDetector(detector, lowering, limits)
+
+    def raw_reference(
+        self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """The six maps of the last level."""
+        model: Any = detector
+        maps = model.bbox_head(model.extract_feat(images))
+        return {name: levels[-1] for name, levels in zip(MAPS, maps, strict=True)}
+
+    def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
+        return [[raw[name]] for name in MAPS]
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        """Scores in two passes: first all classes' spread, then few classes for the corners.
+
+        The residual branches of an hourglass network are made small beside what they add to. With
+        branches as large as their input, 104 layers of random weights amplify a rounding to 1e-3
+        of a logit.
+        """
+        head, backbone = self.head(detector), detector.backbone
+        heats = [layers[-1].conv for layers in (head.tl_heat[-1], head.br_heat[-1])]
+        embeddings = [layers[-1].conv for layers in (head.tl_emb[-1], head.br_emb[-1])]
+        # Two corners make a box where they are of one class and their embeddings are near: of
+        # 80 classes, and embeddings as random as everything else, hardly any two do.
+        few = {"period": head.num_classes, "phase": CALIBRATED_CLASSES, "rest": True}
+        passes = [
+            [
+                *(Target(layer, std=1.5, share=0.02, level=0.0) for layer in heats),
+                *(Target(layer, std=0.1) for layer in embeddings),
+            ],
+            [Target(layer, std=1.5, share=0.02, level=-8.0, **few) for layer in heats],
+        ]
+        hourglass = isinstance(backbone, resolve("mmdet.models.HourglassNet"))
+        block = resolve("mmdet.models.backbones.resnet.BasicBlock")
+        blocks: list[Any] = [m for m in backbone.modules() if hourglass and isinstance(m, block)]
+        return Calibration(passes, [one.norm2 for one in blocks])
+
+
+CORNERNET = CornerFamily(
+    name="cornernet",
+    heads=("mmdet.models.CornerHead",),
+    head_methods=(*HEAD_METHODS, "decode_heatmap", "_bboxes_nms"),
+    parts=tuple(
+        Part(f"bbox_head.{pool}", ("mmdet.models.dense_heads.corner_head.BiCornerPool",))
+        for pool in ("tl_pool", "br_pool")
+    ),
+    # Soft-NMS lowers scores where boxes overlap: there is no choice to play back.
+    ties=Ties(order=True, suppression=False, peaks=MAPS[:2]),
+    uncapped="CornerNet's detections are pairs of corners, cut at test_cfg.max_per_img",
+)

@@ -6,12 +6,31 @@ each, decodes those, multiplies in a score factor where there is one, and suppre
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Any
 
-from pytest_onnxdet.families.base import DeployModel, features, joined, named_levels, nms_threshold
-from pytest_onnxdet.families.ops.boxes import Candidates, decode, take_rows
-from pytest_onnxdet.families.ops.lowering import dets_of, sigmoid
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.families.base import (
+    DeployModel,
+    Limits,
+    features,
+    joined,
+    named_levels,
+    nms_threshold,
+)
+from pytest_onnxdet.families.classes import resolve
+from pytest_onnxdet.families.family import Family
+from pytest_onnxdet.families.ops.boxes import (
+    Candidates,
+    decode,
+    require_coder,
+    require_generator,
+    take_rows,
+)
+from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.models.calibrate import Calibration, Target, last, logit
 
 
 class DenseDetector(DeployModel):
@@ -55,3 +74,52 @@ class DenseDetector(DeployModel):
         if self.detector.bbox_head.use_sigmoid_cls:
             return sigmoid(rows)
         return rows.softmax(dim=-1)[..., :-1]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseFamily(Family):
+    """Families of a dense head that :class:`DenseDetector` lowers.
+
+    Another head of the same form joins with ``replace(family, name=..., heads=(...,))``: its own
+    ``forward`` is what runs, so only what follows has to be as in mmdet's ``BaseDenseHead``.
+    """
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        head = self.head(detector)
+        require_generator(head.prior_generator)
+        require_coder(head.bbox_coder)
+        nms_threshold(head.test_cfg)
+        return DenseDetector(detector, lowering, limits)
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        head: Any = self.head(detector)
+        level = logit(head.test_cfg.score_thr)
+        if isinstance(head, resolve("mmdet.models.SSDHead")):
+            scores = [
+                # Background, the last channel, is far ahead of most of the classes.
+                Target(last(layers), 1.0, 0.02, 3.0, head.cls_out_channels, 0, rest=True)
+                for layers in head.cls_convs
+            ]
+            return Calibration([[*scores, *(Target(last(layers)) for layers in head.reg_convs)]])
+        if isinstance(head, resolve("mmdet.models.FCOSHead")):
+            targets = [
+                Target(head.conv_cls, 1.5, 0.002, level + 1.5),
+                Target(head.conv_reg, 0.6),
+                Target(head.conv_centerness),
+            ]
+            return Calibration([targets])
+        if isinstance(head, resolve("mmdet.models.RetinaHead")):
+            score = Target(head.retina_cls, 1.5, 0.002, level + 1.5)
+            return Calibration([[score, Target(head.retina_reg, 0.3)]])
+        return super().calibration(detector)
+
+
+DENSE = DenseFamily(
+    name="dense",
+    heads=(
+        "mmdet.models.RetinaHead",
+        "mmdet.models.FSAFHead",
+        "mmdet.models.SSDHead",
+        "mmdet.models.FCOSHead",
+    ),
+)

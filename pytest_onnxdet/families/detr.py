@@ -6,12 +6,18 @@ the positional encoding and the box scale all come from ``image_shape``, as they
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from pytest_onnxdet.families.base import DeployModel, features
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.family import Family, Ties
 from pytest_onnxdet.families.ops.boxes import clip, quotient, take_rows
-from pytest_onnxdet.families.ops.lowering import sigmoid
+from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.models.calibrate import Calibration, Target
 
 
 class DetrDetector(DeployModel):
@@ -77,3 +83,34 @@ def padding_mask(image_shape: Tensor, size: tuple[int, int], level: Tensor) -> T
         pixel = torch.floor(cell * ratio).to(torch.int64)
         outside.append(pixel[None] >= image_shape[:, axis, None])
     return outside[0][:, :, None] | outside[1][:, None, :]
+
+
+@dataclass(frozen=True, eq=False)
+class DetrFamily(Family):
+    """Families of a head that :class:`DetrDetector` lowers."""
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        return DetrDetector(detector, lowering, limits)
+
+    def raw_reference(
+        self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Logits and boxes of the last decoder layer."""
+        model: Any = detector
+        logits, boxes = model.bbox_head(model.extract_feat(images), metas)
+        return {"cls_score": logits[-1][-1], "bbox_pred": boxes[-1][-1]}
+
+    def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
+        return [[raw["cls_score"][None]], [raw["bbox_pred"][None]]]
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        head = self.head(detector)
+        return Calibration([[Target(head.fc_cls, std=2.0), Target(head.fc_reg)]])
+
+
+DETR = DetrFamily(
+    name="detr",
+    heads=("mmdet.models.DETRHead",),
+    ties=Ties(order=True, suppression=False),
+    uncapped="DETR's detections are its queries, cut at test_cfg.max_per_img",
+)

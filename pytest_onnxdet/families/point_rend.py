@@ -6,13 +6,33 @@ points are uncertain and what is pasted, so only that one is carried here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from pytest_onnxdet.families.base import DeployModel, Limits
+from pytest_onnxdet.families.classes import at_path
+from pytest_onnxdet.families.family import Need, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient
-from pytest_onnxdet.families.ops.rois import pool_points, sample_points
-from pytest_onnxdet.families.two_stage import MaskDetector
+from pytest_onnxdet.families.ops.lowering import Lowering
+from pytest_onnxdet.families.ops.rois import (
+    EXTRACTOR_METHODS,
+    point_layer,
+    pool_points,
+    sample_points,
+)
+from pytest_onnxdet.families.two_stage import (
+    BOX_PARTS,
+    MASK_HEAD_METHODS,
+    ROI_HEAD_METHODS,
+    MaskDetector,
+    TwoStageFamily,
+)
+from pytest_onnxdet.models.calibrate import Calibration, Target
+
+GENERIC = ("mmdet.models.roi_heads.roi_extractors.GenericRoIExtractor",)
 
 
 class PointRendDetector(MaskDetector):
@@ -91,3 +111,49 @@ class PointRendDetector(MaskDetector):
         around = functional.grid_sample(coarse, grid, align_corners=False)[..., 0]
         logits = self._own(head.point_head(fine, around), labels, head.point_head)
         return flat.scatter(2, index, logits).unflatten(2, size)
+
+
+@dataclass(frozen=True, eq=False)
+class PointRendFamily(TwoStageFamily):
+    """Families of a head that :class:`PointRendDetector` lowers."""
+
+    def check_masks(self, detector: nn.Module) -> None:
+        for _, extractor in at_path(detector, "roi_head.mask_roi_extractor"):
+            point_layer(extractor)
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        return PointRendDetector(detector, lowering, limits)
+
+    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
+        need = super().least_opset(detector, lowering)
+        if lowering != "onnxruntime" or need.opset >= 16:
+            return need
+        return Need(16, "GridSample exists only from opset 16 on")
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        made, head = super().calibration(detector), self.head(detector)
+        return replace(made, passes=[*made.passes, [Target(head.point_head.fc_logits, 2.0)]])
+
+
+POINT_REND = PointRendFamily(
+    name="point_rend",
+    heads=("mmdet.models.PointRendRoIHead",),
+    head_methods=(
+        *ROI_HEAD_METHODS,
+        "_get_fine_grained_point_feats",
+        "_mask_point_forward_test",
+    ),
+    parts=(
+        *BOX_PARTS,
+        Part("roi_head.mask_head", ("mmdet.models.CoarseMaskHead",), MASK_HEAD_METHODS),
+        Part("roi_head.mask_roi_extractor", GENERIC, EXTRACTOR_METHODS),
+        Part(
+            "roi_head.point_head",
+            ("mmdet.models.MaskPointHead",),
+            ("forward", "get_roi_rel_points_test"),
+        ),
+    ),
+    # Each of PointRend's 100 masks of an image has 784 points chosen of 12,544, so that of random
+    # masks some tie in each image.
+    ties=Ties(proposals=True, points=True, images=1.0),
+)

@@ -7,10 +7,12 @@ has to run on nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_onnxdet.families.base import (
     PROPOSALS,
@@ -21,32 +23,56 @@ from pytest_onnxdet.families.base import (
     named_levels,
     nms_threshold,
 )
+from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
+from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, given
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
-    UnsupportedPart,
     decode,
+    require_coder,
+    require_generator,
     set_apart,
     take_rows,
 )
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
-from pytest_onnxdet.families.ops.rois import flatten_rois
+from pytest_onnxdet.families.ops.rois import (
+    EXTRACTOR_METHODS,
+    SINGLE_LEVEL,
+    flatten_rois,
+    level_scales,
+)
+from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
 # may find something in it. Here 0 is an empty slot, so such a proposal gets the least that is none.
 FAINTEST = 1e-37
 
+ROI_HEAD_METHODS = (
+    "simple_test",
+    "simple_test_bboxes",
+    "simple_test_mask",
+    "_bbox_forward",
+    "_mask_forward",
+)
+MASK_HEAD_METHODS = ("forward", "get_seg_masks")
+PROPOSALS_TIE = Ties(proposals=True)
+#: What a two-stage detector has beside its RoI head.
+BOX_PARTS = (
+    Part("rpn_head", ("mmdet.models.RPNHead",), (*HEAD_METHODS, "simple_test_rpn")),
+    Part("roi_head.bbox_roi_extractor", SINGLE_LEVEL, EXTRACTOR_METHODS),
+    Part(
+        "roi_head.bbox_head",
+        ("mmdet.models.BBoxHead", "mmdet.models.ConvFCBBoxHead"),
+        ("forward", "get_bboxes", "regress_by_class"),
+    ),
+)
+MASK_PARTS = (
+    Part("roi_head.mask_head", ("mmdet.models.FCNMaskHead",), MASK_HEAD_METHODS, optional=True),
+    Part("roi_head.mask_roi_extractor", SINGLE_LEVEL, EXTRACTOR_METHODS, optional=True),
+)
+
 
 class TwoStageDetector(DeployModel):
     """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
-
-    def __init__(self, detector: Any, lowering: Lowering, limits: Limits) -> None:
-        super().__init__(detector, lowering, limits)
-        if type(detector.rpn_head).__name__ != "RPNHead":
-            raise UnsupportedPart(
-                f"the proposal head {type(detector.rpn_head).__name__} has no lowering; RPNHead has"
-            )
-        if detector.roi_head.with_shared_head:
-            raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
         levels = self.detector.rpn_head(features(self.detector, input))
@@ -158,8 +184,6 @@ class TwoStageDetector(DeployModel):
         least: int,
     ) -> tuple[Tensor, Tensor]:
         cfg, limits = self.detector.roi_head.test_cfg, self.limits
-        if head.custom_cls_channels:
-            raise UnsupportedPart(f"{type(head.loss_cls).__name__}'s own scores have no lowering")
         scores = logits.softmax(dim=-1)[..., :-1]
         scores = torch.where((scores > cfg.score_thr) & used[..., None], scores, 0.0)
         # Only regions with a class above the threshold can give a detection: decode just those.
@@ -219,3 +243,99 @@ class MaskDetector(TwoStageDetector):
         row = slot if back is None else back[slot]
         channel = torch.zeros_like(labels) if head.class_agnostic else labels.clamp(min=0)
         return logits.flatten(0, 1)[row * channels + channel]
+
+
+@dataclass(frozen=True, eq=False)
+class TwoStageFamily(Family):
+    """Families of a proposal network and an RoI head."""
+
+    head_path: str = "roi_head"
+    head_methods: tuple[str, ...] = ROI_HEAD_METHODS
+    detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
+    parts: tuple[Part, ...] = (*BOX_PARTS, *MASK_PARTS)
+    ties: Ties = PROPOSALS_TIE
+
+    def check(self, detector: nn.Module) -> None:
+        super().check(detector)
+        rpn, roi = detector.rpn_head, self.head(detector)
+        if roi.with_shared_head:
+            raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
+        require_generator(rpn.prior_generator)
+        require_coder(rpn.bbox_coder)
+        nms_threshold(rpn.test_cfg)
+        nms_threshold(roi.test_cfg)
+        for _, head in at_path(detector, "roi_head.bbox_head"):
+            require_coder(head.bbox_coder)
+            if head.custom_cls_channels:
+                kind = type(head.loss_cls).__name__
+                raise UnsupportedPart(f"{kind}'s own scores have no lowering")
+        for _, extractor in at_path(detector, "roi_head.bbox_roi_extractor"):
+            level_scales(extractor)
+        self.check_masks(detector)
+
+    def check_masks(self, detector: nn.Module) -> None:
+        """Refuses what the mask branch has no lowering for; raises `UnsupportedPart`."""
+        for _, extractor in at_path(detector, "roi_head.mask_roi_extractor"):
+            level_scales(extractor)
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        kind = MaskDetector if self.head(detector).with_mask else TwoStageDetector
+        return kind(detector, lowering, limits)
+
+    def raw_reference(
+        self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """The proposal network's, as all that follows depends on which proposals it picks."""
+        model: Any = detector
+        return named_levels(model.rpn_head(model.extract_feat(images)))
+
+    def post_process(
+        self,
+        detector: nn.Module,
+        raw: Mapping[str, Tensor],
+        images: Tensor,
+        metas: Sequence[dict[str, Any]],
+    ) -> list[Any]:
+        """The detector's results, with the proposal network's outputs given."""
+        with given(detector.rpn_head, tuple(self.head_outputs(raw))):
+            results: list[Any] = detector(
+                img=[images], img_metas=[list(metas)], return_loss=False, rescale=True
+            )
+        return results
+
+    def proposal_limit(self, detector: nn.Module) -> int | None:
+        model: Any = detector
+        return int(model.rpn_head.test_cfg.max_per_img)
+
+    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
+        roi_align = resolve("mmcv.ops.RoIAlign")
+        aligned = any(isinstance(one, roi_align) and one.aligned for one in detector.modules())
+        if lowering == "onnxruntime" and aligned:
+            return Need(16, "RoiAlign samples at pixel centres only from opset 16 on")
+        return super().least_opset(detector, lowering)
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        """In passes: regions have to exist before a region head can be looked at."""
+        model: Any = detector
+        rpn = model.rpn_head
+        # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out
+        # otherwise, a fifth of a level's best thousand scores repeat another, and which are kept is
+        # left to chance.
+        passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
+        for _, head in at_path(detector, "roi_head.bbox_head"):
+            passes.append([Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)])
+        for _, head in at_path(detector, "roi_head.mask_head"):
+            layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
+            passes.append([Target(layer, 2.0)])
+        return Calibration(passes)
+
+
+TWO_STAGE = TwoStageFamily(
+    name="two_stage",
+    heads=(
+        "mmdet.models.StandardRoIHead",
+        "mmdet.models.CascadeRoIHead",
+        # It has a `_bbox_forward` of its own, which does what StandardRoIHead's does.
+        "mmdet.models.PISARoIHead",
+    ),
+)

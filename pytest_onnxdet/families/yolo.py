@@ -6,12 +6,24 @@ mmdet keeps a pair when its objectness is at least ``conf_thr`` and its class pr
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Any
 
-from pytest_onnxdet.families.base import DeployModel, features, joined, named_levels, nms_threshold
-from pytest_onnxdet.families.ops.boxes import Candidates, take_rows
-from pytest_onnxdet.families.ops.lowering import dets_of, sigmoid
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.families.base import (
+    DeployModel,
+    Limits,
+    features,
+    joined,
+    named_levels,
+    nms_threshold,
+)
+from pytest_onnxdet.families.family import Family, Part
+from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, take_rows
+from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.models.calibrate import Calibration, Target, logit
 
 
 class YoloDetector(DeployModel):
@@ -75,3 +87,44 @@ class YoloDetector(DeployModel):
         centre = centre + (sigmoid(rows[..., :2]) - 0.5) * stride
         half = (anchors[..., 2:] - anchors[..., :2]) * 0.5 * rows[..., 2:4].exp()
         return torch.cat([centre - half, centre + half], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class YoloFamily(Family):
+    """Families of a head that :class:`YoloDetector` lowers."""
+
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        head = self.head(detector)
+        require_generator(head.prior_generator)
+        nms_threshold(head.test_cfg)
+        return YoloDetector(detector, lowering, limits)
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        head: Any = self.head(detector)
+        cfg = head.test_cfg
+        targets = [
+            Target(layer, std, share, level, head.num_attrib, phase, rest)
+            for layer in head.convs_pred
+            for std, share, level, phase, rest in (
+                (1.0, None, 0.0, 0, False),
+                (1.0, None, 0.0, 1, False),
+                (0.4, None, 0.0, 2, False),
+                (0.4, None, 0.0, 3, False),
+                # Priors count from conf_thr on, their classes from score_thr on. With more of
+                # them mmdet would suppress a million.
+                (1.5, 0.02, logit(cfg.conf_thr), 4, False),
+                (1.5, 0.02, logit(cfg.score_thr), 5, True),
+            )
+        ]
+        return Calibration([targets])
+
+
+YOLO = YoloFamily(
+    name="yolo",
+    heads=("mmdet.models.YOLOV3Head",),
+    parts=(Part("bbox_head.bbox_coder", ("mmdet.core.bbox.coder.YOLOBBoxCoder",), ("decode",)),),
+    ignored={
+        "nms_pre": "YOLOv3 in PyTorch does not read it, and neither does the graph; "
+        "test_cfg.deploy_nms_pre caps the graph"
+    },
+)

@@ -23,7 +23,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # scores are 1 up to float32's last digits: suppression would decide between ties.
 REACH = 6.0
 BRANCH = 0.2  # of a residual branch's output, against 1
-CORNER_CLASSES = 20  # that CornerNet's corners are of
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,28 @@ class Target:
         return phase >= self.phase if self.rest else phase == self.phase
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What to set in a detector; its family says so.
+
+    Attributes:
+        passes: targets that are set together, pass after pass: what a later one is to see may
+            exist only after an earlier one.
+        damped: the last normalisation layers of residual branches that are made small beside what
+            they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
+            section 5.1).
+    """
+
+    passes: Sequence[Sequence[Target]]
+    damped: Sequence[nn.Module] = ()
+
+
 def calibrate(
-    detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]], seed: int = 0
+    detector: nn.Module,
+    images: Tensor,
+    metas: Sequence[Mapping[str, Any]],
+    calibration: Calibration,
+    seed: int = 0,
 ) -> None:
     """Makes a randomly initialised detector detect, in place.
 
@@ -63,13 +82,16 @@ def calibrate(
         detector: in eval mode.
         images: float32 (N, 3, H, W), a few typical inputs.
         metas: their img_metas.
+        calibration: what to set.
         seed: of the noise for layers that start at zero.
     """
     torch.manual_seed(seed)
     with torch.no_grad():
-        _calm_residuals(detector)
+        for norm in calibration.damped:
+            weight: Any = norm.weight
+            weight.fill_(BRANCH)
         _set_batch_norm(detector, images)
-        for targets in _targets(detector):
+        for targets in calibration.passes:
             with _recorded([target.layer for target in targets]) as seen:
                 _run(detector, images, metas)
             for target in targets:
@@ -79,20 +101,6 @@ def calibrate(
 
 def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]) -> None:
     detector(img=[images], img_metas=[[dict(m) for m in metas]], return_loss=False, rescale=False)
-
-
-def _calm_residuals(detector: nn.Module) -> None:
-    """Makes the residual branches of an hourglass network small beside what they add to.
-
-    Training starts from such weights (Goyal et al., arXiv:1706.02677, section 5.1). With branches
-    as large as their input, 104 layers of random weights amplify a rounding to 1e-3 of a logit.
-    """
-    backbone: Any = getattr(detector, "backbone", None)
-    if type(backbone).__name__ != "HourglassNet":
-        return
-    for module in backbone.modules():
-        if type(module).__name__ == "BasicBlock":
-            module.norm2.weight.fill_(BRANCH)
 
 
 def _set_batch_norm(detector: nn.Module, images: Tensor) -> None:
@@ -156,92 +164,13 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
     layer.bias[chosen] = (layer.bias[chosen] - mean) * factor + shift
 
 
-def _logit(probability: float) -> float:
+def logit(probability: float) -> float:
+    """The logit of a probability, at most 9.2 from 0."""
     probability = min(max(probability, 1e-4), 1 - 1e-4)
     return float(np.log(probability / (1 - probability)))
 
 
-def _targets(detector: nn.Module) -> list[list[Target]]:
-    """What to set, in passes: regions have to exist before a region head can be looked at."""
-    model: Any = detector
-    if hasattr(model, "roi_head"):
-        return _two_stage(model)
-    head = model.bbox_head
-    cfg = head.test_cfg
-    kind = type(head).__name__
-    if kind == "DETRHead":
-        return [[Target(head.fc_cls, std=2.0), Target(head.fc_reg)]]
-    if kind == "CornerHead":
-        heats = [seq[-1].conv for seq in (head.tl_heat[-1], head.br_heat[-1])]
-        embeddings = [seq[-1].conv for seq in (head.tl_emb[-1], head.br_emb[-1])]
-        # Two corners make a box where they are of one class and their embeddings are near: of
-        # 80 classes, and embeddings as random as everything else, hardly any two do.
-        few = {"period": head.num_classes, "phase": CORNER_CLASSES, "rest": True}
-        return [
-            [
-                *(Target(layer, std=1.5, share=0.02, level=0.0) for layer in heats),
-                *(Target(layer, std=0.1) for layer in embeddings),
-            ],
-            [Target(layer, std=1.5, share=0.02, level=-8.0, **few) for layer in heats],
-        ]
-    if kind == "YOLOV3Head":
-        return [
-            [
-                Target(layer, std, share, level, head.num_attrib, phase, rest)
-                for layer in head.convs_pred
-                for std, share, level, phase, rest in (
-                    (1.0, None, 0.0, 0, False),
-                    (1.0, None, 0.0, 1, False),
-                    (0.4, None, 0.0, 2, False),
-                    (0.4, None, 0.0, 3, False),
-                    # Priors count from conf_thr on, their classes from score_thr on. With more of
-                    # them mmdet would suppress a million.
-                    (1.5, 0.02, _logit(cfg.conf_thr), 4, False),
-                    (1.5, 0.02, _logit(cfg.score_thr), 5, True),
-                )
-            ]
-        ]
-    level = _logit(cfg.score_thr)
-    if kind == "SSDHead":
-        return [
-            [
-                *(_foreground(_last(seq), head.cls_out_channels) for seq in head.cls_convs),
-                *(Target(_last(seq)) for seq in head.reg_convs),
-            ]
-        ]
-    if kind == "FCOSHead":
-        return [
-            [
-                Target(head.conv_cls, 1.5, 0.002, level + 1.5),
-                Target(head.conv_reg, 0.6),
-                Target(head.conv_centerness),
-            ]
-        ]
-    return [[Target(head.retina_cls, 1.5, 0.002, level + 1.5), Target(head.retina_reg, 0.3)]]
-
-
-def _last(layer: Any) -> nn.Module:
-    found: nn.Module = layer[-1] if isinstance(layer, nn.Sequential) else layer
+def last(layers: nn.Module) -> nn.Module:
+    """The last of a sequence of layers; another layer itself."""
+    found: nn.Module = layers[-1] if isinstance(layers, nn.Sequential) else layers
     return found
-
-
-def _foreground(layer: nn.Module, channels: int) -> Target:
-    """A softmax score layer: background, its last channel, far ahead of most of the classes."""
-    return Target(layer, 1.0, 0.02, 3.0, channels, 0, rest=True)
-
-
-def _two_stage(model: Any) -> list[list[Target]]:
-    rpn, roi = model.rpn_head, model.roi_head
-    boxes = list(roi.bbox_head) if isinstance(roi.bbox_head, nn.ModuleList) else [roi.bbox_head]
-    # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out otherwise, a
-    # fifth of a level's best thousand scores repeat another, and which are kept is left to chance.
-    passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
-    passes += [[Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)] for head in boxes]
-    if roi.with_mask:
-        masks = list(roi.mask_head) if isinstance(roi.mask_head, nn.ModuleList) else [roi.mask_head]
-        for head in masks:
-            layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
-            passes.append([Target(layer, 2.0)])
-        if hasattr(roi, "point_head"):
-            passes.append([Target(roi.point_head.fc_logits, 2.0)])
-    return passes

@@ -63,15 +63,17 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     """Asks the hooks what there is, and the settings what of it is wanted."""
     from pytest_onnxdet.backends import builtin_backends
     from pytest_onnxdet.data.datasets import builtin_datasets
+    from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.registry import builtin_registry
 
-    models, datasets = builtin_registry(), builtin_datasets()
+    models, datasets, families = builtin_registry(), builtin_datasets(), builtin_families()
     backends = BackendRegistry(builtin_backends().values())
     if settings.data is not None:
         _add_coco(datasets, settings.data)
     config.hook.pytest_onnxdet_models(registry=models)
     config.hook.pytest_onnxdet_backends(registry=backends)
     config.hook.pytest_onnxdet_datasets(registry=datasets)
+    config.hook.pytest_onnxdet_families(registry=families)
     specs = choose_models(settings, models)
     chosen, missing = choose_backends(settings, backends.as_dict())
     _require_datasets((spec.dataset for spec in specs), datasets)
@@ -82,7 +84,7 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     _require_writable(settings.cache, "--onnxdet-cache")
     if settings.report is not None:
         _require_writable(settings.report, "--onnxdet-report")
-    return Suite(settings, cases, missing, datasets)
+    return Suite(settings, cases, missing, datasets, families)
 
 
 def _add_coco(datasets: DatasetRegistry, folder: Path) -> None:

@@ -43,7 +43,7 @@ def onnxdet_workbench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
     from pytest_onnxdet.run.bench import Workbench
 
     suite = request.config.stash[SUITE]
-    with Workbench(suite.settings, suite.datasets) as bench:
+    with Workbench(suite.settings, suite.datasets, families=suite.families) as bench:
         yield bench
 
 

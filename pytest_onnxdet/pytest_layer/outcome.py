@@ -27,7 +27,7 @@ PROPERTY = "onnxdet"
 STAGES = {
     "pytest_onnxdet.models.checkpoint.BuildError": "build",
     "pytest_onnxdet.data.batches.DataError": "data",
-    "pytest_onnxdet.families.ops.boxes.UnsupportedPart": "lowering",
+    "pytest_onnxdet.families.classes.UnsupportedPart": "lowering",
     "pytest_onnxdet.export.options.ExportError": "export",
     "pytest_onnxdet.core.store.StoreError": "cache",
     "pytest_onnxdet.backends.base.BackendError": "runtime",

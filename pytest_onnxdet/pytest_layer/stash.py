@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.datasets import DatasetRegistry
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.run.cases import Case, Settings
 
 
@@ -21,12 +22,14 @@ class Suite:
         cases: every case, in order.
         missing: by backend name, why its cases are skipped.
         datasets: where data sets are looked up.
+        families: how detectors are lowered.
     """
 
     settings: Settings
     cases: tuple[Case, ...]
     missing: dict[str, str]
     datasets: DatasetRegistry
+    families: FamilyRegistry
 
 
 #: In a config's stash.

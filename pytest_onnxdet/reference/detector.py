@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,8 @@ from pytest_onnxdet.reference.ties.points import watched_choices
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
-
-
-CORNER_MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
+    from pytest_onnxdet.families.family import Family
+    from pytest_onnxdet.families.registry import FamilyRegistry
 
 
 class Reference:
@@ -26,67 +26,74 @@ class Reference:
 
     Args:
         detector: in eval mode, on the CPU.
+        families: where its family is looked up; None: the built-in ones.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: nn.Module, families: FamilyRegistry | None = None) -> None:
         self.detector = detector
+        self._families = families
 
-    @property
-    def two_stage(self) -> bool:
-        """Whether a proposal network chooses what later layers look at."""
-        return hasattr(self.detector, "rpn_head")
+    @functools.cached_property
+    def family(self) -> Family:
+        """The detector's family, which knows its raw outputs and what can tie.
+
+        Raises:
+            UnsupportedPart: no family takes the detector; it can :meth:`run` all the same.
+        """
+        from pytest_onnxdet.families.registry import builtin_families
+
+        return (self._families or builtin_families()).of(self.detector)
 
     def run(self, batch: Batch, mask_ranges: bool = False) -> list[Detections]:
         """The detector's detections of the batch's valid images, at the original images' sizes.
 
         Args:
             batch: the images.
-            mask_ranges: whether PointRend's detections get their ``mask_range``.
+            mask_ranges: whether detections get their ``mask_range``, where masks are refined at
+                points that can tie.
         """
-        images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        results = functools.partial(self.detector, return_loss=False, rescale=True)
+        return self._detections(
+            batch,
+            mask_ranges,
+            lambda images, metas: results(img=[images], img_metas=[metas]),
+        )
+
+    def _detections(
+        self,
+        batch: Batch,
+        mask_ranges: bool,
+        results: Callable[[Tensor, list[dict[str, Any]]], list[Any]],
+    ) -> list[Detections]:
+        """Detections of mmdet's results of a batch, with what is noted while they are computed."""
+        images = _images(batch)
         metas = [dict(meta) for meta in batch.metas]  # mmdet writes into them
         with contextlib.ExitStack() as watching:
-            bounds = watching.enter_context(watched_choices(self.detector)) if mask_ranges else []
+            bounds = (
+                watching.enter_context(watched_choices(self.detector))
+                if mask_ranges and self.family.ties.points
+                else []
+            )
             seen = watching.enter_context(_watched_masks(self.detector))
             watching.enter_context(torch.no_grad())
-            results = self.detector(
-                img=[images], img_metas=[metas], return_loss=False, rescale=True
-            )
+            found = results(images, metas)
         detections = []
-        for result in results:
+        for result in found:
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None
-            detections.append(_detections(result, masks, bound))
+            detections.append(_one(result, masks, bound))
         return detections[: batch.valid]
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """The heads' outputs, by the names that the raw graph gives them.
-
-        Single-stage models: every level of the dense head. Two-stage models: of the proposal
-        network, as all that follows depends on which proposals it picks. CornerNet: the last
-        level's maps. DETR: the last decoder layer's logits and boxes.
-        """
-        from pytest_onnxdet.families.base import named_levels
-
-        detector: Any = self.detector
-        images = torch.from_numpy(np.ascontiguousarray(batch.images))
+        """The heads' outputs, by the names that the raw graph gives them; see :class:`Family`."""
+        images = _images(batch)
         size = tuple(images.shape[-2:])
         metas = [{**meta, "batch_input_shape": size} for meta in batch.metas]
         with torch.no_grad():
-            features = detector.extract_feat(images)
-            if hasattr(detector, "rpn_head"):
-                outputs = named_levels(detector.rpn_head(features))
-            elif type(detector.bbox_head).__name__ == "DETRHead":
-                logits, boxes = detector.bbox_head(features, metas)
-                outputs = {"cls_score": logits[-1][-1], "bbox_pred": boxes[-1][-1]}
-            elif type(detector.bbox_head).__name__ == "CornerHead":
-                maps = detector.bbox_head(features)
-                outputs = {n: m[-1] for n, m in zip(CORNER_MAPS, maps, strict=True)}
-            else:
-                outputs = named_levels(detector.bbox_head(features))
+            outputs = self.family.raw_reference(self.detector, images, metas)
         return {name: value.numpy() for name, value in outputs.items()}
 
     def post_process(
@@ -111,49 +118,21 @@ class Reference:
         Returns:
             Detections of the valid images.
         """
-        from mmdet.core import bbox2result
-
-        detector: Any = self.detector
         tensors = {name: torch.from_numpy(value.copy()) for name, value in raw.items()}
-        order = _topk_lowest_first() if lowest_first else contextlib.nullcontext()
-        if self.two_stage:
-            with order, _given(detector.rpn_head, tuple(_by_kind(tensors))):
-                return self.run(batch, mask_ranges)
-        head = detector.bbox_head
-        if type(head).__name__ == "DETRHead":
-            outputs = [[tensors["cls_score"][None]], [tensors["bbox_pred"][None]]]
-        elif type(head).__name__ == "CornerHead":
-            outputs = [[tensors[name]] for name in CORNER_MAPS]
-        else:
-            outputs = _by_kind(tensors)
-        metas = [dict(meta) for meta in batch.metas]
-        with torch.no_grad(), order:
-            found = head.get_bboxes(*outputs, img_metas=metas, rescale=True)
-        results = [bbox2result(dets, labels, head.num_classes) for dets, labels in found]
-        return [Detections.from_mmdet(result) for result in results[: batch.valid]]
+        family, detector = self.family, self.detector
+        with _topk_lowest_first() if lowest_first else contextlib.nullcontext():
+            return self._detections(
+                batch,
+                mask_ranges,
+                lambda images, metas: family.post_process(detector, tensors, images, metas),
+            )
 
 
-def _by_kind(tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
-    """A dense head's outputs, kind after kind, of tensors named by kind and level."""
-    kinds = dict.fromkeys(name.rpartition("_")[0] for name in tensors)
-    return [
-        [value for name, value in tensors.items() if name.rpartition("_")[0] == kind]
-        for kind in kinds
-    ]
+def _images(batch: Batch) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(batch.images))
 
 
-@contextlib.contextmanager
-def _given(module: nn.Module, outputs: tuple[Any, ...]) -> Iterator[None]:
-    """For the duration of the block, a module gives these outputs, whatever it gets."""
-    target: Any = module
-    target.forward = lambda *_: outputs
-    try:
-        yield
-    finally:
-        del target.forward
-
-
-def _detections(result: Any, seen: tuple[Any, Any] | None, bounds: Any = None) -> Detections:
+def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any = None) -> Detections:
     """One image's result, with the mask probabilities in the order of its detections."""
     if seen is None:
         return Detections.from_mmdet(result)

@@ -22,6 +22,7 @@ from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.batches import Batches, alone
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
+from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.reference.recording import packed, record
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.data.datasets import Dataset, DatasetRegistry
     from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
     from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.reference.recording import Recording
@@ -48,15 +50,21 @@ class Workbench:
         settings: the request; its ``cache``, ``limit`` and ``data`` are used.
         datasets: where models' data sets are looked up.
         threads: for PyTorch, OpenCV and the sessions; None: this process's fair share.
+        families: how detectors are lowered; None: the built-in families.
 
     Raises:
         StoreError: the cache cannot be written to.
     """
 
     def __init__(
-        self, settings: Settings, datasets: DatasetRegistry, threads: int | None = None
+        self,
+        settings: Settings,
+        datasets: DatasetRegistry,
+        threads: int | None = None,
+        families: FamilyRegistry | None = None,
     ) -> None:
         self.settings = settings
+        self.families = builtin_families() if families is None else families
         self.datasets = datasets
         self.threads = fair_share() if threads is None else threads
         self.store = ArtifactStore(settings.cache / "graphs")
@@ -76,7 +84,9 @@ class Workbench:
             from pytest_onnxdet.run.detectors import make_detector
 
             downloads = self.settings.cache / "checkpoints"
-            return make_detector(spec, downloads, self.threads, lambda: self.dataset(spec))
+            return make_detector(
+                spec, downloads, self.threads, lambda: self.dataset(spec), self.families
+            )
 
         return self._once(spec, ("detector",), make)
 
@@ -86,7 +96,7 @@ class Workbench:
         def wrap() -> Reference:
             from pytest_onnxdet.reference.detector import Reference
 
-            return Reference(self.detector(spec))
+            return Reference(self.detector(spec), self.families)
 
         return self._once(spec, ("reference",), wrap)
 
@@ -148,14 +158,20 @@ class Workbench:
         return self._once(
             case.spec,
             ("second", str(options)),
-            lambda: self._second.export(self.detector(case.spec), options),
+            lambda: self._second.export(self.detector(case.spec), options, families=self.families),
             close=lambda again: again.path.unlink(missing_ok=True),
         )
 
     def _export(self, case: Case, options: ExportOptions) -> Artifact:
         from pytest_onnxdet.export.exporter import export_model
 
-        return export_model(case.spec, options, self.store, detector=self.detector(case.spec))
+        return export_model(
+            case.spec,
+            options,
+            self.store,
+            detector=self.detector(case.spec),
+            families=self.families,
+        )
 
     def export_options(self, case: Case, postprocess: bool = True) -> ExportOptions:
         """Which graph a case needs. Dynamic graphs do not depend on the case's batch size."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_onnxdet.core.cpu import share_cores
-from pytest_onnxdet.data.batches import collate
-from pytest_onnxdet.models.structure import CALIBRATION, is_structure
+from pytest_onnxdet.models.structure import is_structure
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
 
 
 def make_detector(
-    spec: ModelSpec, downloads: Path, threads: int | None, dataset: Callable[[], Dataset]
+    spec: ModelSpec,
+    downloads: Path,
+    threads: int | None,
+    dataset: Callable[[], Dataset],
+    families: FamilyRegistry,
 ) -> nn.Module:
     """The unmodified detector: eval mode, CPU, weights loaded. The same in every process.
 
@@ -28,12 +31,15 @@ def make_detector(
         downloads: where checkpoints are kept.
         threads: for PyTorch and OpenCV; None: no limit.
         dataset: gives the spec's data set; asked only for random weights, calibrated on it.
+        families: where the detector's is looked up, which says how it is calibrated.
 
     Raises:
         BuildError: it cannot be built, or its weights do not load.
+        UnsupportedPart: its weights are random, and no family says how it is calibrated.
     """
     import torch
 
+    from pytest_onnxdet.families.calibrated import calibrated_detector
     from pytest_onnxdet.models.build import build_detector
 
     share_cores(threads)
@@ -41,18 +47,5 @@ def make_detector(
         # Weights that are drawn are drawn alike in every worker.
         torch.manual_seed(0)
         if is_structure(spec):
-            return _calibrated(spec, dataset())
+            return calibrated_detector(spec, dataset(), families)
         return build_detector(spec, downloads=downloads)
-
-
-def _calibrated(spec: ModelSpec, dataset: Dataset) -> nn.Module:
-    """The detector with random weights that detect something."""
-    import torch
-
-    from pytest_onnxdet.models.build import build_detector
-    from pytest_onnxdet.models.calibrate import calibrate
-
-    detector = build_detector(replace(spec, weights=None))
-    batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
-    calibrate(detector, torch.from_numpy(batch.images), batch.metas)
-    return detector

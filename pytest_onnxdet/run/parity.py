@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_onnxdet.run.ties import alternatives
+from pytest_onnxdet.run.ties import alternatives, most_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def sides(
 
 def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
     """mmdet's own proofs, on PyTorch's raw outputs, for as many images as the spec expects."""
-    return TieProofs(partial(alternatives, bench, case, tolerance), case.spec.tied_images)
+    return TieProofs(partial(alternatives, bench, case, tolerance), most_tied(bench, case.spec))
 
 
 def blame(bench: Workbench, case: Case) -> str:
@@ -55,7 +55,10 @@ def blame(bench: Workbench, case: Case) -> str:
 
     # The deploy model of a static graph is another one, which takes shapes for numbers.
     deploy = lower(
-        bench.detector(case.spec), case.backend.lowering, fixed_shape=case.shape == "static"
+        bench.detector(case.spec),
+        case.backend.lowering,
+        fixed_shape=case.shape == "static",
+        families=bench.families,
     )
     session = bench.session(case)
     return str(

@@ -6,14 +6,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_onnxdet.models.structure import is_structure
+
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
-    from pytest_onnxdet.models.spec import Tolerance
+    from pytest_onnxdet.models.spec import ModelSpec, Tolerance
     from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Case
+
+
+def most_tied(bench: Workbench, spec: ModelSpec) -> float:
+    """The greatest share of a model's images in which parity may rest on a proof.
+
+    The spec says so; of random weights, which nobody measured, the family, too.
+    """
+    if not is_structure(spec):
+        return spec.tied_images
+    return max(spec.tied_images, bench.reference(spec).family.ties.images)
 
 
 def alternatives(
@@ -77,7 +89,7 @@ def of_image(
 
     raw = reference.raw(batch)
     theirs = proposals = None
-    if reference.two_stage or proof.CORNERS[0] in raw:
+    if reference.family.ties.proposals or reference.family.ties.peaks:
         theirs, proposals = split_raw(raw_session().run(batch))
     return proof.alternatives(
         reference, batch, place, candidate, raw, theirs, proposals, tolerance, max_per_img

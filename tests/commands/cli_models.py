@@ -82,6 +82,7 @@ def calibrated(cfg_name: Path) -> torch.nn.Module:
     """The config's detector with random weights that detect something."""
     from pytest_onnxdet.commands.common import open_config
     from pytest_onnxdet.commands.images import SAMPLE, SECOND, batch_of
+    from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.build import initialise, make_detector
     from pytest_onnxdet.models.calibrate import calibrate
 
@@ -91,7 +92,8 @@ def calibrated(cfg_name: Path) -> torch.nn.Module:
     initialise(detector)
     detector.eval()
     batch = batch_of(model.cfg, (SAMPLE, SECOND), (96, 128), fill=(True, True))
-    calibrate(detector, torch.from_numpy(batch.images), batch.metas)
+    calibration = builtin_families().of(detector).calibration(detector)
+    calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)
     return detector
 
 

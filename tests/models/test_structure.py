@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pytest_onnxdet.models.registry import builtin_registry
-from pytest_onnxdet.models.structure import GRAINED, is_structure
+from pytest_onnxdet.models.structure import GRAINED, is_structure, keeps_size
 from pytest_onnxdet.models.zoo import DOCUMENTED, ZOO
 from pytest_onnxdet.run.cases import Settings, choose_models
 from pytest_onnxdet.verify.checks import CheckFailed
@@ -75,6 +75,7 @@ def test_calibrated_objectness_does_not_saturate() -> None:
 
     from pytest_onnxdet.data.batches import collate
     from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
+    from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.build import build_detector, load_config
     from pytest_onnxdet.models.calibrate import calibrate
 
@@ -85,7 +86,7 @@ def test_calibrated_objectness_does_not_saturate() -> None:
     batch = collate([dataset.sample(i) for i in range(2)])
     images = torch.from_numpy(batch.images)
 
-    calibrate(detector, images, batch.metas)
+    calibrate(detector, images, batch.metas, builtin_families().of(detector).calibration(detector))
 
     with torch.no_grad():
         logits, _ = detector.rpn_head(detector.extract_feat(images))
@@ -93,19 +94,59 @@ def test_calibrated_objectness_does_not_saturate() -> None:
     assert -2.0 < highest <= 4.0 + 1e-4
 
 
+@pytest.mark.parametrize(
+    ("steps", "keeps"),
+    [
+        (
+            [{"type": "Flip", "scale_factor": 1.0, "transforms": [{"type": "Pad"}]}],
+            True,
+        ),
+        (
+            [{"type": "Flip", "img_scale": (9, 9), "transforms": [{"type": "Pad"}]}],
+            False,
+        ),
+        ([{"type": "Flip", "scale_factor": [1, 2], "transforms": []}], False),
+        ([{"type": "Resize", "img_scale": (9, 9)}], False),
+        ([{"type": "Normalize"}], True),
+    ],
+)
+def test_which_pipelines_keep_an_images_size(steps: list[dict[str, object]], keeps: bool) -> None:
+    assert keeps_size(steps) == keeps
+
+
 def test_an_hourglass_starts_from_small_branches_and_others_as_seeded() -> None:
     from mmdet.models.backbones.resnet import BasicBlock
 
+    from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.build import build_detector
-    from pytest_onnxdet.models.calibrate import BRANCH, _calm_residuals
+    from pytest_onnxdet.models.calibrate import BRANCH, Calibration, calibrate
 
     for name, wanted in (("cornernet", BRANCH), ("retinanet", None)):
         detector = build_detector(REGISTRY.get(name, "mini"))
         blocks = [module for module in detector.modules() if isinstance(module, BasicBlock)]
         before = [block.norm2.weight.detach().clone() for block in blocks]
-        with torch.no_grad():
-            _calm_residuals(detector)
+        damped = builtin_families().of(detector).calibration(detector).damped
+        metas = [{"img_shape": (128, 128, 3)}]
+        calibrate(detector, torch.rand(1, 3, 128, 128), metas, Calibration([], damped))
         assert blocks
         for block, seeded in zip(blocks, before, strict=True):
             kept = seeded if wanted is None else torch.full_like(seeded, wanted)
             assert torch.equal(block.norm2.weight, kept)
+
+
+@pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.0)])
+def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from pytest_onnxdet.families.registry import builtin_families
+    from pytest_onnxdet.models.structure import structure_spec
+    from pytest_onnxdet.run.ties import most_tied
+
+    spec = REGISTRY.get(name, "mini")
+    reference = SimpleNamespace(
+        family=builtin_families().get("point_rend" if name == "point_rend" else "dense")
+    )
+    bench: Any = SimpleNamespace(reference=lambda spec: reference)
+    assert most_tied(bench, structure_spec(spec)) == share
+    assert most_tied(bench, spec) == spec.tied_images

@@ -22,15 +22,20 @@ def documented(project: pytest.Pytester) -> pytest.Pytester:
     files: dict[str, str] = {}
     for name, continued, text in BLOCK.findall(PAGE.read_text()):
         files[name] = files.get(name, "") + text if continued else text
-    tests = ["tests/test_product.py", "tests/test_runtime.py"]
-    assert sorted(files) == ["conftest.py", "pytest.ini", *tests]
+    assert sorted(files) == [
+        "conftest.py",
+        "detector/heads.py",
+        "detector/steady.py",
+        "pytest.ini",
+        "tests/test_product.py",
+        "tests/test_runtime.py",
+    ]
     for name, text in files.items():
         path = project.path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     spec = builtin_registry().get("retinanet")
     assert spec.weights is not None
-    (project.path / "detector").mkdir()
     shutil.copy(spec.weights, project.path / "detector/weights.safetensors")
     (project.path / "detector/config.py").write_text(config_text())
     (project.path / "data/val").mkdir(parents=True)
@@ -83,6 +88,27 @@ def test_the_model_and_the_projects_tests_on_both_runtimes(documented: pytest.Py
     assert len(suites) == len(backends)
     assert {case["metrics"]["images"] for case in suites} == {IMAGES}
     assert all(case["metrics"]["matched"] > 0 for case in suites)
+
+
+@pytest.mark.parametrize("lowered", [True, False])
+def test_the_head_is_lowered_as_its_family_says(documented: pytest.Pytester, lowered: bool) -> None:
+    """The page's second detector, with and without its family."""
+    conftest = documented.path / "conftest.py"
+    text = conftest.read_text()
+    if not lowered:
+        assert text.count("def pytest_onnxdet_families") == 1
+        text = text.replace("def pytest_onnxdet_families", "def no_hook")
+    conftest.write_text(
+        text.replace('"shape_finder"', '"steady_finder"').replace("config.py", "steady.py")
+    )
+    result = documented.runpytest_subprocess(
+        "--onnxdet", "-m", "(export or parity) and dynamic and batch1 and onnxruntime"
+    )
+    if lowered:
+        result.assert_outcomes(passed=2)
+    else:
+        result.assert_outcomes(errors=2)
+        result.stdout.fnmatch_lines(["*SteadyHead overrides RetinaHead.forward_single*"])
 
 
 def test_what_the_commands_collect(documented: pytest.Pytester) -> None:

@@ -13,7 +13,7 @@ from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.reference.ties.peaks import judge_peaks, played_back_peaks
-from pytest_onnxdet.reference.ties.proof import CORNERS, _with_peaks
+from pytest_onnxdet.reference.ties.proof import _with_peaks
 from pytest_onnxdet.reference.ties.suppression import Unproven
 
 UNIT = 6e-8
@@ -81,7 +81,9 @@ def test_each_image_of_a_batch_has_its_own_peaks() -> None:
         zip(alone(batch), reference.post_process(raw, batch, lowest_first=True), strict=True)
     ):
         own = {name: value[place : place + 1] for name, value in raw.items()}
-        (found,) = _with_peaks(reference, own, image, [own[name] for name in CORNERS])
+        (found,) = _with_peaks(
+            reference, own, image, [own[name] for name in reference.family.ties.peaks]
+        )
         np.testing.assert_array_equal(found.boxes, expected.boxes)
         raised = own["tl_heat"] + np.float32(0.01) * np.random.default_rng(0).random(
             own["tl_heat"].shape, np.float32

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.families.family import Family
+from pytest_onnxdet.families.registry import FamilyRegistry
 from pytest_onnxdet.reference.detector import Reference
 
 
@@ -27,16 +29,29 @@ class TopTwo(nn.Module):
 
 
 class Detector(nn.Module):
+    """One that is not run, and no mmdet detector."""
+
     def __init__(self) -> None:
         super().__init__()
         self.bbox_head = TopTwo()
+
+    forward_test = simple_test = extract_feat = None
+
+
+class TopTwoFamily(Family):
+    def lower(self, detector: nn.Module, lowering: Any, limits: Any) -> Any:
+        raise NotImplementedError
+
+
+FAMILIES = FamilyRegistry([TopTwoFamily("top_two", (TopTwo,), detectors=(Detector,))])
 
 
 def kept_cells(scores: np.ndarray, lowest_first: bool) -> list[int]:
     size = np.int64([[8, 8]])
     batch = Batch(np.zeros((1, 3, 8, 8), np.float32), size, [{}])
-    found = Reference(Detector()).post_process({"cls_score_0": scores}, batch, lowest_first)
-    assert found is not None
+    found = Reference(Detector(), FAMILIES).post_process(
+        {"cls_score_0": scores}, batch, lowest_first
+    )
     return [int(x) for x in found[0].boxes[:, 0]]
 
 

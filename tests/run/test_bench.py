@@ -15,6 +15,7 @@ from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Sample
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.families.family import Ties
 from pytest_onnxdet.models.checkpoint import BuildError
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
@@ -333,10 +334,12 @@ class Settling:
         suppresses: whether its post-processing chooses by suppression, as DETR's does not.
     """
 
-    detector = SimpleNamespace(rpn_head=SimpleNamespace(test_cfg=SimpleNamespace(max_per_img=7)))
+    detector = None
 
     def __init__(self, two_stage: bool = False, suppresses: bool = True):
         self.two_stage, self.suppresses = two_stage, suppresses
+        ties = Ties(order=not two_stage, proposals=two_stage, points=two_stage)
+        self.family = SimpleNamespace(ties=ties, proposal_limit=lambda detector: 7)
 
     def raw(self, batch: Any) -> dict[str, Any]:
         return {"dets": np.full((len(batch.images), 1, 5), 1, np.float32)}

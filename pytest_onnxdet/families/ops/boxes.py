@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class UnsupportedPart(Exception):
-    """A detector uses a part that has no lowering; the message names it and what is supported."""
+from pytest_onnxdet.families.classes import UnsupportedPart, nearest, objection, resolve
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:
@@ -69,13 +67,7 @@ class Candidates:
     def __init__(
         self, generator: Any, maps: Sequence[Tensor], fixed_shape: bool, classes: int = 1
     ) -> None:
-        from mmdet.core.anchor import AnchorGenerator, MlvlPointGenerator
-
-        if not isinstance(generator, (AnchorGenerator, MlvlPointGenerator)):
-            raise UnsupportedPart(
-                f"the prior generator {type(generator).__name__} has no lowering; "
-                "AnchorGenerator and MlvlPointGenerator have"
-            )
+        require_generator(generator)
         self._generator: Any = generator
         self._device = maps[0].device
         self._fixed, self._classes = fixed_shape, classes
@@ -214,11 +206,34 @@ def decode(coder: Any, priors: Tensor, predictions: Tensor, image_shape: Tensor)
     Raises:
         UnsupportedPart: another coder.
     """
-    name = type(coder).__name__
-    if name not in _DECODERS:
-        raise UnsupportedPart(f"the box coder {name} has no lowering; {', '.join(_DECODERS)} have")
-    boxes = _DECODERS[name](coder, priors, predictions)
+    boxes = _DECODERS[require_coder(coder)](coder, priors, predictions)
     return clip(boxes, image_shape) if coder.clip_border else boxes
+
+
+def require_coder(coder: Any) -> str:
+    """Which of the lowered box coders a coder is, as a key of ``_DECODERS``.
+
+    Raises:
+        UnsupportedPart: none of them, or a subclass with a decoding of its own.
+    """
+    why = objection(coder, _DECODERS, ("decode",))
+    if why is not None:
+        raise UnsupportedPart(f"the box coder {type(coder).__name__} has no lowering: {why}")
+    base = nearest(type(coder), _DECODERS)
+    return next(kind for kind in _DECODERS if resolve(kind) is base)
+
+
+def require_generator(generator: Any) -> None:
+    """Refuses a prior generator that lays out its grid otherwise than mmdet's do.
+
+    Raises:
+        UnsupportedPart: it names the generator.
+    """
+    why = objection(generator, _GENERATORS, ("grid_priors", "single_level_grid_priors"))
+    if why is not None:
+        raise UnsupportedPart(
+            f"the prior generator {type(generator).__name__} has no lowering: {why}"
+        )
 
 
 def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
@@ -269,7 +284,11 @@ def _decode_distance(_: Any, points: Tensor, distances: Tensor) -> Tensor:
 
 
 _DECODERS = {
-    "DeltaXYWHBBoxCoder": _decode_delta,
-    "TBLRBBoxCoder": _decode_tblr,
-    "DistancePointBBoxCoder": _decode_distance,
+    "mmdet.core.bbox.coder.DeltaXYWHBBoxCoder": _decode_delta,
+    "mmdet.core.bbox.coder.TBLRBBoxCoder": _decode_tblr,
+    "mmdet.core.bbox.coder.DistancePointBBoxCoder": _decode_distance,
 }
+_GENERATORS = (
+    "mmdet.core.anchor.AnchorGenerator",
+    "mmdet.core.anchor.MlvlPointGenerator",
+)

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.families.ops.boxes import UnsupportedPart
+from pytest_onnxdet.families.classes import UnsupportedPart, objection
 from pytest_onnxdet.families.ops.custom import roi_align
+
+SINGLE_LEVEL = ("mmdet.models.roi_heads.roi_extractors.SingleRoIExtractor",)
+#: What inference uses of an extractor of regions.
+EXTRACTOR_METHODS = ("forward", "map_roi_levels", "roi_rescale")
 
 
 def flatten_rois(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,9 +46,11 @@ def level_scales(extractor: Any) -> list[float]:
         UnsupportedPart: not mmdet's ``SingleRoIExtractor`` with average ``RoIAlign`` layers.
     """
     layers = extractor.roi_layers
-    if type(extractor).__name__ != "SingleRoIExtractor" or any(
-        type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg" for layer in layers
-    ):
+    plain = all(
+        objection(layer, ("mmcv.ops.RoIAlign",), ("forward",)) is None and layer.pool_mode == "avg"
+        for layer in layers
+    )
+    if not plain or objection(extractor, SINGLE_LEVEL, EXTRACTOR_METHODS) is not None:
         raise UnsupportedPart(
             f"{type(extractor).__name__} with {type(layers[0]).__name__} has no lowering; "
             "SingleRoIExtractor with average RoIAlign has"
@@ -120,6 +126,22 @@ def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float)
     return found.permute(0, 2, 1, 3).reshape(rows, features.shape[1], points.shape[-2])
 
 
+def point_layer(extractor: Any) -> Any:
+    """The only pooling layer of PointRend's mask extractor.
+
+    Raises:
+        UnsupportedPart: not one level with an aligned ``SimpleRoIAlign``.
+    """
+    layer = extractor.roi_layers[0]
+    simple = objection(layer, ("mmcv.ops.SimpleRoIAlign",), ("forward",)) is None
+    if extractor.num_inputs != 1 or not simple or not layer.aligned:
+        raise UnsupportedPart(
+            f"{type(extractor).__name__} over {extractor.num_inputs} levels with "
+            f"{type(layer).__name__} has no lowering; one level with aligned SimpleRoIAlign has"
+        )
+    return layer
+
+
 def pool_points(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
     """PointRend's coarse pooling: a regular grid of points in each box, on one level.
 
@@ -131,12 +153,7 @@ def pool_points(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor) -> 
     Returns:
         float32 (N * K, C, h, w).
     """
-    layer = extractor.roi_layers[0]
-    if extractor.num_inputs != 1 or type(layer).__name__ != "SimpleRoIAlign" or not layer.aligned:
-        raise UnsupportedPart(
-            f"{type(extractor).__name__} over {extractor.num_inputs} levels with "
-            f"{type(layer).__name__} has no lowering; one level with aligned SimpleRoIAlign has"
-        )
+    layer = point_layer(extractor)
     height, width = layer.output_size
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     y = (torch.arange(height, device=boxes.device) + 0.5) / height

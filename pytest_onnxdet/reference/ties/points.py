@@ -25,22 +25,17 @@ from torch.nn import functional
 SLACK = 1e-4
 
 
-def has_choices(detector: nn.Module) -> bool:
-    """Whether the detector refines its masks point by point."""
-    return hasattr(getattr(detector, "roi_head", None), "_mask_point_forward_test")
-
-
 @contextlib.contextmanager
 def watched_choices(detector: nn.Module) -> Iterator[list[NDArray[np.float32]]]:
     """Notes the bounds of each image's masks while the detector runs; see :func:`mask_bounds`.
+
+    Args:
+        detector: one that refines its masks point by point, as mmdet's ``PointRendRoIHead``.
 
     Yields:
         An entry per image that has detections, in the order of the mask head's input.
     """
     seen: list[NDArray[np.float32]] = []
-    if not has_choices(detector):
-        yield seen
-        return
     head: Any = detector.roi_head
     original = head._mask_point_forward_test
 

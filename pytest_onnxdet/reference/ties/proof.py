@@ -12,8 +12,6 @@ from pytest_onnxdet.models.spec import Tolerance
 #: 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any mask.
 OPEN = 0.01
 
-CORNERS = ("tl_heat", "br_heat")
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -42,18 +40,17 @@ def alternatives(
         place: the image's place in it.
         candidate: what the backend finds in it.
         raw: PyTorch's raw outputs of the batch.
-        theirs: the backend's raw outputs of the batch; read of CornerNet alone, and
-            None where that is not the model.
-        proposals: of two-stage models those that the backend chose, (N, K, 6); else None.
+        theirs: the backend's raw outputs of the batch; read where peaks can tie, else None.
+        proposals: those that the backend chose, (N, K, 6), where a family has them; else None.
         tolerance: by how much what the backend kept may differ from PyTorch's candidates.
         max_per_img: where the detector cuts an image's detections; None: nowhere.
 
     Returns:
-        Of single-stage models the detections with ONNX's order of equal values, of CornerNet also
-        with the backend's peaks, where rounding may make them peaks. Of all models
-        those with the backend's choice of boxes, where suppression may choose so; of PointRend
-        with the range of the masks where float ties decide which points are refined, unless more
-        than a hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed
+        What the family's ``ties`` leave open: the detections with ONNX's order of equal values;
+        those with the backend's peaks, where rounding may make them peaks; those with the
+        backend's choice of boxes, where suppression may choose so, with the range of the masks
+        where float ties decide which points are refined, unless more than a hundredth of the
+        pixels hangs on that. Scores and boxes are PyTorch's own, computed
         from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
         two values that tie comes first.
     """
@@ -61,21 +58,23 @@ def alternatives(
 
     one = list(alone(batch))[place]
     made: list[Detections] = []
-    detector: Any = reference.detector
+    ties = reference.family.ties
     choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
     own = {name: value[place : place + 1] for name, value in raw.items()}
-    if not reference.two_stage:
+    if ties.order:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
-    if proposals is not None:
-        mine = proposals[place][proposals[place, :, 4] > 0]
-        limit = detector.rpn_head.test_cfg.max_per_img
-        choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
-    elif theirs is not None:
-        heats = [theirs[name][place : place + 1] for name in CORNERS]
+    if ties.peaks and theirs is not None:
+        heats = [theirs[name][place : place + 1] for name in ties.peaks]
         made += _with_peaks(reference, own, one, heats)
+    if not ties.suppression:
+        return made
+    if ties.proposals and proposals is not None:
+        mine = proposals[place][proposals[place, :, 4] > 0]
+        limit = reference.family.proposal_limit(reference.detector)
+        choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
     try:
         with played_back(choices, tolerance):
-            chosen = reference.post_process(own, one, mask_ranges=reference.two_stage)
+            chosen = reference.post_process(own, one, mask_ranges=ties.points)
     except Unproven:
         return made
     return [*made, *(one for one in chosen if open_share(one, tolerance.mask_prob) <= OPEN)]
@@ -87,7 +86,7 @@ def _with_peaks(
     image: Batch,
     heats: Sequence[NDArray[np.float32]],
 ) -> list[Detections]:
-    """Of CornerNet: the detections of one image where the backend's peaks are the corners."""
+    """The detections of one image where the backend's peaks are mmdet's."""
     import torch
 
     from pytest_onnxdet.reference.ties.peaks import played_back_peaks

@@ -1,0 +1,34 @@
+"""A detector whose weights are random and detect something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_onnxdet.data.batches import collate
+from pytest_onnxdet.models.build import build_detector
+from pytest_onnxdet.models.calibrate import calibrate
+from pytest_onnxdet.models.structure import CALIBRATION
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.families.registry import FamilyRegistry
+    from pytest_onnxdet.models.spec import ModelSpec
+
+
+def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegistry) -> nn.Module:
+    """The spec's detector, calibrated on the first images as its family says.
+
+    Raises:
+        BuildError: it cannot be built.
+        UnsupportedPart: no family takes it, or none says how it is calibrated.
+    """
+    detector = build_detector(replace(spec, weights=None))
+    calibration = families.of(detector).calibration(detector)
+    batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
+    calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)
+    return detector

@@ -1,0 +1,248 @@
+"""What the project knows of one kind of detector, as one object. Imports nothing heavy.
+
+A family says which detectors it takes and how they are lowered, and what else follows from how a
+head decides: its raw outputs, mmdet's post-processing of them, which caps act, the least opset, how
+random weights are made to detect something, and what float ties leave open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_onnxdet.families.classes import (
+    Kind,
+    UnsupportedPart,
+    at_path,
+    nearest,
+    objection,
+    refuse_operators,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pytest_onnxdet.families.base import DeployModel, Limits
+    from pytest_onnxdet.families.ops.lowering import Lowering
+    from pytest_onnxdet.models.calibrate import Calibration
+
+#: What inference uses of a dense head of mmdet's.
+HEAD_METHODS = (
+    "forward",
+    "forward_single",
+    "simple_test",
+    "simple_test_bboxes",
+    "get_bboxes",
+    "_get_bboxes_single",
+    "_bbox_post_process",
+)
+#: What inference uses of a detector.
+DETECTOR_METHODS = ("forward", "forward_test", "simple_test", "extract_feat")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a detector beside its head whose inference the lowering repeats.
+
+    Attributes:
+        path: where it is, ``"roi_head.mask_head"``; of a list of modules each is meant.
+        classes: which classes are taken, with those subclasses that override no method.
+        methods: the methods that count.
+        optional: whether the detector may be without it.
+    """
+
+    path: str
+    classes: tuple[Kind, ...]
+    methods: tuple[str, ...] = ("forward",)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What float ties leave open in a family's post-processing.
+
+    Attributes:
+        order: which of equal values top-k takes: PyTorch leaves it open, ONNX does not.
+        suppression: which of overlapping boxes mmcv's plain ``batched_nms`` keeps.
+        proposals: whether suppression chooses proposals first, which later layers work on.
+        peaks: raw outputs, as logits, in which neighbours may both be peaks; in the order in which
+            mmdet looks at them.
+        points: whether masks are refined at the points that are least certain.
+        images: the greatest share of a random detector's images in which something ties.
+    """
+
+    order: bool = False
+    suppression: bool = True
+    proposals: bool = False
+    peaks: tuple[str, ...] = ()
+    points: bool = False
+    images: float = 0.0
+
+
+class Need(NamedTuple):
+    """The least opset, and what needs it."""
+
+    opset: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Family(ABC):
+    """One kind of detector. Subclass it, or :func:`dataclasses.replace` fields of a built-in one.
+
+    What has a default is what mmdet's dense heads do.
+
+    Attributes:
+        name: unique in a registry.
+        heads: the classes of head that decide how the detector decodes, or where they lie, as
+            ``"mmdet.models.RetinaHead"``. A subclass is taken where it overrides none of
+            ``head_methods``.
+        head_path: where the head is in the detector.
+        head_methods: the head's methods that inference uses and the lowering repeats.
+        detectors: the detectors' classes, likewise with ``detector_methods``.
+        detector_methods: the detector's methods that inference uses.
+        parts: other parts that the lowering repeats.
+        ties: what float ties leave open.
+        uncapped: why the caps that only graphs know do nothing here; None: they act.
+        ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
+    """
+
+    name: str
+    heads: tuple[Kind, ...]
+    head_path: str = "bbox_head"
+    head_methods: tuple[str, ...] = HEAD_METHODS
+    detectors: tuple[Kind, ...] = ("mmdet.models.detectors.SingleStageDetector",)
+    detector_methods: tuple[str, ...] = DETECTOR_METHODS
+    parts: tuple[Part, ...] = ()
+    ties: Ties = Ties()
+    uncapped: str | None = None
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def head(self, detector: nn.Module) -> Any:
+        """The detector's head; None where it has none."""
+        return next((module for _, module in at_path(detector, self.head_path)), None)
+
+    def registered(self, detector: nn.Module) -> type | None:
+        """The class of ``heads`` that the detector's head is of, or None."""
+        return nearest(type(self.head(detector)), self.heads)
+
+    def check(self, detector: nn.Module) -> None:
+        """Refuses a detector that has a part whose inference is not what the lowering repeats.
+
+        Raises:
+            UnsupportedPart: the message names the part, and the method where a class overrides one.
+        """
+        label = f"{type(detector).__name__} with {type(self.head(detector)).__name__}"
+        for path, classes, methods, optional in (
+            ("", self.detectors, self.detector_methods, False),
+            (self.head_path, self.heads, self.head_methods, False),
+            *((part.path, part.classes, part.methods, part.optional) for part in self.parts),
+        ):
+            modules = list(at_path(detector, path))
+            if not modules and not optional:
+                raise UnsupportedPart(f"{label} has no lowering: it has no {path}")
+            for place, module in modules:
+                why = objection(module, classes, methods)
+                if why is not None:
+                    what = f"{place} is {type(module).__name__}: " if place else ""
+                    raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
+        refuse_operators(detector)
+
+    @abstractmethod
+    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        """The deploy model of a detector that :meth:`check` let pass; it is shared, not changed.
+
+        Args:
+            detector: in eval mode.
+            lowering: top-k, suppression and pooling in one runtime's operators.
+            limits: caps; without any the results are PyTorch's exactly.
+
+        Raises:
+            UnsupportedPart: a setting or a part has no lowering.
+        """
+
+    def raw_reference(
+        self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """The head's outputs before any decoding, by the names that the raw graph gives them.
+
+        Args:
+            detector: in eval mode.
+            images: float32 (N, C, H, W).
+            metas: mmdet's img_metas, each with ``batch_input_shape``.
+        """
+        from pytest_onnxdet.families.base import named_levels
+
+        model: Any = detector
+        return named_levels(self.head(detector)(model.extract_feat(images)))
+
+    def post_process(
+        self,
+        detector: nn.Module,
+        raw: Mapping[str, Tensor],
+        images: Tensor,
+        metas: Sequence[dict[str, Any]],
+    ) -> list[Any]:
+        """mmdet's own post-processing of what :meth:`raw_reference` gives, whoever computed it.
+
+        Args:
+            detector: in eval mode.
+            raw: by name, of the same images.
+            images: float32 (N, C, H, W), for families in which layers follow after a choice.
+            metas: mmdet's img_metas; it may write into them.
+
+        Returns:
+            What the detector gives, image by image, at the original images' sizes.
+        """
+        from mmdet.core import bbox2result
+
+        head = self.head(detector)
+        outputs = self.head_outputs(raw)
+        found = head.get_bboxes(*outputs, img_metas=list(metas), rescale=True)
+        return [bbox2result(boxes, labels, head.num_classes) for boxes, labels in found]
+
+    def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
+        """Raw outputs in the form in which the head's ``forward`` gives them: kind, level."""
+        kinds = dict.fromkeys(name.rpartition("_")[0] for name in raw)
+        return [
+            [value for name, value in raw.items() if name.rpartition("_")[0] == kind]
+            for kind in kinds
+        ]
+
+    def proposal_limit(self, detector: nn.Module) -> int | None:
+        """Where proposals are cut, in families whose ``ties.proposals`` is set."""
+        return None
+
+    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
+        """What the detector's layers need, known before it is traced; 11 where nothing does.
+
+        Args:
+            detector: one that is taken.
+            lowering: its name. What another than ``onnxruntime`` needs shows in tracing.
+        """
+        return Need(11, "")
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        """What to set so that random weights detect something.
+
+        Raises:
+            UnsupportedPart: nobody said; such detectors are verified with weights.
+        """
+        raise UnsupportedPart(
+            f"{type(detector).__name__}: family {self.name!r} does not say how random weights are "
+            "calibrated: override `calibration`, or verify it with a checkpoint"
+        )
+
+
+@contextlib.contextmanager
+def given(module: nn.Module, outputs: Any) -> Iterator[None]:
+    """For the duration of the block, a module gives these outputs, whatever it gets."""
+    target: Any = module
+    target.forward = lambda *_: outputs
+    try:
+        yield
+    finally:
+        del target.forward
