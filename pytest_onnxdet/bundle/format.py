@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.core.store import StoreError
 from pytest_onnxdet.data.detections import Detections, in_little_memory
-from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
 
 #: Of a data set's mask probabilities those of the first images are kept: up to so many images and
 #: bytes, of these few in any case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's
@@ -41,7 +41,7 @@ def write(path: Path, found: Sequence[Detections]) -> None:
     Arrays: ``counts`` int64 (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,),
     ``labels`` (K,); with masks ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8,
     COCO's run lengths one after the other; with mask probabilities ``probs`` (P, h, w), of the
-    first images up to the last that has them.
+    first images up to the last that has them; ``threshold`` float64 (1,), that of the masks.
 
     Raises:
         StoreError: the disk refuses.
@@ -61,6 +61,7 @@ def write(path: Path, found: Sequence[Detections]) -> None:
     probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
     if probs:
         arrays["probs"] = np.concatenate(probs)
+    arrays["threshold"] = np.array([one.mask_threshold for one in found[:1]] or [THRESHOLD])
     try:
         handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)
         try:
@@ -91,7 +92,7 @@ def read(path: Path) -> list[Detections]:
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
     masks = _unpacked(arrays) if "sizes" in arrays else None
-    probs = arrays.get("probs")
+    probs, threshold = arrays.get("probs"), float(arrays["threshold"][0])
     found, at = [], 0
     for count in counts.tolist():
         rows = slice(at, at + count)
@@ -102,6 +103,7 @@ def read(path: Path) -> list[Detections]:
                 arrays["labels"][rows],
                 None if masks is None else RunLengthMasks(masks[rows]),
                 None if probs is None or at + count > len(probs) else probs[rows],
+                mask_threshold=threshold,
             )
         )
         at += count

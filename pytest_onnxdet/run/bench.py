@@ -21,11 +21,11 @@ from pytest_onnxdet.bundle.format import packed
 from pytest_onnxdet.core.cpu import fair_share, share_cores
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.batches import Batches, alone, collate
-from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.models.structure import CALIBRATION, is_structure
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
+from pytest_onnxdet.run.reading import read_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -246,12 +246,12 @@ class Workbench:
         return self._run(case, self.session(replace(case, batch=1)), singly=True)
 
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
-
+        detector = self.detector(case.spec)
         return packed(
             found
             for batch in self.batches(case)
             for part in (alone(batch) if singly else (batch,))
-            for found in from_outputs(session.run(part), part)
+            for found in read_outputs(case, session, detector, part)
         )
 
     def raw_reference(self, case: Case) -> list[dict[str, NDArray[Any]]]:

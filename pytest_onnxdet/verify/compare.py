@@ -184,10 +184,15 @@ class _Image:
         if ours.mask_range is not None:
             low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
         sure, possible = (
-            paste_masks(probs, ours.boxes[one], mask.shape, 0.5 + shift)[0]
+            paste_masks(probs, ours.boxes[one], mask.shape, ours.mask_threshold + shift)[0]
             for probs, shift in ((low, slack), (high, -slack))
         )
-        return not (sure & ~mask).any() and not (mask & ~possible).any()
+        # The reference's own mask has to lie between them, too: else these are not the
+        # probabilities, or that is not the threshold, that it was made of.
+        return all(
+            not (sure & ~each).any() and not (each & ~possible).any()
+            for each in (mask, ours.masks[i])
+        )
 
     def _judge(
         self, key: str, kind: str, value: float, allowed: float, i: int, j: int, note: str = ""
