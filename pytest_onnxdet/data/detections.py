@@ -159,9 +159,7 @@ def from_outputs(
             probs = np.asarray(outputs["masks"][i], dtype=np.float32)[used]
             masks = paste_masks(probs, boxes, meta["ori_shape"][:2], mask_threshold)
         found.append(
-            Detections(
-                boxes, dets[:, 4], labels[used], masks, probs, mask_threshold=mask_threshold
-            )
+            Detections(boxes, dets[:, 4], labels[used], masks, probs, mask_threshold=mask_threshold)
         )
     return found
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
+from pytest_onnxdet.data.masks import THRESHOLD, THRESHOLD_NAME, mask_threshold
 from pytest_onnxdet.export.identity import identity
 from pytest_onnxdet.export.options import INPUTS, ExportError, ExportOptions
 from pytest_onnxdet.graph.describe import describe
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_onnxdet.models.spec import ModelSpec
+
+#: Who made a graph, as it says of itself.
+PRODUCER = "pytest-onnxdet"
 
 
 def export_model(
@@ -45,10 +49,12 @@ def export_model(
     """
     from pytest_onnxdet.models.build import build_detector
 
-    def build(path: Path) -> Mapping[str, Any]:
-        return export_detector(detector or build_detector(spec), options, path)
+    built = build_detector(spec) if detector is None else detector
 
-    return store.get(identity(spec, options, detector), build)
+    def build(path: Path) -> Mapping[str, Any]:
+        return export_detector(built, options, path)
+
+    return store.get(identity(spec, options, built), build)
 
 
 def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
     from pytest_onnxdet.families.outputs import adapt
 
+    threshold = _mask_threshold(detector)
     need = least_opset(detector, options.lowering)
     if options.opset < need.opset:
         raise ExportError(
@@ -134,8 +141,23 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
             graph = simplify(graph)
         except SimplifyError as error:
             raise ExportError(str(error)) from error
+    if "masks" in outputs and options.mask_output == "image":
+        # Of masks by region whoever pastes them decides; these are cut already.
+        onnx.helper.set_model_props(graph, {THRESHOLD_NAME: repr(threshold)})
     onnx.save(graph, str(path))
-    return {**_info(graph, options, path), "nodes_before": before}
+    info = _info(graph, options, path)
+    if "masks" in outputs:
+        info[THRESHOLD_NAME] = threshold
+    return {**info, "nodes_before": before}
+
+
+def _mask_threshold(detector: nn.Module) -> float:
+    """The detector's, before anything is traced; raises `ExportError` where there is no such."""
+    cfg: Any = getattr(detector, "cfg", None)
+    try:
+        return mask_threshold(cfg.model) if cfg is not None else THRESHOLD
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
@@ -172,7 +194,7 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
             onnx.helper.make_tensor_value_info("image_shape", onnx.TensorProto.INT64, [rows, 2])
         )
     graph.doc_string = ""
-    graph.producer_name = "pytest-onnxdet"
+    graph.producer_name = PRODUCER
     del graph.graph.value_info[:]
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 from pytest_onnxdet.bundle.format import read, write
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.export.identity import code_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
 
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
-#: Source files of this package on which PyTorch's detections depend.
-SOURCES = (
-    "bundle/format.py",
-    "reference/detector.py",
-    "data/batches.py",
-    "data/datasets.py",
-    "data/detections.py",
-    "data/masks.py",
-)
 
 
 class KeptResults:
@@ -71,7 +63,7 @@ class KeptResults:
             "images": _images_digest(dataset),
             "batch": [batches.size, batches.shape, batches.fill],
             "versions": _versions(),
-            "code": _code_digest(),
+            "code": code_digest(detector),
         }
 
     def get(
@@ -120,10 +112,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _code_digest() -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for name in SOURCES:
-        digest.update((Path(__file__).parents[1] / name).read_bytes())
-    return digest.hexdigest()

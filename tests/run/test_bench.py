@@ -75,6 +75,9 @@ class Images:
 
 
 class Bench(Workbench):
+    def detector(self, spec: ModelSpec) -> Any:
+        return SimpleNamespace(cfg=SimpleNamespace(model={}))
+
     def dataset(self, spec: ModelSpec) -> Any:
         return Images()
 
