@@ -27,29 +27,21 @@ from pytest_onnxdet.verify.values import check_values
 HALF_WAY = 0.5
 
 
-def detections(
-    outputs: Mapping[str, NDArray[Any]],
-    batch: Batch,
-    *,
-    mask_threshold: float = THRESHOLD,
-    clips: bool = False,
-    stock: bool = False,
-) -> list[Detections]:
-    """Detections at the original images' sizes, from our graphs and from the stock tool's.
-
-    Stock graphs give masks at the input's size, as bool or as 0 and 1; their unused slots have
-    score 0 and any label, and stand anywhere.
+def checked(
+    outputs: Mapping[str, NDArray[Any]], batch: Batch, *, clips: bool = False, stock: bool = False
+) -> Mapping[str, NDArray[Any]]:
+    """A detector's outputs in the form of the graph's contract.
 
     Args:
-        outputs: ``dets``, ``labels``, perhaps ``masks`` by region or at the input's size.
+        outputs: ``dets``, ``labels``, perhaps ``masks``.
         batch: what was run.
-        mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
         clips: whether boxes have to lie inside the image.
-        stock: whether the graph may be one of the stock tool's, or made of one.
+        stock: whether the graph may be one of the stock tool's, or made of one: their unused slots
+            have score 0 and any label, and stand anywhere.
 
     Raises:
         CommandError: the outputs are not those of a detector.
-        CheckFailed: a value departs from the graph's contract.
+        CheckFailed: a value departs from the contract.
     """
     absent = [name for name in ("dets", "labels") if name not in outputs]
     if absent:
@@ -57,9 +49,24 @@ def detections(
             f"the model gives {', '.join(outputs)} and no {' and no '.join(absent)}: give a graph "
             "that was exported with its post-processing"
         )
-    if stock:
-        outputs = _in_our_form(outputs)
-    check_values(outputs, batch, clips=clips)
+    ours = _in_our_form(outputs) if stock else outputs
+    check_values(ours, batch, clips=clips)
+    return ours
+
+
+def detections(
+    outputs: Mapping[str, NDArray[Any]],
+    batch: Batch,
+    mask_threshold: float = THRESHOLD,
+) -> list[Detections]:
+    """Detections at the original images' sizes.
+
+    Args:
+        outputs: what :func:`checked` gave; masks by region or, as in stock graphs, at the input's
+            size, as bool or as 0 and 1.
+        batch: what was run.
+        mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
+    """
     masks = outputs.get("masks")
     if masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
         return from_outputs(outputs, batch, mask_threshold)

@@ -233,6 +233,8 @@ def describe(path: Path, backend: str) -> Artifact:
         "producer": model.producer_name,
         **{p.key: float(p.value) for p in model.metadata_props if p.key == THRESHOLD_NAME},
     }
+    if len(shape) == 4 and shape[1]:
+        info["channels"] = shape[1]
     if len(shape) == 4 and all(shape):
         info["static_shape"] = shape
     return Artifact(path, "", cached=False, info=info)
@@ -302,17 +304,18 @@ def stream(
     data: Dataset, session: Session, batch: int, threshold: float
 ) -> Iterator[list[Detections]]:
     """Detections of the whole data set, batch by batch; masks are cut at ``threshold``."""
-    from pytest_onnxdet.commands.results import detections
+    from pytest_onnxdet.commands.results import checked, detections
     from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.export.exporter import PRODUCER
     from pytest_onnxdet.verify.checks import CheckFailed
 
     fixed = session.artifact.static_shape
     size = (fixed[2], fixed[3]) if fixed else None
-    stock = session.artifact.info.get("producer") != PRODUCER
+    info = session.artifact.info
+    stock, channels = info.get("producer") != PRODUCER, fixed[1] if fixed else info.get("channels")
     try:
-        for one in Batches(data, batch, size, fill=fixed is not None):
-            yield detections(session.run(one), one, mask_threshold=threshold, stock=stock)
+        for one in Batches(data, batch, size, fill=fixed is not None, channels=channels):
+            yield detections(checked(session.run(one), one, stock=stock), one, threshold)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_onnxdet.commands.common import in_words, tell
 from pytest_onnxdet.commands.images import batch_of
-from pytest_onnxdet.commands.results import detections
+from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.masks import mask_threshold
 from pytest_onnxdet.models.spec import Tolerance
@@ -66,13 +66,16 @@ def trials(
         options: what the graph was exported with.
         images: two different ones; a batch takes them in turn.
     """
+    from pytest_onnxdet.models.channels import input_channels
+
     cfg: Any = detector.cfg
     own_size = options.mask_output == "image"
+    channels = input_channels(detector)
 
     def trial(count: int, size: tuple[int, int]) -> Trial:
         paths = tuple(images[i % 2] for i in range(count))
         fill = [i % 2 == 0 or options.single_input for i in range(count)]
-        batch = batch_of(cfg, paths, size, fill=fill, own_size=own_size)
+        batch = batch_of(cfg, paths, size, fill=fill, own_size=own_size, channels=channels)
         several = f", batch {count} of different images" if count > 1 else ""
         return Trial(f"{size[0]} x {size[1]}{several}", batch, paths)
 
@@ -107,18 +110,17 @@ def verify(
     reference = Reference(detector)
     good = True
     for one in trials(detector, options, images):
-        try:
-            found = read(detector, session, one.batch)
-        except CheckFailed as error:
-            good = False
-            tell(f"verify {one.title}: FAILED: {error}")
-            continue
+        found, broken = read(detector, session, one.batch)
         ours = reference.run(one.batch)
         result, tied = _compare(reference, ours, found, one, tolerance)
         empty = [path.name for path, mine in zip(one.images, ours, strict=True) if not len(mine)]
         if result.faults:
             good = False
-            tell(f"verify {one.title}: DIFFERENT: {result.format()}{_unproven(result)}")
+            text = [f"{result.format()}{_unproven(result)}", broken]
+            tell(f"verify {one.title}: DIFFERENT: " + "\n".join(filter(None, text)))
+        elif broken:
+            good = False
+            tell(f"verify {one.title}: FAILED: {broken}")
         elif empty or result.vacuous:
             good = False
             tell(
@@ -141,19 +143,19 @@ def verify(
     return good
 
 
-def read(detector: nn.Module, session: Session, batch: Batch) -> list[Detections]:
-    """What the graph finds, cut at the detector's own mask threshold.
+def read(detector: nn.Module, session: Session, batch: Batch) -> tuple[list[Detections], str]:
+    """What the graph finds, masks cut at the detector's own threshold.
 
-    Raises:
-        CheckFailed: a value departs from the graph's contract.
+    Returns:
+        The detections, and how the values depart from the graph's contract; empty: they do not.
     """
     cfg: Any = detector.cfg
-    return detections(
-        session.run(batch),
-        batch,
-        mask_threshold=mask_threshold(cfg.model),
-        clips=clips_boxes(detector),
-    )
+    outputs, broken = session.run(batch), ""
+    try:
+        checked(outputs, batch, clips=clips_boxes(detector))
+    except CheckFailed as error:
+        broken = str(error)
+    return detections(outputs, batch, mask_threshold(cfg.model)), broken
 
 
 def _invalid(path: Path) -> str | None:
@@ -272,7 +274,7 @@ def pictures(
     one = next(trials(detector, options, images))
     sides: Sequence[tuple[str, list[Detections]]] = (
         ("PyTorch", Reference(detector).run(one.batch)),
-        ("ONNX", read(detector, session, one.batch)),
+        ("ONNX", read(detector, session, one.batch)[0]),
     )
     canvas = _canvas(one, options)
     classes = tuple(getattr(detector, "CLASSES", ()))

@@ -80,6 +80,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     from pytest_onnxdet.families.base import Limits, RawOutputs
     from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
     from pytest_onnxdet.families.outputs import adapt
+    from pytest_onnxdet.models.channels import input_channels
 
     threshold = _mask_threshold(detector)
     need = least_opset(detector, options.lowering)
@@ -88,9 +89,10 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
             f"opset {options.opset} would not be exact: {need.reason}; "
             f"the least opset that works is {need.opset}"
         )
+    channels = input_channels(detector)
     names = list(INPUTS[:1] if options.single_input else INPUTS)
     example = (
-        torch.zeros(options.batch, 3, *options.size),
+        torch.zeros(options.batch, channels, *options.size),
         torch.tensor([options.size] * options.batch),
     )
     try:
@@ -145,7 +147,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         # Of masks by region whoever pastes them decides; these are cut already.
         onnx.helper.set_model_props(graph, {THRESHOLD_NAME: repr(threshold)})
     onnx.save(graph, str(path))
-    info = _info(graph, options, path)
+    info = _info(graph, options, path, channels)
     if "masks" in outputs:
         info[THRESHOLD_NAME] = threshold
     return {**info, "nodes_before": before}
@@ -198,7 +200,10 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
     del graph.graph.value_info[:]
 
 
-def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[str, Any]:
+def _info(
+    graph: onnx.ModelProto, options: ExportOptions, path: Path, channels: int
+) -> dict[str, Any]:
+    shape = [options.batch, channels, *options.size]
     return {
         **describe(graph),
         "bytes": path.stat().st_size,
@@ -207,8 +212,9 @@ def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[st
         "shape": options.shape,
         "lowering": options.lowering,
         "precision": options.precision,
-        "traced_shape": [options.batch, 3, *options.size],
-        "static_shape": ([options.batch, 3, *options.size] if options.shape == "static" else None),
+        "channels": channels,
+        "traced_shape": shape,
+        "static_shape": shape if options.shape == "static" else None,
     }
 
 

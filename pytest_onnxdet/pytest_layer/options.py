@@ -63,7 +63,7 @@ OPTIONS = (
         "Input shapes: 'static' (one size for all images, exact batch size) and 'dynamic'. "
         "Default: static,dynamic.",
     ),
-    Option("batch", "N,...", True, "Images per batch. Default: 1,2."),
+    Option("batch", "N,...", True, "Images per batch. Default: 1,2,3."),
     Option(
         "precision",
         "TYPE,...",

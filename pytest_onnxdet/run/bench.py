@@ -22,6 +22,7 @@ from pytest_onnxdet.core.cpu import fair_share, share_cores
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.batches import Batches, alone, collate
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
+from pytest_onnxdet.models.channels import input_channels
 from pytest_onnxdet.models.structure import CALIBRATION, is_structure
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
@@ -138,7 +139,8 @@ class Workbench:
         """The case's images: all of one size in static mode, else each batch of its own."""
         static = case.shape == "static"
         shape = self.static_size(case.spec) if static else None
-        return Batches(self.dataset(case.spec), case.batch, shape, fill=static)
+        channels = input_channels(self.detector(case.spec))
+        return Batches(self.dataset(case.spec), case.batch, shape, fill=static, channels=channels)
 
     # -- graphs and sessions --------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def clips_boxes(detector: Any) -> bool:
 
     Its box coder says so, as in mmdet; a head without such a coder makes no promise.
     """
-    head = getattr(getattr(detector, "roi_head", detector), "bbox_head", None)
+    head: Any = getattr(getattr(detector, "roi_head", detector), "bbox_head", None)
     if hasattr(head, "__len__"):  # a cascade's, one for each stage
         head = head[-1]
     return bool(getattr(getattr(head, "bbox_coder", None), "clip_border", False))
