@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from pytest_onnxdet.run.augmented import said_of_views
 from pytest_onnxdet.run.ties import alternatives
 from pytest_onnxdet.verify.checks import check_parity
 
@@ -42,4 +43,4 @@ def test_parity(
         settle=partial(alternatives, bench, case, tolerance),
         locate=lambda: bench.blame(case),
     )
-    onnxdet_record(metrics)
+    onnxdet_record(metrics, **said_of_views(case.spec))

@@ -17,9 +17,11 @@ from pytest_onnxdet.commands.common import (
     CFG_OPTIONS_HELP,
     CONFIG_HELP,
     MISMATCH,
+    STRICT_HELP,
     CommandError,
     DictOptions,
     build,
+    check_views,
     open_config,
     tell,
     warn,
@@ -119,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="unpickle whatever CHECKPOINT holds, which can run code from it",
     )
+    more.add_argument("--strict", action="store_true", help=STRICT_HELP)
     old = parser.add_argument_group("deprecated, without effect: the config says it")
     old.add_argument("--dataset", type=str)
     old.add_argument("--mean", type=float, nargs="+")
@@ -144,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
+    check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)
     for name, why in list(unheeded(detector, caps, args.cfg_options or {}, args.skip_postprocess)):

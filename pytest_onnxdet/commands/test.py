@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.commands.common import (
     CFG_OPTIONS_HELP,
     CONFIG_HELP,
+    STRICT_HELP,
     CommandError,
     DictOptions,
     Model,
+    check_views,
     in_words,
     open_config,
     tell,
@@ -88,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images per batch; default: what the graph was exported for; if it is dynamic, the "
         "config's data.test.samples_per_gpu, else 1",
     )
+    more.add_argument("--strict", action="store_true", help=STRICT_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     out = writable(Path(args.out), "--out") if args.out else None
     model = _opened(args)
     threshold = configured_threshold(model)
+    check_views(model, args.strict)
     data = open_data(model)
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
