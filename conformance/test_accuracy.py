@@ -10,6 +10,7 @@ import time
 import pytest
 
 from pytest_onnxdet.models.structure import is_structure
+from pytest_onnxdet.run.augmented import said_of_views
 from pytest_onnxdet.verify.checks import check_accuracy
 from pytest_onnxdet.verify.documented import check_reached
 
@@ -35,6 +36,7 @@ def test_accuracy(
         tolerance=case.spec.tolerance(case.backend.name, case.precision, onnxdet_session.device),
         case_id=case.id,
     )
-    onnxdet_record(metrics, evaluation_seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    onnxdet_record(metrics, evaluation_seconds=seconds, **said_of_views(case.spec))
     if onnxdet_workbench.settings.limit is None:
         check_reached(case.spec, metrics, shape=case.shape, batch=case.batch, case_id=case.id)

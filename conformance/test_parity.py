@@ -10,6 +10,7 @@ deciding those ties as the backend did, has to give the backend's detections, or
 
 import pytest
 
+from pytest_onnxdet.run.augmented import said_of_views
 from pytest_onnxdet.run.parity import blame, sides, tie_proofs
 from pytest_onnxdet.verify.judge import judge
 
@@ -30,5 +31,5 @@ def test_parity(
         tolerance,
         tie_proofs(bench, case, tolerance),
     )
-    onnxdet_record(verdict.metrics)
+    onnxdet_record(verdict.metrics, **said_of_views(case.spec))
     verdict.raise_for(case.id, locate=lambda: blame(bench, case))

@@ -28,7 +28,7 @@ def check(model: str, cache: Path | None) -> tuple[list[dict[str, object]], floa
     """One model's cases, its time in seconds and its peak resident memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pytest", "--onnxdet", "-q", "-p", "no:cacheprovider"]
-        command += ["--onnxdet-profile=full", "--onnxdet-checkpoints=none"]
+        command += ["--onnxdet-profile=full", "--onnxdet-checkpoints=none", "--onnxdet-batch=1,2"]
         command += ["--onnxdet-backend=onnxruntime", "--onnxdet-shape=dynamic"]
         command += [f"--onnxdet-model={model}", f"--onnxdet-report={folder}/report"]
         # A full-size model takes longer than a test of this project may.

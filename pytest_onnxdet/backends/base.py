@@ -247,4 +247,5 @@ def expecting(artifact: Artifact, batch: int, size: Sequence[int]) -> Artifact:
     """
     if artifact.static_shape is not None:
         return artifact
-    return replace(artifact, info={**artifact.info, "largest_shape": [batch, 3, *size]})
+    channels = artifact.info.get("channels", 3)
+    return replace(artifact, info={**artifact.info, "largest_shape": [batch, channels, *size]})

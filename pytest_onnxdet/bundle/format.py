@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.core.store import StoreError
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
 from pytest_onnxdet.reference.recording import Recording
 
 #: What a file says it is written in. A reader takes no other: raise it with any change.
@@ -40,7 +40,7 @@ def write(path: Path, recording: Recording) -> None:
     (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,), ``labels`` (K,); with masks
     ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8, COCO's run lengths one after
     the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
-    has them; ``raw/B/NAME``, output NAME of batch B.
+    has them; ``threshold`` float64 (1,), that of the masks; ``raw/B/NAME``, output NAME of batch B.
 
     Raises:
         StoreError: the disk refuses.
@@ -131,6 +131,7 @@ def _arrays(found: Sequence[Detections]) -> dict[str, NDArray[Any]]:
     probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
     if probs:
         arrays["probs"] = np.concatenate(probs)
+    arrays["threshold"] = np.array([one.mask_threshold for one in found[:1]] or [THRESHOLD])
     return arrays
 
 
@@ -140,7 +141,7 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
     masks = _unpacked(arrays) if "sizes" in arrays else None
-    probs = arrays.get("probs")
+    probs, threshold = arrays.get("probs"), float(arrays["threshold"][0])
     at = 0
     for count in counts.tolist():
         rows = slice(at, at + count)
@@ -150,6 +151,7 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
             arrays["labels"][rows],
             None if masks is None else RunLengthMasks(masks[rows]),
             None if probs is None or at + count > len(probs) else probs[rows],
+            mask_threshold=threshold,
         )
         at += count
 

@@ -185,6 +185,30 @@ def data_classes(cfg: mmcv.Config) -> tuple[str, ...]:
     return tuple(named) if isinstance(named, list | tuple) else ()
 
 
+STRICT_HELP = (
+    "refuse a config whose test pipeline augments (flip, several scales), of which a graph is the "
+    "first view alone; else that is a warning"
+)
+
+
+def check_views(model: Model, strict: bool) -> None:
+    """Says that a config's test pipeline augments, where it does.
+
+    Raises:
+        CommandError: it does, and ``strict``.
+    """
+    from pytest_onnxdet.data.augmentation import augmentation, first_view
+
+    test: Any = model.cfg.data.get("test") or {}
+    views = augmentation(test.get("pipeline") or ())
+    if not views:
+        return
+    told = first_view(str(model.path), views)
+    if strict:
+        raise CommandError(f"--strict: {told}: set flip=False and one scale")
+    warn(told)
+
+
 def writable(path: Path, option: str) -> Path:
     """``path``, whose folder is there and can be written to.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from pytest_onnxdet.commands.common import (
     CFG_OPTIONS_HELP,
     CONFIG_HELP,
     MISMATCH,
+    STRICT_HELP,
     CommandError,
     DictOptions,
     build,
+    check_views,
     open_config,
     tell,
     warn,
@@ -119,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="unpickle whatever CHECKPOINT holds, which can run code from it",
     )
+    more.add_argument("--strict", action="store_true", help=STRICT_HELP)
     old = parser.add_argument_group("deprecated, without effect: the config says it")
     old.add_argument("--dataset", type=str)
     old.add_argument("--mean", type=float, nargs="+")
@@ -144,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
+    check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)
     for name, why in list(unheeded(detector, caps, args.cfg_options or {}, args.skip_postprocess)):
@@ -253,6 +257,8 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
         os.close(handle)
         try:
             info = export_detector(detector, options, Path(name))
+            if options.shape == "dynamic":
+                _try_elsewhere(detector, options, Path(name), info["baked"])
             # mkstemp lets nobody else read; a file that was asked for is read by others.
             umask = os.umask(0)
             os.umask(umask)
@@ -266,6 +272,27 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
             f"--output-file: {output} cannot be written: {error.strerror or error}"
         ) from error
     return Artifact(output, "", cached=False, info=info)
+
+
+def _try_elsewhere(
+    detector: nn.Module, options: ExportOptions, path: Path, baked: Sequence[str]
+) -> None:
+    """Has a dynamic graph run at another size and batch, before it is called dynamic."""
+    from pytest_onnxdet.export.probe import RUNS, UNTRIED, require_dynamic
+
+    verdict = require_dynamic(detector, options, path, baked)
+    for place in baked:
+        warn(f"fixed while tracing: {place}")
+    if verdict == RUNS and baked:
+        warn(
+            "the graph runs at another size and batch, where neither it nor PyTorch finds anything "
+            "in noise: --verify compares detections in images"
+        )
+    if verdict == UNTRIED:
+        warn(
+            "the graph was not tried at another size: that needs onnxruntime, and a detector that "
+            "takes one"
+        )
 
 
 def _report(artifact: Artifact, options: ExportOptions) -> None:

@@ -91,6 +91,7 @@ def batch_of(
     *,
     fill: Sequence[bool],
     own_size: bool = False,
+    channels: int | None = None,
 ) -> Batch:
     """Images as one batch of exactly (H, W).
 
@@ -99,6 +100,7 @@ def batch_of(
         paths: the images.
         size: (H, W).
         fill: for each image, see `prepare`.
+        channels: how many the detector takes; None: as many as the first image has.
         own_size: results are wanted in pixels of the input and not of the original image.
     """
     samples = [prepare(cfg, path, size, full) for path, full in zip(paths, fill, strict=True)]
@@ -106,7 +108,7 @@ def batch_of(
         for sample in samples:
             shape = sample.meta["img_shape"]
             sample.meta.update(ori_shape=shape, scale_factor=np.ones(4, np.float32))
-    return collate(samples, size)
+    return collate(samples, size, channels)
 
 
 def _steps(steps: Sequence[Any]) -> Iterator[Any]:

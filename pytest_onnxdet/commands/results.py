@@ -10,24 +10,38 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.commands.common import CommandError
+from pytest_onnxdet.commands.common import CommandError, Model
+from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs, to_original
-from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.data.masks import (
+    THRESHOLD,
+    THRESHOLD_KEY,
+    THRESHOLD_NAME,
+    RunLengthMasks,
+    mask_threshold,
+)
+from pytest_onnxdet.verify.values import check_values
+
+#: Between a pixel that belongs to a mask and one that does not.
+HALF_WAY = 0.5
 
 
-def detections(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detections]:
-    """Detections at the original images' sizes, from our graphs and from the stock tool's.
-
-    Stock graphs give masks at the input's size, as bool or as 0 and 1; their unused slots have
-    score 0 and any label.
+def checked(
+    outputs: Mapping[str, NDArray[Any]], batch: Batch, *, clips: bool = False, stock: bool = False
+) -> Mapping[str, NDArray[Any]]:
+    """A detector's outputs in the form of the graph's contract.
 
     Args:
-        outputs: ``dets``, ``labels``, perhaps ``masks`` by region or at the input's size.
+        outputs: ``dets``, ``labels``, perhaps ``masks``.
         batch: what was run.
+        clips: whether boxes have to lie inside the image.
+        stock: whether the graph may be one of the stock tool's, or made of one: their unused slots
+            have score 0 and any label, and stand anywhere.
 
     Raises:
         CommandError: the outputs are not those of a detector.
+        CheckFailed: a value departs from the contract.
     """
     absent = [name for name in ("dets", "labels") if name not in outputs]
     if absent:
@@ -35,11 +49,27 @@ def detections(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detect
             f"the model gives {', '.join(outputs)} and no {' and no '.join(absent)}: give a graph "
             "that was exported with its post-processing"
         )
-    unused = outputs["dets"][..., 4] <= 0
-    outputs = {**outputs, "labels": np.where(unused, -1, outputs["labels"])}
+    ours = _in_our_form(outputs) if stock else outputs
+    check_values(ours, batch, clips=clips)
+    return ours
+
+
+def detections(
+    outputs: Mapping[str, NDArray[Any]],
+    batch: Batch,
+    mask_threshold: float = THRESHOLD,
+) -> list[Detections]:
+    """Detections at the original images' sizes.
+
+    Args:
+        outputs: what :func:`checked` gave; masks by region or, as in stock graphs, at the input's
+            size, as bool or as 0 and 1.
+        batch: what was run.
+        mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
+    """
     masks = outputs.get("masks")
     if masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
-        return from_outputs(outputs, batch)
+        return from_outputs(outputs, batch, mask_threshold)
     found = []
     for i in range(batch.valid):
         used = np.flatnonzero(outputs["labels"][i] >= 0)
@@ -50,17 +80,38 @@ def detections(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detect
                 to_original(dets[:, :4], meta),
                 dets[:, 4],
                 np.asarray(outputs["labels"][i], np.int64)[used],
-                _at_original_size(masks[i][used], meta),
+                _at_original_size(masks[i][used], meta, mask_threshold),
+                mask_threshold=mask_threshold,
             )
         )
     return found
 
 
-def _at_original_size(masks: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _in_our_form(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A stock graph's outputs with its unused slots, those of no score, emptied and put last."""
+    unused = outputs["dets"][..., 4] <= 0
+    ours = {
+        **outputs,
+        "dets": np.where(unused[..., None], np.float32(0), outputs["dets"]),
+        "labels": np.where(unused, -1, outputs["labels"]),
+    }
+    order = np.argsort(-ours["dets"][..., 4], axis=1, kind="stable")
+    if (order == np.arange(order.shape[1])).all():
+        return ours
+    return {
+        name: np.take_along_axis(value, order.reshape(*order.shape, *[1] * (value.ndim - 2)), 1)
+        for name, value in ours.items()
+    }
+
+
+def _at_original_size(
+    masks: NDArray[Any], meta: Mapping[str, Any], threshold: float
+) -> NDArray[np.bool_]:
     """Masks (K, H, W) at the input's size, cut to the image and resized: bool (K, h, w).
 
     The stock wrapper takes the nearest pixel, towards the top left; here pixels are interpolated
-    about their centres, which shifts nothing.
+    about their centres, which shifts nothing. A mask of 0 and 1 was cut at the threshold inside
+    the graph, so its border lies half-way between the two.
     """
     height, width = meta["ori_shape"][:2]
     inner_h, inner_w = meta["img_shape"][:2]
@@ -69,7 +120,7 @@ def _at_original_size(masks: NDArray[Any], meta: Mapping[str, Any]) -> NDArray[n
         image: NDArray[Any] = np.ascontiguousarray(mask[:inner_h, :inner_w], np.float32)
         if image.shape != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        resized[k] = image >= 0.5
+        resized[k] = image >= (HALF_WAY if ((mask == 0) | (mask == 1)).all() else threshold)
     return resized
 
 
@@ -96,3 +147,25 @@ def mmdet_result(found: Detections, num_classes: int) -> Any:
     encoded = masks.encoded
     classes = range(num_classes)
     return boxes, [[encoded[k] for k in np.flatnonzero(found.labels == c)] for c in classes]
+
+
+def configured_threshold(model: Model) -> float:
+    """From which probability on the config wants a pixel in a mask.
+
+    Raises:
+        CommandError: it asks for what there is not.
+    """
+    try:
+        return mask_threshold(model.cfg.model)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def check_threshold(graph: Artifact, threshold: float) -> None:
+    """Raises `CommandError` where masks were cut inside the graph, at another threshold."""
+    own = graph.info.get(THRESHOLD_NAME, threshold)
+    if own != threshold:
+        raise CommandError(
+            f"{THRESHOLD_KEY} is {threshold:g}, and the masks of {graph.path} are cut at {own:g} "
+            "inside the graph: export it again with this config"
+        )

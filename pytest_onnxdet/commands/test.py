@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.commands.common import (
     CFG_OPTIONS_HELP,
     CONFIG_HELP,
+    STRICT_HELP,
     CommandError,
     DictOptions,
     Model,
+    check_views,
     in_words,
     open_config,
     tell,
     writable,
 )
+from pytest_onnxdet.data.masks import THRESHOLD_NAME
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend, Session
@@ -87,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images per batch; default: what the graph was exported for; if it is dynamic, the "
         "config's data.test.samples_per_gpu, else 1",
     )
+    more.add_argument("--strict", action="store_true", help=STRICT_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,17 +107,21 @@ def run(args: argparse.Namespace) -> int:
         format_results,
         open_data,
     )
-    from pytest_onnxdet.commands.results import mmdet_result
+    from pytest_onnxdet.commands.results import check_threshold, configured_threshold, mmdet_result
 
     _check(args)
     out = writable(Path(args.out), "--out") if args.out else None
-    data = open_data(_opened(args))
+    model = _opened(args)
+    threshold = configured_threshold(model)
+    check_views(model, args.strict)
+    data = open_data(model)
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
     backend = named_backend(args.backend)
     graph, wanted = describe(Path(args.model), backend.name), data.coco.samples_per_gpu
     batch = batch_size(graph, args.batch_size, wanted)
+    check_threshold(graph, threshold)
     if backend.builds and graph.path.suffix == ".onnx" and graph.static_shape is None:
         # Else the engine would be built for a usual shape, and again where an image is larger.
         graph = expecting(graph, batch, data.fitted_size())
@@ -121,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         # Of an engine it is known only now what it takes.
         batch = batch_size(session.artifact, args.batch_size, min(wanted, most(session)))
         start = time.perf_counter()
-        found = collect(args, data, session, batch)
+        found = collect(args, data, session, batch, threshold)
         seconds = time.perf_counter() - start
     tell(f"{len(found)} images in {seconds:.1f} s ({seconds / len(found) * 1e3:.1f} ms each)")
     if out:
@@ -223,7 +231,14 @@ def describe(path: Path, backend: str) -> Artifact:
         )
     axes = inputs[names.index("input")].type.tensor_type.shape.dim
     shape = [d.dim_value if d.HasField("dim_value") else None for d in axes]
-    info: dict[str, Any] = {"inputs": names, "static_shape": None}
+    info: dict[str, Any] = {
+        "inputs": names,
+        "static_shape": None,
+        "producer": model.producer_name,
+        **{p.key: float(p.value) for p in model.metadata_props if p.key == THRESHOLD_NAME},
+    }
+    if len(shape) == 4 and shape[1]:
+        info["channels"] = shape[1]
     if len(shape) == 4 and all(shape):
         info["static_shape"] = shape
     return Artifact(path, "", cached=False, info=info)
@@ -261,7 +276,7 @@ def most(session: Session) -> int | float:
 
 
 def collect(
-    args: argparse.Namespace, data: Dataset, session: Session, batch: int
+    args: argparse.Namespace, data: Dataset, session: Session, batch: int, threshold: float
 ) -> list[Detections]:
     """What is found in every image, in little memory; painted images on the way."""
     from pytest_onnxdet.commands.evaluate import check_masks
@@ -272,7 +287,7 @@ def collect(
 
     def images() -> Iterator[Detections]:
         index = 0
-        for found in stream(data, session, batch):
+        for found in stream(data, session, batch, threshold):
             for one in found:
                 check_detections(one, len(data.coco.CLASSES))
                 check_masks(args.eval, one)
@@ -289,15 +304,24 @@ def collect(
         return in_little_memory(images())
 
 
-def stream(data: Dataset, session: Session, batch: int) -> Iterator[list[Detections]]:
-    """Detections of the whole data set, batch by batch."""
-    from pytest_onnxdet.commands.results import detections
+def stream(
+    data: Dataset, session: Session, batch: int, threshold: float
+) -> Iterator[list[Detections]]:
+    """Detections of the whole data set, batch by batch; masks are cut at ``threshold``."""
+    from pytest_onnxdet.commands.results import checked, detections
     from pytest_onnxdet.data.batches import Batches
+    from pytest_onnxdet.export.exporter import PRODUCER
+    from pytest_onnxdet.verify.checks import CheckFailed
 
     fixed = session.artifact.static_shape
     size = (fixed[2], fixed[3]) if fixed else None
-    for one in Batches(data, batch, size, fill=fixed is not None):
-        yield detections(session.run(one), one)
+    info = session.artifact.info
+    stock, channels = info.get("producer") != PRODUCER, fixed[1] if fixed else info.get("channels")
+    try:
+        for one in Batches(data, batch, size, fill=fixed is not None, channels=channels):
+            yield detections(checked(session.run(one), one, stock=stock), one, threshold)
+    except CheckFailed as error:
+        raise CommandError(f"{session.artifact.path}: {error}") from error
 
 
 def _paint(

@@ -17,9 +17,12 @@ import numpy as np
 
 from pytest_onnxdet.commands.common import in_words, tell
 from pytest_onnxdet.commands.images import batch_of
-from pytest_onnxdet.commands.results import detections
+from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.data.masks import mask_threshold
 from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.verify.checks import CheckFailed
+from pytest_onnxdet.verify.values import clips_boxes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,13 +73,16 @@ def trials(
         options: what the graph was exported with.
         images: two different ones; a batch takes them in turn.
     """
+    from pytest_onnxdet.models.channels import input_channels
+
     cfg: Any = detector.cfg
     own_size = options.mask_output == "image"
+    channels = input_channels(detector)
 
     def trial(count: int, size: tuple[int, int]) -> Trial:
         paths = tuple(images[i % 2] for i in range(count))
         fill = [i % 2 == 0 or options.single_input for i in range(count)]
-        batch = batch_of(cfg, paths, size, fill=fill, own_size=own_size)
+        batch = batch_of(cfg, paths, size, fill=fill, own_size=own_size, channels=channels)
         several = f", batch {count} of different images" if count > 1 else ""
         return Trial(f"{size[0]} x {size[1]}{several}", batch, paths)
 
@@ -112,17 +118,27 @@ def verify(
     good = True
     with _raw_session(detector, options) as raw_session:
         for one in trials(detector, options, images):
-            verdict = compare(
-                reference,
-                one,
-                reference.run(one.batch),
-                detections(session.run(one.batch), one.batch),
-                tolerance,
-                raw_session,
-            )
-            good &= verdict.ok
-            tell(f"verify {one.title}: {_told(verdict)}")
+            theirs, broken = read(detector, session, one.batch)
+            ours = reference.run(one.batch)
+            verdict = compare(reference, one, ours, theirs, tolerance, raw_session)
+            good &= verdict.ok and not broken
+            tell(f"verify {one.title}: {_told(verdict, broken)}")
     return good
+
+
+def read(detector: nn.Module, session: Session, batch: Batch) -> tuple[list[Detections], str]:
+    """What the graph finds, masks cut at the detector's own threshold.
+
+    Returns:
+        The detections, and how the values depart from the graph's contract; empty: they do not.
+    """
+    cfg: Any = detector.cfg
+    outputs, broken = session.run(batch), ""
+    try:
+        checked(outputs, batch, clips=clips_boxes(detector))
+    except CheckFailed as error:
+        broken = str(error)
+    return detections(outputs, batch, mask_threshold(cfg.model)), broken
 
 
 def compare(
@@ -187,8 +203,8 @@ def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callab
         yield session
 
 
-def _told(verdict: Verdict) -> str:
-    """A verdict as it is printed."""
+def _told(verdict: Verdict, broken: str) -> str:
+    """A verdict as it is printed, with how the values depart from the graph's contract, if so."""
     from pytest_onnxdet.verify.verdict import EMPTY
 
     result = verdict.detections
@@ -203,7 +219,10 @@ def _told(verdict: Verdict) -> str:
             "the second one of a batch), or a --shape at which the model finds them"
         )
     if not verdict.ok:
-        return "DIFFERENT: " + "\n".join(verdict.faults).removeprefix("detections: ")
+        text = "\n".join(verdict.faults).removeprefix("detections: ")
+        return "DIFFERENT: " + "\n".join(filter(None, [text, broken]))
+    if broken:
+        return f"FAILED: {broken}"
     worst = [
         f"{words} {result.worst[key].value:.2g}"
         for key, words in _WORST.items()
@@ -285,7 +304,7 @@ def pictures(
     one = next(trials(detector, options, images))
     sides: Sequence[tuple[str, list[Detections]]] = (
         ("PyTorch", Reference(detector).run(one.batch)),
-        ("ONNX", detections(session.run(one.batch), one.batch)),
+        ("ONNX", read(detector, session, one.batch)[0]),
     )
     canvas = _canvas(one, options)
     classes = tuple(getattr(detector, "CLASSES", ()))

@@ -19,7 +19,7 @@ class Sample:
     """One image after the config's test pipeline.
 
     Attributes:
-        image: float32 (3, h, w), padded by the pipeline's own Pad step.
+        image: float32 (C, h, w), padded by the pipeline's own Pad step.
         meta: mmdet's img_meta of the image.
     """
 
@@ -32,7 +32,7 @@ class Batch:
     """Images of one size.
 
     Attributes:
-        images: float32 (N, 3, H, W), zero-padded at the right and the bottom.
+        images: float32 (N, C, H, W), zero-padded at the right and the bottom.
         image_shape: int64 (N, 2), each image's (h, w) before any padding: ``img_shape``.
         metas: N img_metas, as the pipeline gave them but for ``pad_shape``: (H, W, 3).
         valid: how many of the N count; the rest repeat images to fill the batch.
@@ -58,21 +58,35 @@ class Source(Protocol):
         ...
 
 
-def collate(samples: Sequence[Sample], size: tuple[int, int] | None = None) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Batch:
     """Zero-pad samples to one size and stack them.
 
     Args:
         samples: at least one.
         size: (H, W) of the batch; None: the largest height and width among the samples.
+        channels: how many the detector takes; None: as many as the first sample has.
 
     Raises:
-        DataError: there is no sample, or one does not fit into ``size``.
+        DataError: there is no sample, one does not fit into ``size``, or has other channels.
     """
     if not samples:
         raise DataError("a batch of no images: give at least one")
+    wanted = samples[0].image.shape[0] if channels is None else channels
+    for row, sample in enumerate(samples):
+        if sample.image.shape[0] != wanted:
+            whose = "the detector takes" if channels is not None else "the first image has"
+            raise DataError(
+                f"{sample.meta.get('filename', f'sample {row}')}: {sample.image.shape[0]} "
+                f"channel(s) after the test pipeline, where {whose} {wanted}: correct the "
+                "pipeline's loading step (color_type) or the backbone's in_channels"
+            )
     heights, widths = zip(*(sample.image.shape[1:] for sample in samples), strict=True)
     height, width = size or (max(heights), max(widths))
-    images = np.zeros((len(samples), 3, height, width), np.float32)
+    images = np.zeros((len(samples), wanted, height, width), np.float32)
     shapes = np.zeros((len(samples), 2), np.int64)
     for row, sample in enumerate(samples):
         # What the pipeline padded beyond the image is zeros: only the image has to fit, or the
@@ -104,6 +118,7 @@ class Batches:
         limit: only the first so many images.
         fill: bring a smaller last batch up to ``size`` by repeating images from the start of the
             data set; ``Batch.valid`` says how many are real.
+        channels: how many an image must have; None: as many as the first of its batch.
 
     Raises:
         ValueError: ``size`` is less than 1.
@@ -116,10 +131,12 @@ class Batches:
         shape: tuple[int, int] | None = None,
         limit: int | None = None,
         fill: bool = False,
+        channels: int | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"a batch of {size} images: give 1 or more")
         self.dataset, self.size, self.shape, self.fill = dataset, size, shape, fill
+        self.channels = channels
         self.images = len(dataset) if limit is None else min(limit, len(dataset))
 
     def __len__(self) -> int:
@@ -132,7 +149,8 @@ class Batches:
         valid = len(chosen)
         if self.fill:
             chosen += [i % self.images for i in range(self.size - valid)]
-        batch = collate([self.dataset.sample(index) for index in chosen], self.shape)
+        samples = [self.dataset.sample(index) for index in chosen]
+        batch = collate(samples, self.shape, self.channels)
         batch.valid = valid
         return batch
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.masks import RunLengthMasks
+from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
@@ -37,6 +37,7 @@ class Detections:
         mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
         mask_range: float32 (K, 2, h, w), the least and the greatest of these probabilities that
             float ties leave open, or None where that was not asked.
+        mask_threshold: the probability from which on a pixel belongs to its mask.
     """
 
     boxes: NDArray[np.float32]
@@ -45,6 +46,7 @@ class Detections:
     masks: NDArray[np.bool_] | RunLengthMasks | None = None
     mask_probs: NDArray[np.float32] | None = None
     mask_range: NDArray[np.float32] | None = None
+    mask_threshold: float = THRESHOLD
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -79,6 +81,7 @@ class Detections:
         result: Any,
         mask_probs: NDArray[np.float32] | None = None,
         mask_range: NDArray[np.float32] | None = None,
+        mask_threshold: float = THRESHOLD,
     ) -> Detections:
         """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
 
@@ -86,6 +89,7 @@ class Detections:
             result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks.
             mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
             mask_range: float32 (K, 2, h, w), in the same order.
+            mask_threshold: with which mmdet made the masks.
         """
         boxes, masks = result if isinstance(result, tuple) else (result, None)
         dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
@@ -102,6 +106,7 @@ class Detections:
             masks=flat,
             mask_probs=None if mask_probs is None else mask_probs[order],
             mask_range=None if mask_range is None else mask_range[order],
+            mask_threshold=mask_threshold,
         )
 
 
@@ -125,7 +130,9 @@ def in_little_memory(found: Iterable[Detections]) -> list[Detections]:
     return kept
 
 
-def from_outputs(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Detections]:
+def from_outputs(
+    outputs: Mapping[str, NDArray[Any]], batch: Batch, mask_threshold: float = THRESHOLD
+) -> list[Detections]:
     """Turns a graph's outputs into detections at the original images' sizes.
 
     This is the session wrapper of the graph's contract: boxes are moved and scaled from
@@ -135,6 +142,7 @@ def from_outputs(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Dete
         outputs: ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), where the model has masks
             also ``masks`` float32 (N, K, h, w). Slots with label -1 are empty.
         batch: the batch that was run; its ``metas`` say how each image was scaled.
+        mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
 
     Returns:
         One entry for each of the batch's valid images.
@@ -149,8 +157,10 @@ def from_outputs(outputs: Mapping[str, NDArray[Any]], batch: Batch) -> list[Dete
         masks = probs = None
         if "masks" in outputs:
             probs = np.asarray(outputs["masks"][i], dtype=np.float32)[used]
-            masks = paste_masks(probs, boxes, meta["ori_shape"][:2])
-        found.append(Detections(boxes, dets[:, 4], labels[used], masks, probs))
+            masks = paste_masks(probs, boxes, meta["ori_shape"][:2], mask_threshold)
+        found.append(
+            Detections(boxes, dets[:, 4], labels[used], masks, probs, mask_threshold=mask_threshold)
+        )
     return found
 
 
@@ -172,7 +182,7 @@ def paste_masks(
     probs: NDArray[np.float32],
     boxes: NDArray[np.float32],
     size: Sequence[int],
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
 ) -> NDArray[np.bool_]:
     """Pastes per-RoI probabilities into images with mmdet's own sampling.
 

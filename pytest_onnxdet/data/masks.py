@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+#: A pixel belongs to a mask from this probability on, where a config does not say otherwise.
+THRESHOLD = 0.5
+#: Where a config says it, and the name by which a graph's metadata does.
+THRESHOLD_KEY, THRESHOLD_NAME = "model.test_cfg.rcnn.mask_thr_binary", "mask_thr_binary"
+
+
+def mask_threshold(model: Mapping[str, Any]) -> float:
+    """From which probability on a pixel belongs to a mask, as a config's ``model`` says.
+
+    Raises:
+        ValueError: it is negative, which makes mmdet give soft masks, or no number.
+    """
+    test = model.get("test_cfg") or {}
+    value = (test.get("rcnn") or test).get(THRESHOLD_NAME, THRESHOLD)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{THRESHOLD_KEY} is {value!r}: give a number from 0 to 1")
+    if value < 0:
+        raise ValueError(
+            f"{THRESHOLD_KEY} is {value:g}: a negative one asks mmdet for soft masks, grey levels "
+            "in place of pixels, which are not supported here: give a number from 0 to 1"
+        )
+    return float(value)
 
 
 class RunLengthMasks:

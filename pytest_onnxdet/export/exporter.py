@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
+from pytest_onnxdet.data.masks import THRESHOLD, THRESHOLD_NAME, mask_threshold
 from pytest_onnxdet.export.identity import identity
 from pytest_onnxdet.export.options import (
     INPUTS,
@@ -21,6 +22,7 @@ from pytest_onnxdet.export.options import (
     ExportOptions,
     NoLoweringError,
 )
+from pytest_onnxdet.export.probe import baked_places
 from pytest_onnxdet.graph.describe import describe
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
+
+#: Who made a graph, as it says of itself.
+PRODUCER = "pytest-onnxdet"
 
 
 def export_model(
@@ -55,16 +60,17 @@ def export_model(
     from pytest_onnxdet.families.registry import own_code
     from pytest_onnxdet.models.build import build_detector
 
-    def build(path: Path) -> Mapping[str, Any]:
-        return export_detector(detector or build_detector(spec), options, path, families)
+    built = build_detector(spec) if detector is None else detector
 
-    parts = identity(spec, options, detector)
+    def build(path: Path) -> Mapping[str, Any]:
+        return export_detector(built, options, path, families)
+
+    parts = identity(spec, options, built)
     if families is not None:
-        detector = detector or build_detector(spec)
         # What no family takes is refused, with the reason, when it is exported.
         with contextlib.suppress(UnsupportedPart):
-            model = lower(detector, options.lowering, families=families)
-            parts = {**parts, **own_code(families.of(detector), model)}
+            model = lower(built, options.lowering, families=families)
+            parts = {**parts, **own_code(families.of(built), model)}
     return store.get(parts, build)
 
 
@@ -98,20 +104,23 @@ def export_detector(
     from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
     from pytest_onnxdet.families.outputs import adapt
     from pytest_onnxdet.families.registry import builtin_families
+    from pytest_onnxdet.models.channels import input_channels
 
+    threshold = _mask_threshold(detector)
     families = families or builtin_families()
     try:
         need = families.of(detector).least_opset(detector, options.lowering)
     except UnsupportedPart as error:
-        raise ExportError(str(error)) from error
+        raise NoLoweringError(str(error)) from error
     if options.opset < need.opset:
         raise ExportError(
             f"opset {options.opset} would not be exact: {need.reason}; "
             f"the least opset that works is {need.opset}"
         )
+    channels = input_channels(detector)
     names = list(INPUTS[:1] if options.single_input else INPUTS)
     example = (
-        torch.zeros(options.batch, 3, *options.size),
+        torch.zeros(options.batch, channels, *options.size),
         torch.tensor([options.size] * options.batch),
     )
     try:
@@ -131,7 +140,7 @@ def export_detector(
         module = adapt(
             module, outputs, single_input=options.single_input, mask_output=options.mask_output
         )
-        with _quiet(), torch.no_grad(), translations(options.opset):
+        with _caught() as caught, torch.no_grad(), translations(options.opset):
             torch.onnx.export(
                 module.eval(),
                 example[: len(names)],
@@ -163,8 +172,25 @@ def export_detector(
             graph = simplify(graph)
         except SimplifyError as error:
             raise ExportError(str(error)) from error
+    if "masks" in outputs and options.mask_output == "image":
+        # Of masks by region whoever pastes them decides; these are cut already.
+        onnx.helper.set_model_props(graph, {THRESHOLD_NAME: repr(threshold)})
     onnx.save(graph, str(path))
-    return {**_info(graph, options, path), "nodes_before": before}
+    info = _info(graph, options, path, channels)
+    if "masks" in outputs:
+        info[THRESHOLD_NAME] = threshold
+    if options.shape == "dynamic":
+        info["baked"] = baked_places(caught)
+    return {**info, "nodes_before": before}
+
+
+def _mask_threshold(detector: nn.Module) -> float:
+    """The detector's, before anything is traced; raises `ExportError` where there is no such."""
+    cfg: Any = getattr(detector, "cfg", None)
+    try:
+        return mask_threshold(cfg.model) if cfg is not None else THRESHOLD
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
@@ -201,11 +227,14 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
             onnx.helper.make_tensor_value_info("image_shape", onnx.TensorProto.INT64, [rows, 2])
         )
     graph.doc_string = ""
-    graph.producer_name = "pytest-onnxdet"
+    graph.producer_name = PRODUCER
     del graph.graph.value_info[:]
 
 
-def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[str, Any]:
+def _info(
+    graph: onnx.ModelProto, options: ExportOptions, path: Path, channels: int
+) -> dict[str, Any]:
+    shape = [options.batch, channels, *options.size]
     return {
         **describe(graph),
         "bytes": path.stat().st_size,
@@ -214,21 +243,22 @@ def _info(graph: onnx.ModelProto, options: ExportOptions, path: Path) -> dict[st
         "shape": options.shape,
         "lowering": options.lowering,
         "precision": options.precision,
-        "traced_shape": [options.batch, 3, *options.size],
-        "static_shape": ([options.batch, 3, *options.size] if options.shape == "static" else None),
+        "channels": channels,
+        "traced_shape": shape,
+        "static_shape": shape if options.shape == "static" else None,
     }
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the tracer's warnings.
+def _caught() -> Iterator[list[warnings.WarningMessage]]:
+    """Keeps warnings from being printed; those of modules that are not ours are looked at.
 
-    Each was looked at: shapes become Python numbers only where the architecture fixes them, and
-    parity at other shapes proves it.
+    Each of this package's was: shapes become Python numbers only where the architecture fixes
+    them, and parity at other shapes proves it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
 
 
 def _cause(error: BaseException | None, kind: type[Any]) -> Any:

@@ -10,7 +10,7 @@ LEAST_OPSET, LATEST_OPSET = 11, 20
 
 # A dynamic graph is traced at a batch and a size that no case verifies: what the tracer baked in
 # shows as a difference.
-TRACE_BATCH = 3
+TRACE_BATCH = 5
 TRACE_MARGIN = 32
 # Tracing runs the detector: of full-size images a part is enough. In steps of 128 px a size keeps
 # what networks ask of it, multiples of 32 or CornerNet's canvas of a multiple of 128 less 1.

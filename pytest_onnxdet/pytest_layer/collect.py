@@ -31,6 +31,7 @@ from pytest_onnxdet.run.cases import (
 if TYPE_CHECKING:
     from pytest_onnxdet.backends import Backend
     from pytest_onnxdet.data.datasets import DatasetRegistry
+    from pytest_onnxdet.models.spec import ModelSpec
 
 
 def start(config: pytest.Config) -> None:
@@ -78,6 +79,8 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     chosen, missing = choose_backends(settings, backends.as_dict())
     _require_datasets((spec.dataset for spec in specs), datasets)
     cases = make_cases(settings, specs, chosen)
+    if settings.strict and not hasattr(config, "workerinput"):
+        _require_one_view(specs)
     names = [spec.name for spec in models]
     for name, text in named_markers(names, backends.as_dict(), settings.batches).items():
         config.addinivalue_line("markers", f"{name}: {text}")
@@ -85,6 +88,21 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     if settings.report is not None:
         _require_writable(settings.report, "--onnxdet-report")
     return Suite(settings, cases, missing, datasets, families)
+
+
+def _require_one_view(specs: Iterable[ModelSpec]) -> None:
+    """Refuses models of whose images mmdet's own test merges several views."""
+    from pytest_onnxdet.data.augmentation import first_view
+    from pytest_onnxdet.models.checkpoint import BuildError
+    from pytest_onnxdet.run.augmented import augmented
+
+    try:
+        found = augmented(specs, thorough=True)
+    except BuildError as error:
+        raise pytest.UsageError(f"--onnxdet-strict: {error}") from error
+    if found:
+        told = "; ".join(first_view(name, views) for name, views in found.items())
+        raise pytest.UsageError(f"--onnxdet-strict: {told}: set flip=False and one scale")
 
 
 def _add_coco(datasets: DatasetRegistry, folder: Path) -> None:
@@ -152,7 +170,18 @@ class SuitePlugin:
             lines.append("onnxdet: random weights: graphs are compared with PyTorch, AP is not")
         if settings.limit is not None:
             lines.append(f"onnxdet: only the first {settings.limit} images")
-        return lines
+        return lines + self._augmented()
+
+    def _augmented(self) -> list[str]:
+        """A line for each model of which only the first view is verified."""
+        if self.config.getoption("collectonly") or hasattr(self.config, "workerinput"):
+            return []
+        from pytest_onnxdet.data.augmentation import first_view
+        from pytest_onnxdet.run.augmented import augmented
+
+        specs = {case.spec.name: case.spec for case in self.suite.cases}
+        found = augmented(specs.values())
+        return [f"onnxdet: {first_view(name, views)}" for name, views in found.items()]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Runs every test that takes an onnxdet fixture once for each case."""

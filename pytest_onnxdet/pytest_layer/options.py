@@ -63,7 +63,7 @@ OPTIONS = (
         "Input shapes: 'static' (one size for all images, exact batch size) and 'dynamic'. "
         "Default: static,dynamic.",
     ),
-    Option("batch", "N,...", True, "Images per batch. Default: 1,2."),
+    Option("batch", "N,...", True, "Images per batch. Default: 1,2,3."),
     Option(
         "precision",
         "TYPE,...",
@@ -137,6 +137,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--onnxdet", action="store_true", default=None, help=switch)
     parser.addini("onnxdet", "Like --onnxdet on every command line.", type="bool", default=False)
+    strict = (
+        "Refuse a model whose test pipeline augments (flip, several scales): a graph is the first "
+        "view of an image alone. Default: the header and the report say so."
+    )
+    group.addoption("--onnxdet-strict", action="store_true", default=None, help=strict)
+    parser.addini("onnxdet_strict", "Like --onnxdet-strict.", type="bool", default=False)
     for option in OPTIONS:
         group.addoption(
             f"--onnxdet-{option.name}",
@@ -156,6 +162,11 @@ def is_enabled(config: pytest.Config) -> bool:
     """Whether this run was asked to verify detectors."""
     given = config.getoption("onnxdet")
     return bool(config.getini("onnxdet") if given is None else given)
+
+
+def _is_strict(config: pytest.Config) -> bool:
+    given = config.getoption("onnxdet_strict")
+    return bool(config.getini("onnxdet_strict") if given is None else given)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -189,6 +200,7 @@ def read_settings(config: pytest.Config) -> Settings:
         report=values.folder("report"),
         baseline=values.file("baseline"),
         limit=LIMIT if random and limit is None else limit,
+        strict=_is_strict(config),
     )
 
 

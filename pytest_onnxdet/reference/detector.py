@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.masks import mask_threshold
 from pytest_onnxdet.reference.ties.points import watched_choices
 
 if TYPE_CHECKING:
@@ -78,13 +79,14 @@ class Reference:
             watching.enter_context(torch.no_grad())
             found = results(images, metas)
         detections = []
+        threshold = mask_threshold(self.detector.cfg.model)
         for result in found:
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None
-            detections.append(_one(result, masks, bound))
+            detections.append(_one(result, masks, bound, threshold))
         return detections[: batch.valid]
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
@@ -132,14 +134,15 @@ def _images(batch: Batch) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(batch.images))
 
 
-def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any = None) -> Detections:
+def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any, threshold: float) -> Detections:
     """One image's result, with the mask probabilities in the order of its detections."""
     if seen is None:
-        return Detections.from_mmdet(result)
+        return Detections.from_mmdet(result, mask_threshold=threshold)
     labels, probs = seen
     # mmdet's result is class by class, and within a class in the order of the mask head's input.
     order = np.argsort(labels, kind="stable")
-    return Detections.from_mmdet(result, probs[order], None if bounds is None else bounds[order])
+    ranges = None if bounds is None else bounds[order]
+    return Detections.from_mmdet(result, probs[order], ranges, threshold)
 
 
 @contextlib.contextmanager

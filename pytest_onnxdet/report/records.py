@@ -32,6 +32,8 @@ class Record:
             * ``parity``: images, detections, matched, missed, extra, max_box_px, max_score,
               max_mask, min_mask_iou, raw_max_abs, raw_max_rel; tied_images, tied_detections: what
               differs from PyTorch where that was proven to be a tie of floats
+            * ``parity``, ``accuracy``: augmentation, where the test pipeline makes several views
+              of an image, of which the first alone was run
             * ``accuracy``: for X in bbox_mAP, segm_mAP: X_torch, X, X_delta
             * ``latency``: ms, torch_ms, speedup, min, median, iqr (all times in milliseconds),
               rounds; where they were measured torch_iqr, results_ms, and ratio_iqr: of the rounds'

@@ -20,12 +20,13 @@ from pytest_onnxdet.backends.base import expecting
 from pytest_onnxdet.core.cpu import fair_share
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.batches import Batches, alone
-from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.channels import input_channels
 from pytest_onnxdet.reference.recording import packed, record
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
+from pytest_onnxdet.run.reading import read_outputs
 from pytest_onnxdet.run.second_export import SecondExport, SecondExporter
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Workbench:
         """The case's images: all of one size in static mode, else each batch of its own."""
         static = case.shape == "static"
         shape = self.static_size(case.spec) if static else None
-        return Batches(self.dataset(case.spec), case.batch, shape, fill=static)
+        channels = input_channels(self.detector(case.spec))
+        return Batches(self.dataset(case.spec), case.batch, shape, fill=static, channels=channels)
 
     # -- graphs and sessions --------------------------------------------------------------------
 
@@ -253,12 +255,12 @@ class Workbench:
         return self._run(case, self.session(replace(case, batch=1)), singly=True)
 
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
-
+        detector = self.detector(case.spec)
         return packed(
             found
             for batch in self.batches(case)
             for part in (alone(batch) if singly else (batch,))
-            for found in from_outputs(session.run(part), part)
+            for found in read_outputs(case, session, detector, part)
         )
 
     def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:

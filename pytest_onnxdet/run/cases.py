@@ -50,6 +50,7 @@ class Settings:
         random_weights: no checkpoints at all, see :mod:`pytest_onnxdet.models.structure`.
         data: COCO folder of the full-size models, with ``vocabulary.COCO_FILES``; None: none.
         report: folder for the report's files; None: no files.
+        strict: refuse a model whose test pipeline augments, rather than say so.
         baseline: an earlier run's report.json to compare with; None: none.
         limit: only the first so many images of a data set; None: all.
     """
@@ -67,6 +68,7 @@ class Settings:
     limit: int | None = None
     random_weights: bool = False
     baseline: Path | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False)

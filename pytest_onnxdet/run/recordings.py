@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
+from pytest_onnxdet.export.identity import code_digest
 from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
-#: Rooms of this package on which a recording depends.
-SOURCES = ("bundle", "data", "families", "reference")
 
 
 class Recordings:
@@ -65,7 +64,7 @@ class Recordings:
             "raw": RAW_BATCHES,
             "format": FORMAT,
             "versions": versions(),
-            "code": _code_digest(),
+            "code": code_digest(detector),
         }
 
     def get(self, parts: Mapping[str, Any], record: Callable[[], Recording]) -> Recording:
@@ -111,11 +110,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _code_digest() -> str:
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for file in sorted(file for room in SOURCES for file in (root / room).rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

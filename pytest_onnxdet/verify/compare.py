@@ -184,14 +184,20 @@ class _Image:
         low = high = ours.mask_probs[one]
         if ours.mask_range is not None:
             low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
-        slack, boxes = mask_slack(_MASK_THRESHOLD), ours.boxes[one]
+        threshold, boxes = ours.mask_threshold, ours.boxes[one]
+        slack = mask_slack(threshold)
         sure, possible = np.ones(mask.shape, bool), np.zeros(mask.shape, bool)
         # A pixel's place in the grid lies between those that these moves of the whole box give it.
         for x, y in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
             moved = boxes + np.float32(PIXEL) * np.array([x, y, x, y], np.float32)
-            sure &= paste_masks(low, moved, mask.shape, _MASK_THRESHOLD + slack)[0]
-            possible |= paste_masks(high, moved, mask.shape, _MASK_THRESHOLD - slack)[0]
-        return not (sure & ~mask).any() and not (mask & ~possible).any()
+            sure &= paste_masks(low, moved, mask.shape, threshold + slack)[0]
+            possible |= paste_masks(high, moved, mask.shape, threshold - slack)[0]
+        # The reference's own mask has to lie between them, too: else these are not the
+        # probabilities, or that is not the threshold, that it was made of.
+        return all(
+            not (sure & ~each).any() and not (each & ~possible).any()
+            for each in (mask, ours.masks[i])
+        )
 
     def _judge(
         self, key: str, kind: str, value: float, allowed: float, i: int, j: int, note: str = ""

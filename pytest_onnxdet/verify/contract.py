@@ -22,9 +22,12 @@ _TYPES = {
     "labels": TensorProto.INT64,
     "masks": TensorProto.FLOAT,
 }
-# Axes by name: a letter is free in a dynamic graph, a number is fixed in every graph.
+#: Of images whose graph does not say how many they have.
+CHANNELS = 3
+# Axes by name: a letter is free in a dynamic graph, a number is fixed in every graph; C is fixed,
+# to the channels of the detector's images.
 _AXES: dict[str, tuple[str | int, ...]] = {
-    "input": ("N", 3, "H", "W"),
+    "input": ("N", "C", "H", "W"),
     "image_shape": ("N", 2),
     "dets": ("N", "K", 5),
     "labels": ("N", "K"),
@@ -37,8 +40,8 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
 
     Args:
         model: the graph.
-        info: :attr:`Artifact.info`; ``opset``, ``inputs``, ``outputs``, ``static_shape`` and
-            ``lowering`` are read where they are present.
+        info: :attr:`Artifact.info`; ``opset``, ``inputs``, ``outputs``, ``static_shape``,
+            ``channels`` and ``lowering`` are read where they are present.
     """
     faults = _operator_faults(model)
     if info.get("lowering") == "tensorrt":
@@ -53,6 +56,7 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
     weights = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in weights]
     static = info.get("static_shape")
+    channels = int(info.get("channels", static[1] if static else CHANNELS))
     # A runtime that needs fixed sizes inside pads its detections to a fixed count.
     fixed_count = info.get("lowering", "onnxruntime") != "onnxruntime"
     for side, wanted, values in (
@@ -64,7 +68,7 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
             faults.append(f"{side}s: {', '.join(names)} instead of {', '.join(wanted)}")
         for value in values:
             if value.name in _AXES:
-                faults += _value_faults(side, value, static, fixed_count)
+                faults += _value_faults(side, value, static, fixed_count, channels)
     return faults
 
 
@@ -102,7 +106,7 @@ def _builder_faults(model: onnx.ModelProto) -> list[str]:
 
 
 def _value_faults(
-    side: str, value: onnx.ValueInfoProto, static: Any, fixed_count: bool
+    side: str, value: onnx.ValueInfoProto, static: Any, fixed_count: bool, channels: int
 ) -> list[str]:
     """Faults of one input's or output's type, rank and axes."""
     name, kind = value.name, value.type.tensor_type
@@ -114,6 +118,7 @@ def _value_faults(
     if len(dims) != len(axes):
         return [*faults, f"{side} {name}: shape {_shape(dims)} instead of {_shape(axes)}"]
     baked = dict(zip("NHW", (static[0], *static[2:]), strict=True)) if static else {}
+    baked["C"] = channels
     for at, (axis, dim) in enumerate(zip(axes, dims, strict=True)):
         where = f"{side} {name}, axis {at}"
         wanted_size = axis if isinstance(axis, int) else baked.get(axis)

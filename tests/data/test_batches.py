@@ -65,3 +65,14 @@ def test_a_batch_is_computed_alone() -> None:
 def test_a_batch_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 0 images"):
         Batches(Six(), 0)
+
+
+def test_one_channel_is_not_spread_over_three() -> None:
+    """numpy would copy it into all three without a word; mmdet raises."""
+    grey = Sample(np.ones((1, 8, 8), np.float32), {"img_shape": (8, 8), "filename": "grey.png"})
+    colour = Sample(np.ones((3, 8, 8), np.float32), {"img_shape": (8, 8, 3)})
+    with pytest.raises(DataError, match=r"grey\.png: 1 channel\(s\) .* the detector takes 3"):
+        collate([grey], channels=3)
+    with pytest.raises(DataError, match=r"1 channel\(s\) .* the first image has 3"):
+        collate([colour, grey])
+    assert collate([grey, grey]).images.shape == (2, 1, 8, 8)

@@ -20,7 +20,7 @@ def test_defaults(project: pytest.Pytester) -> None:
         profile="mini",
         backends=(),
         shapes=("static", "dynamic"),
-        batches=(1, 2),
+        batches=(1, 2, 3),
         precisions=("fp32",),
     )
 

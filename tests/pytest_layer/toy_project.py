@@ -113,4 +113,5 @@ INI = """
 addopts = --strict-markers
 onnxdet_profile = toy
 onnxdet_cache = cache
+onnxdet_batch = 1, 2
 """

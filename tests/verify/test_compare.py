@@ -193,6 +193,19 @@ def test_pixels_at_the_threshold():
     assert kinds(beyond) == ["mask_iou"] * 2 and not beyond.ok
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_pixels_tie_with_the_threshold_that_the_masks_are_cut_at(threshold):
+    """Of a threshold other than 0.5: a mask cut at 0.5 ties with nothing, at its own it does."""
+    found = dataclasses.replace(detections(3, masks=True), mask_threshold=threshold)
+    found = pasted(found, threshold)
+    slightly = pasted(found, threshold + TOLERANCE.mask_prob / 2)
+    assert set(kinds(compare(found, slightly, mask_ties=True))) <= {"mask_tie"}
+    assert set(kinds(compare(found, pasted(found), mask_ties=True))) == {"mask_iou"}
+    # Probabilities that are cut elsewhere than they say prove nothing.
+    wrong = dataclasses.replace(found, mask_threshold=0.5)
+    assert "mask_iou" in kinds(compare(wrong, pasted(found), mask_ties=True))
+
+
 def test_masks_within_the_references_range():
     """What float ties leave open is accepted, a step beyond is not."""
     found = detections(13, masks=True)

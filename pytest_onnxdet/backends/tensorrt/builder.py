@@ -24,8 +24,6 @@ AHEAD = "SM80"
 MEMORY = re.compile(r"out ?of ?memory|memory\b.* could not be allocated|MemoryAllocation", re.I)
 CUDA = re.compile(r"cuda ?error|cuda runtime", re.I)
 LOG_LINES = 30
-# Bumped when a change below makes other engines from the same graph.
-RECIPE = 1
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ class Recipe:
 
     def parts(self, artifact: Artifact) -> Mapping[str, Any]:
         """What the engine's place in the cache is named by."""
+        from pytest_onnxdet.core.sources import package_digest
         from pytest_onnxdet.core.store import file_digest
 
-        return {"graph": file_digest(artifact.path), "recipe": RECIPE, "target": AHEAD} | asdict(
-            self
-        )
+        made = {"graph": file_digest(artifact.path), "code": package_digest(), "target": AHEAD}
+        return made | asdict(self)
 
 
 def build(artifact: Artifact, recipe: Recipe, path: Path) -> dict[str, Any]:

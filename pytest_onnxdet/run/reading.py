@@ -1,0 +1,39 @@
+"""From what a backend gives to detections, after a look at the values as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.data.detections import Detections, from_outputs
+from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.verify.values import check_values, clips_boxes
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.backends.base import Session
+    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.run.cases import Case
+
+
+def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> list[Detections]:
+    """Runs one batch: its detections at the original images' sizes.
+
+    Args:
+        case: whose backend this is.
+        session: the case's graph.
+        detector: the case's, which knows what its boxes and masks have to be like.
+        batch: the images.
+
+    Raises:
+        CheckFailed: a value departs from the graph's contract.
+    """
+    spec = case.spec
+    outputs = session.run(batch)
+    check_values(
+        outputs,
+        batch,
+        classes=len(spec.classes) or None,
+        clips=clips_boxes(detector),
+        slack=spec.tolerance(case.backend.name, case.precision, session.device).box_px,
+        case_id=case.id,
+    )
+    return from_outputs(outputs, batch, mask_threshold(detector.cfg.model))

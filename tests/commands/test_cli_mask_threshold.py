@@ -1,0 +1,84 @@
+"""``mask_thr_binary``: the config's, on both sides, whatever it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from cli_models import SIZE, Ran, Tiny
+
+Run = Callable[..., Ran]
+ORT = ("--backend", "onnxruntime")
+KEY = "model.test_cfg.rcnn.mask_thr_binary"
+
+
+@pytest.fixture(scope="module")
+def graph(masked: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mask model's graph with masks by region, exported once, at the config's 0.5."""
+    from pytest_onnxdet.cli import main
+
+    path = tmp_path_factory.mktemp("masks") / "roi.onnx"
+    words = ["export", *map(str, masked), "--output-file", str(path), "--dynamic-export"]
+    assert main([*words, "--shape", *SIZE, "--opset-version", "16"]) == 0
+    return path
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_verify_and_test_cut_where_mmdet_does(
+    onnxdet: Run, masked: Tiny, graph: Path, tmp_path: Path, threshold: float
+) -> None:
+    """Red before: masks were cut at 0.5 in one of the two; and the pixels' ties hid it."""
+    import pickle
+
+    from pytest_onnxdet.commands.common import build, open_config
+    from pytest_onnxdet.commands.evaluate import open_data
+    from pytest_onnxdet.commands.results import mmdet_result
+    from pytest_onnxdet.data.batches import Batches
+    from pytest_onnxdet.reference.detector import Reference
+
+    option = ("--cfg-options", f"{KEY}={threshold}")
+    words = ("--output-file", tmp_path / "g.onnx", "--shape", *SIZE, "--opset-version", "16")
+    ran = onnxdet("export", *masked, *words, "--verify", *option)
+    assert ran.code == 0, ran.out
+    assert "least mask IoU: 1" in ran.out and "tie with the threshold" not in ran.out
+
+    model = open_config(str(masked.config), {KEY: threshold})
+    data = open_data(model)
+    reference = Reference(build(model, str(masked.checkpoint)))
+    wanted = [
+        mmdet_result(found, len(data.coco.CLASSES))
+        for batch in Batches(data, 1)
+        for found in reference.run(batch)
+    ]
+    ran = onnxdet("test", masked.config, graph, *ORT, "--out", tmp_path / "r.pkl", *option)
+    assert ran.code == 0, ran.err
+    masks = [
+        [[mask for of_class in one[1] for mask in of_class] for one in results]
+        for results in (wanted, pickle.loads((tmp_path / "r.pkl").read_bytes()))
+    ]
+    assert sum(map(len, masks[0])) > 0
+    assert masks[0] == masks[1]
+
+
+def test_a_negative_one_is_refused_by_its_full_name(
+    onnxdet: Run, masked: Tiny, graph: Path, tmp_path: Path
+) -> None:
+    option = ("--cfg-options", f"{KEY}=-1")
+    words = ("--output-file", tmp_path / "g.onnx", "--shape", *SIZE, "--opset-version", "16")
+    for ran in (
+        onnxdet("export", *masked, *words, *option),
+        onnxdet("test", masked.config, graph, *ORT, "--out", tmp_path / "r.pkl", *option),
+    ):
+        assert ran.code == 2 and f"{KEY} is -1: " in ran.err
+
+
+def test_masks_that_are_cut_inside_say_at_what(
+    onnxdet: Run, masked: Tiny, stock_masks: Path, tmp_path: Path
+) -> None:
+    props = {p.key: p.value for p in onnx.load(str(stock_masks)).metadata_props}
+    assert props == {"mask_thr_binary": "0.5"}
+    out = ("--out", tmp_path / "r.pkl")
+    option = ("--cfg-options", f"{KEY}=0.7")
+    ran = onnxdet("test", masked.config, stock_masks, *ORT, *out, *option)
+    assert ran.code == 2
+    assert f"{KEY} is 0.7, and the masks of" in ran.err and "are cut at 0.5" in ran.err

@@ -1,0 +1,86 @@
+"""What a config asks for beside one view of a colour image: told, refused, or followed."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, calibrated, data_of
+
+from pytest_onnxdet.data.datasets import SHAPES
+
+Run = Callable[..., Ran]
+ORT = ("--backend", "onnxruntime")
+FLIP = ("--cfg-options", "data.test.pipeline.1.flip=True")
+GREY = (
+    "dict(type='LoadImageFromFile')",
+    "dict(type='LoadImageFromFile', color_type='grayscale')",
+)
+
+
+def test_augmentation_is_told(onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "r.pkl")
+    ran = onnxdet("test", tiny.config, dynamic, *ORT, *out, *FLIP)
+    assert ran.code == 0 and "the test pipeline augments (flip)" in ran.err
+    ran = onnxdet("test", tiny.config, dynamic, *ORT, *out)
+    assert ran.code == 0 and "augments" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["test", "export"])
+def test_strict_refuses_augmentation(
+    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, command: str
+) -> None:
+    words: dict[str, tuple[Any, ...]] = {
+        "test": (tiny.config, dynamic, *ORT, "--out", tmp_path / "r.pkl"),
+        "export": (*tiny, "--output-file", tmp_path / "g.onnx"),
+    }
+    ran = onnxdet(command, *words[command], *FLIP, "--strict")
+    assert ran.code == 2 and "--strict: " in ran.err and "augments (flip)" in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def grey(text: str) -> str:
+    """A pipeline that reads grey images."""
+    text = text.replace(*GREY).replace("to_rgb=True", "to_rgb=False")
+    return re.sub(r"mean=\[[^\]]*\], std=\[[^\]]*\]", "mean=[110.], std=[60.]", text)
+
+
+@pytest.fixture(scope="module")
+def tiny_grey(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny detector of one channel."""
+    folder = tmp_path_factory.mktemp("grey")
+    config = folder / "grey.py"
+    model = TINY.replace("type='ResNet',", "type='ResNet', in_channels=1,")
+    config.write_text(model + grey(PIPELINE) + data_of(few, SHAPES / "val"))
+    detector = calibrated(config)
+    state = {"meta": {"CLASSES": CLASSES}, "state_dict": detector.state_dict()}
+    torch.save(state, folder / "grey.pth")
+    return Tiny(config, folder / "grey.pth")
+
+
+def test_a_detector_of_one_channel_exports_verifies_and_is_tested(
+    onnxdet: Run, tiny_grey: Tiny, tmp_path: Path
+) -> None:
+    graph = tmp_path / "grey.onnx"
+    words = ("--output-file", graph, "--shape", *SIZE, "--verify")
+    for more in ((), ("--dynamic-export",)):
+        ran = onnxdet("export", *tiny_grey, *words, *more)
+        assert ran.code == 0, ran.out + ran.err
+    ran = onnxdet("test", tiny_grey.config, graph, *ORT, "--eval", "bbox")
+    assert ran.code == 0, ran.err
+
+
+def test_a_grey_image_is_not_spread_over_three_channels(
+    onnxdet: Run, tiny: Tiny, dynamic: Path, few: Path, tmp_path: Path
+) -> None:
+    """mmdet raises; numpy copied the channel into all three, and both sides agreed."""
+    config = tmp_path / "wrong.py"
+    config.write_text(TINY + grey(PIPELINE) + data_of(few, SHAPES / "val"))
+    said = "1 channel(s) after the test pipeline, where the detector takes 3"
+    ran = onnxdet("test", config, dynamic, *ORT, "--out", tmp_path / "r.pkl")
+    assert ran.code == 2 and said in ran.err
+    words = ("--output-file", tmp_path / "g.onnx", "--shape", *SIZE, "--verify")
+    ran = onnxdet("export", config, tiny.checkpoint, *words)
+    assert ran.code == 2 and said in ran.err
