@@ -13,6 +13,9 @@ class Tolerance:
 
     Attributes:
         box_px: largest difference of a box coordinate, pixels of the original image.
+        box_rel: the same as a share of the box's longer side; the larger of the two counts. A
+            decoder that multiplies exp(t) by a prior's size makes of float32's last digits a share
+            of the box, and not a number of pixels.
         score: largest difference of a score.
         mask_prob: largest difference of a mask probability.
         mask_iou: least IoU of two pasted masks.
@@ -23,6 +26,7 @@ class Tolerance:
     """
 
     box_px: float = 0.01
+    box_rel: float = 2e-4
     score: float = 1e-4
     mask_prob: float = 1e-3
     mask_iou: float = 0.999

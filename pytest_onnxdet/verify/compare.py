@@ -24,10 +24,9 @@ import numpy as np
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.ties.rounding import PIXEL, mask_slack, score_slack
-from pytest_onnxdet.verify.match import OVERLAP, assign, box_distance, iou, match
+from pytest_onnxdet.verify.match import OVERLAP, assign, box_allowance, box_distance, iou, match
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
 
-_MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to a mask
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
 
 
@@ -148,7 +147,8 @@ class _Image:
         """Judges a matched pair's box, score and mask."""
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
         box = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
-        self._judge("box_px", "box_shift", box, allow.box_px, i, j)
+        pixels = float(box_allowance(ours.boxes[i : i + 1], allow)[0])
+        self._judge("box_px", "box_shift", box, pixels, i, j)
         score = abs(float(ours.scores[i]) - float(theirs.scores[j]))
         self._judge("score", "score_drift", score, allow.score, i, j)
         if (ours.masks is None) != (theirs.masks is None):
@@ -246,7 +246,8 @@ class _Image:
         gap = box_distance(self.ours.boxes[ours], self.theirs.boxes[theirs])
         drift = np.abs(self.ours.scores[ours][:, None] - self.theirs.scores[theirs][None])
         other = self.ours.labels[ours][:, None] != self.theirs.labels[theirs][None]
-        same = other & ((overlap >= _SAME_BOX) | (gap <= self.tolerance.box_px))
+        allowed = box_allowance(self.ours.boxes[ours], self.tolerance)[:, None]
+        same = other & ((overlap >= _SAME_BOX) | (gap <= allowed))
         cost = 1 - overlap + np.nan_to_num(drift.astype(np.float64), nan=1.0, posinf=1.0)
         return [(ours[r], theirs[c]) for r, c in assign(cost, same)]
 

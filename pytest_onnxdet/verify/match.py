@@ -56,6 +56,23 @@ def box_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     return gap
 
 
+def box_allowance(boxes: NDArray[np.floating], tolerance: Tolerance) -> Floats:
+    """Pixels by which each box's coordinates may differ.
+
+    Args:
+        boxes: (M, 4), corners in pixels.
+        tolerance: ``box_px``, or ``box_rel`` of a box's longer side where that is more.
+
+    Returns:
+        float64 (M,); ``box_px`` where a box is not finite.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore"):
+        longer = np.abs(corners[:, 2:] - corners[:, :2]).max(axis=1, initial=0.0)
+    sides = np.where(np.isfinite(longer), longer, 0.0)
+    return np.maximum(tolerance.box_px, tolerance.box_rel * sides)
+
+
 def assign(cost: Floats, allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """The one-to-one assignment of least cost (Kuhn-Munkres) that uses only allowed pairs.
 
@@ -95,14 +112,16 @@ def match(
             reference.scores[ours].astype(np.float64)[:, None]
             - candidate.scores[theirs].astype(np.float64)[None]
         )
-        good = (gap <= tolerance.box_px) & (drift <= tolerance.score)
+        allowed = box_allowance(reference.boxes[ours], tolerance)[:, None]
+        good = (gap <= allowed) & (drift <= tolerance.score)
         near = np.isfinite(drift) & (overlap >= OVERLAP)
-        within = (_share(gap, tolerance.box_px) + _share(drift, tolerance.score)) / 2
+        within = (_share(gap, allowed) + _share(drift, tolerance.score)) / 2
         cost = np.where(good, within, _LOOSE + (1 - overlap) + drift)
         pairs += [(int(ours[r]), int(theirs[c])) for r, c in assign(cost, good | near)]
     return sorted(pairs)
 
 
-def _share(difference: Floats, allowance: float) -> Floats:
+def _share(difference: Floats, allowance: Floats | float) -> Floats:
     """How much of an allowance a difference uses: 0 for none, 1 for all of it."""
-    return difference / allowance if allowance > 0 else np.zeros_like(difference)
+    allowed = np.broadcast_to(np.asarray(allowance, dtype=np.float64), difference.shape)
+    return np.divide(difference, allowed, out=np.zeros_like(difference), where=allowed > 0)

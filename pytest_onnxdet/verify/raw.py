@@ -62,11 +62,16 @@ class RawResult:
         raw_max_abs: the largest absolute difference over all outputs.
         raw_max_rel: the largest ``|got - wanted| / max(|wanted|, atol / rtol)``; the floor keeps
             elements near zero, which the absolute allowance judges, from deciding it.
+        raw_share: the largest share of an allowance by noise that is used, 1 for all of it; None
+            where raw outputs were compared with PyTorch's and not with float64's.
+        nearer: whether the backend is nearer to float64 than PyTorch in every output; or None.
         differences: one entry per output.
     """
 
     raw_max_abs: float = 0.0
     raw_max_rel: float = 0.0
+    raw_share: float | None = None
+    nearer: bool | None = None
     differences: list[RawDifference] = field(default_factory=list)
 
     @property
@@ -77,7 +82,10 @@ class RawResult:
     @property
     def metrics(self) -> dict[str, Any]:
         """Figures for the report."""
-        return {"raw_max_abs": self.raw_max_abs, "raw_max_rel": self.raw_max_rel}
+        figures = {"raw_max_abs": self.raw_max_abs, "raw_max_rel": self.raw_max_rel}
+        if self.raw_share is None:
+            return figures
+        return figures | {"raw_share": self.raw_share, "raw_nearer": self.nearer}
 
     def format(self, limit: int = 5) -> str:
         """One message: how many outputs differ, then the worst element of each."""

@@ -137,7 +137,7 @@ def test_a_drift_beyond_the_allowance(field, by, kind, key):
 
 def test_the_allowance_is_inclusive_and_may_be_zero():
     found = detections(6)
-    exact = dataclasses.replace(TOLERANCE, box_px=0.0, score=0.0)
+    exact = dataclasses.replace(TOLERANCE, box_px=0.0, box_rel=0.0, score=0.0)
     assert compare(found, found, exact).ok
     shifted = nudge(found, "boxes", 0, np.float32(1e-3))
     assert kinds(compare(found, shifted, exact)) == ["box_shift"]

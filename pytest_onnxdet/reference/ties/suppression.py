@@ -173,7 +173,8 @@ def _rows(
         far = np.where(alike, far, np.inf)
         if rows:
             far[rows] = np.inf
-        if not far.size or far.min() > tolerance.box_px:
+        longer = float(np.max(box[2:] - box[:2]))
+        if not far.size or far.min() > max(tolerance.box_px, tolerance.box_rel * longer):
             raise Unproven(f"{box} of score {score:.6g} is no candidate")
         rows.append(int(far.argmin()))
     return np.array(rows, dtype=np.int64)

@@ -1,0 +1,151 @@
+"""The reference in float64, and in float32 with sums taken in other orders."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pytest_onnxdet.reference.detector import Reference
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.reference.noise import Arrays
+
+#: Of mmcv's operators those whose CPU code takes float32 alone. They select, and do no arithmetic
+#: that a result would keep: in float64 they are asked in float32 and the rest goes on in float64.
+SELECTING = ("nms", "nms_match")
+
+
+class Float64:
+    """A detector's copy in float64, run like the detector. Use it as a context manager.
+
+    Within the block torch's default type is float64, which positional encodings and grids follow.
+
+    Args:
+        detector: in eval mode, on the CPU; it is copied and not changed.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        self._reference = Reference(copy.deepcopy(detector).double())
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Float64:
+        before = torch.get_default_dtype()
+        self._stack.callback(torch.set_default_dtype, before)
+        torch.set_default_dtype(torch.float64)
+        self._stack.enter_context(_selecting_in_float32())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def raw(self, batch: Batch) -> Arrays:
+        """The heads' outputs in float64, by the names of :meth:`Reference.raw`."""
+        return self._reference.raw(_double(batch))
+
+    def run(self, batch: Batch) -> list[Detections]:
+        """The detections: computed in float64, and then rounded to float32 once."""
+        heads: list[Any] = [
+            module
+            for module in self._reference.detector.modules()
+            if hasattr(module, "get_seg_masks")
+        ]
+        for head in heads:
+            head.get_seg_masks = _pasting_in_float32(head)
+        try:
+            return self._reference.run(_double(batch))
+        finally:
+            for head in heads:
+                head.__dict__.pop("get_seg_masks", None)
+
+
+def _pasting_in_float32(head: Any) -> Any:
+    """A mask head's ``get_seg_masks`` for float64: mmdet pastes on a grid of float32 positions.
+
+    The probabilities are what is asked for; pasted pixels are their image.
+    """
+    original = head.get_seg_masks
+
+    def get_seg_masks(*arguments: Any, **named: Any) -> Any:
+        return original(
+            *(_single(value) for value in arguments),
+            **{key: _single(value) for key, value in named.items()},
+        )
+
+    return get_seg_masks
+
+
+def _double(batch: Batch) -> Batch:
+    return replace(batch, images=batch.images.astype(np.float64))
+
+
+def samples(reference: Reference, batch: Batch, raw: Arrays) -> Iterator[Arrays]:
+    """PyTorch's float32 raw outputs of one batch, with sums taken in several orders.
+
+    Args:
+        reference: the detector.
+        batch: the images.
+        raw: its raw outputs as the reference computes them; they are the first.
+    """
+    yield raw
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it speaks of TF32 on GPUs that are not meant
+        with torch.backends.mkldnn.flags(enabled=False):
+            other = reference.raw(batch)
+    yield other
+    # The same numbers, channels last in memory: other kernels.
+    images = np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    yield reference.raw(replace(batch, images=images))
+
+
+@contextlib.contextmanager
+def _selecting_in_float32() -> Iterator[None]:
+    """For the duration of the block mmcv's suppression takes float64."""
+    module: Any = importlib.import_module("mmcv.ops.nms")
+    original = module.ext_module
+    module.ext_module = _Selecting(original)
+    try:
+        yield
+    finally:
+        module.ext_module = original
+
+
+class _Selecting:
+    """mmcv's compiled operators, those of :data:`SELECTING` asked in float32."""
+
+    def __init__(self, operators: Any) -> None:
+        self._operators = operators
+
+    def __getattr__(self, name: str) -> Any:
+        operator = getattr(self._operators, name)
+        if name == "softnms":
+            return lambda *arguments, **named: _soft_nms(operator, *arguments, **named)
+        if name not in SELECTING:
+            return operator
+        return lambda *arguments, **named: operator(
+            *(_single(value) for value in arguments),
+            **{key: _single(value) for key, value in named.items()},
+        )
+
+
+def _soft_nms(operator: Any, boxes: Tensor, scores: Tensor, dets: Tensor, **named: Any) -> Any:
+    """Soft-NMS, which also writes boxes and lowered scores, into ``dets`` (K, 5)."""
+    written = dets.float()
+    kept = operator(boxes.float(), scores.float(), written, **named)
+    dets.copy_(written)
+    return kept
+
+
+def _single(value: Any) -> Any:
+    is_double = isinstance(value, Tensor) and value.dtype == torch.float64
+    return value.float() if is_double else value
