@@ -8,6 +8,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from pytest_onnxdet.core.store import StoreError
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
+from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.reference.recording import Recording
 
 #: What a file says it is written in. A reader takes no other: raise it with any change.
-FORMAT = 1
-_RAW = "raw"
+FORMAT = 2
+_RAW, _EXACT = "raw", "exact"
 
 
 class BundleError(Exception):
@@ -40,7 +42,8 @@ def write(path: Path, recording: Recording) -> None:
     (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,), ``labels`` (K,); with masks
     ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8, COCO's run lengths one after
     the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
-    has them; ``threshold`` float64 (1,), that of the masks; ``raw/B/NAME``, output NAME of batch B.
+    has them; ``threshold`` float64 (1,), that of the masks; ``raw/B/NAME``, output NAME of batch B,
+    and ``exact/B/NAME``, what is to be added to it for the same in float64, rounded to float32.
 
     Raises:
         StoreError: the disk refuses.
@@ -51,7 +54,7 @@ def write(path: Path, recording: Recording) -> None:
         "images": recording.images,
         "sizes": recording.sizes,
         "versions": dict(recording.versions),
-        "noise": None if recording.noise is None else dict(recording.noise),
+        "noise": None if recording.noise is None else _figures(recording.noise),
         "raw": len(recording.raw),
     }
     arrays: dict[str, NDArray[Any]] = {
@@ -61,6 +64,14 @@ def write(path: Path, recording: Recording) -> None:
     }
     for number, outputs in enumerate(recording.raw):
         arrays |= {f"{_RAW}/{number}/{name}": value for name, value in outputs.items()}
+    if recording.noise is not None:
+        for number, (outputs, exact) in enumerate(
+            zip(recording.raw, recording.noise.exact, strict=True)
+        ):
+            arrays |= {
+                f"{_EXACT}/{number}/{name}": (value - outputs[name]).astype(np.float32)
+                for name, value in exact.items()
+            }
     try:
         handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", dir=path.parent)
         try:
@@ -98,15 +109,16 @@ def read(path: Path) -> Recording:
                 )
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(str(arrays["about"]))
+        raw = tuple(_outputs(arrays, _RAW, number) for number in range(about["raw"]))
         return Recording(
             inputs=about["inputs"],
             batch=about["batch"],
             images=tuple(about["images"]),
             sizes=tuple((height, width) for height, width in about["sizes"]),
             detections=tuple(_detections(arrays)),
-            raw=tuple(_raw(arrays, number) for number in range(about["raw"])),
+            raw=raw,
             versions=about["versions"],
-            noise=about["noise"],
+            noise=None if about["noise"] is None else _noise(about["noise"], arrays, raw),
         )
     except FileNotFoundError as error:
         raise BundleError(f"there is no recording {path}") from error
@@ -156,9 +168,35 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
         at += count
 
 
-def _raw(arrays: Mapping[str, NDArray[Any]], number: int) -> dict[str, NDArray[np.float32]]:
-    """One batch's raw outputs, in the order in which they were written."""
-    prefix = f"{_RAW}/{number}/"
+def _figures(noise: Noise) -> dict[str, Any]:
+    """A noise without the exact outputs, which are arrays."""
+    plain = {field.name: getattr(noise, field.name) for field in fields(noise)}
+    del plain["exact"]
+    return plain | {"maps": {name: asdict(one) for name, one in noise.maps.items()}}
+
+
+def _noise(
+    figures: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    raw: Sequence[Mapping[str, NDArray[np.float32]]],
+) -> Noise:
+    """What :func:`_figures` and the arrays hold of a noise."""
+    exact = [
+        {
+            name: outputs[name].astype(np.float64) + rest
+            for name, rest in _outputs(arrays, _EXACT, number).items()
+        }
+        for number, outputs in enumerate(raw)
+    ]
+    maps = {name: MapNoise(**one) for name, one in figures["maps"].items()}
+    return Noise(**{**figures, "maps": maps, "exact": exact})
+
+
+def _outputs(
+    arrays: Mapping[str, NDArray[Any]], kind: str, number: int
+) -> dict[str, NDArray[np.float32]]:
+    """One batch's outputs of a kind, in the order in which they were written."""
+    prefix = f"{kind}/{number}/"
     return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 
 

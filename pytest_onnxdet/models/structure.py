@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_onnxdet.core.vocabulary import STRUCTURE
-from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+from pytest_onnxdet.models.spec import ModelSpec
 
 #: The drawn scenes enlarged would be even areas, where suppression decides between equal boxes.
 GRAINED = "grained_shapes"
@@ -20,16 +20,6 @@ GRAINED = "grained_shapes"
 LARGE = "large_shapes"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
-
-# Two runtimes may be as far apart as both are from float64, so raw outputs are allowed twice what
-# PyTorch's own float32 is off by, measured on the calibrated models. Detections keep the defaults.
-OFF = "PyTorch's float32 is off by up to {:.1e} from float64 in its full-size {}"
-ROUNDING = Tolerance(raw_atol=1e-4, reason=OFF.format(3.3e-5, "logits (RetinaNet)"))
-# One model's, by its name, until a run measures the noise of its own model.
-DEEP_ROUNDING = {
-    "yolov3": Tolerance(raw_atol=7e-4, reason=OFF.format(3.3e-4, "maps")),
-}
-BACKENDS = ("onnxruntime", "onnxruntime[tensorrt-lowering]")
 
 
 def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
@@ -43,7 +33,6 @@ def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
     """
     if dataset is None:
         dataset = LARGE if _keeps_size(spec) else GRAINED
-    rounding = DEEP_ROUNDING.get(spec.name, ROUNDING)
     return replace(
         spec,
         profile=STRUCTURE,
@@ -51,7 +40,6 @@ def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
         dataset=dataset,
         expected_ap={},
         tied_images=0.0,
-        tolerances={**spec.tolerances, **dict.fromkeys(BACKENDS, rounding)},
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, in_little_memory
+from pytest_onnxdet.reference.noise import Noise
 
 #: Of so many first batches the raw outputs are recorded: they are large, and an image says as much
 #: about a convolution as a thousand do.
@@ -40,7 +41,8 @@ class Recording:
         detections: one entry per image.
         raw: of the first batches the heads' outputs by name, float32 as the head gives them.
         versions: of the packages that decided the results, by name.
-        noise: how far PyTorch's float32 is from float64, by quantity; None: not measured.
+        noise: how far PyTorch's float32 is from float64, measured on the batches of ``raw``; None:
+            not measured.
 
     Raises:
         ValueError: its parts are not of the same images.
@@ -53,7 +55,7 @@ class Recording:
     detections: tuple[Detections, ...]
     raw: tuple[Mapping[str, NDArray[np.float32]], ...]
     versions: Mapping[str, str]
-    noise: Mapping[str, float] | None = None
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.images), len(self.sizes), len(self.detections)}
@@ -63,6 +65,19 @@ class Recording:
                 f"images' detections and {len(self.raw)} batches' raw outputs do not belong "
                 "together"
             )
+
+
+class Measures(Protocol):
+    """Measures the noise of float32 on a recording's first batches."""
+
+    def __call__(
+        self,
+        batches: Sequence[Batch],
+        raw: Sequence[Mapping[str, NDArray[np.float32]]],
+        detections: Sequence[Detections],
+    ) -> Noise:
+        """The noise of the raw outputs and detections that PyTorch's float32 gave these batches."""
+        ...
 
 
 class Runs(Protocol):
@@ -87,6 +102,7 @@ def record(
     size: int,
     images: Sequence[str],
     versions: Mapping[str, str],
+    measure: Measures | None = None,
 ) -> Recording:
     """Runs every batch once, and the first ones' raw outputs.
 
@@ -96,10 +112,13 @@ def record(
         size: images a batch.
         images: file names, in the same order.
         versions: of the packages that decide the results.
+        measure: asked for the noise, once; None: it is not measured.
     """
     digest = hashlib.sha256()
     sizes: list[tuple[int, int]] = []
     raw: list[Mapping[str, NDArray[np.float32]]] = []
+    first: list[Batch] = []
+    seen: list[Detections] = []
 
     def results() -> Iterator[Detections]:
         for batch in batches:
@@ -108,9 +127,12 @@ def record(
             for meta in batch.metas[: batch.valid]:
                 height, width = meta["ori_shape"][:2]
                 sizes.append((int(height), int(width)))
+            found = reference.run(batch)
             if len(raw) < RAW_BATCHES:
                 raw.append(reference.raw(batch))
-            yield from reference.run(batch)
+                first.append(batch)
+                seen.extend(found)
+            yield from found
 
     detections = tuple(packed(results()))
     return Recording(
@@ -121,6 +143,7 @@ def record(
         detections=detections,
         raw=tuple(raw),
         versions=dict(versions),
+        noise=None if measure is None else measure(first, raw, seen),
     )
 
 

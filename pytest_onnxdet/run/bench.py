@@ -214,6 +214,7 @@ class Workbench:
         """
 
         def load() -> Recording:
+            from pytest_onnxdet.run.noise import measuring
             from pytest_onnxdet.run.recordings import Recordings, versions
 
             kept = Recordings(self.settings.cache / "reference")
@@ -226,6 +227,7 @@ class Workbench:
                     size=case.batch,
                     images=self.names(case),
                     versions=versions(),
+                    measure=measuring(reference),
                 ),
             )
 

@@ -20,9 +20,11 @@ from typing import Any, Protocol
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.reference.noise import Noise
 from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
-from pytest_onnxdet.verify.raw import Arrays, compare_raw
+from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
+from pytest_onnxdet.verify.raw import Arrays, RawResult, compare_raw
 from pytest_onnxdet.verify.verdict import DIFFERENT, EMPTY, SAME, TIED, ImageVerdict, Verdict
 
 
@@ -41,6 +43,9 @@ class Sides:
             in its batch: a batch of k must equal k singles. None: not compared.
         raw_reference: the heads' outputs in PyTorch by name, for one batch or a list of them.
         raw: the exported heads' outputs. Both or neither.
+        noise: of the reference on the batches of ``raw_reference``. With it raw outputs are judged
+            by their distance from float64, and the allowances for detections are narrowed by it;
+            without it the tolerance alone counts.
         every_image: whether the reference has to find something in each image, and not just in one.
 
     Raises:
@@ -55,6 +60,7 @@ class Sides:
     singles: Sequence[Detections] | None = None
     raw_reference: Arrays | Sequence[Arrays] | None = None
     raw: Arrays | Sequence[Arrays] | None = None
+    noise: Noise | None = None
     every_image: bool = False
 
     def __post_init__(self) -> None:
@@ -106,7 +112,8 @@ def judge(sides: Sides, tolerance: Tolerance, proofs: TieProofs | None = None) -
         proofs: asked for each image that differs. With them nothing else counts as a tie of whole
             boxes, at the cut neither.
     """
-    return _Trial(sides, tolerance, proofs).verdict()
+    allowed = tolerance if sides.noise is None else narrowed(tolerance, sides.noise)
+    return _Trial(sides, allowed, proofs).verdict()
 
 
 @dataclass
@@ -129,8 +136,7 @@ class _Trial:
         sides, raw, final = self.sides, None, None
         images: tuple[ImageVerdict, ...] = ()
         if sides.raw_reference is not None and sides.raw is not None:
-            allow = self.tolerance
-            raw = compare_raw(sides.raw_reference, sides.raw, allow.raw_rtol, allow.raw_atol)
+            raw = self._raw(sides.raw_reference, sides.raw)
             self.metrics |= raw.metrics
             if not raw.ok:
                 self.faults.append(f"raw outputs of the heads: {raw.format()}")
@@ -145,6 +151,15 @@ class _Trial:
         if self.faults:
             self.faults += self.broken
         return Verdict(self.metrics, tuple(self.faults), images, final, raw)
+
+    def _raw(self, ours: Arrays | Sequence[Arrays], theirs: Arrays | Sequence[Arrays]) -> RawResult:
+        noise, allow = self.sides.noise, self.tolerance
+        if noise is None:
+            return compare_raw(ours, theirs, allow.raw_rtol, allow.raw_atol)
+        wanted, got = (
+            [side] if isinstance(side, Mapping) else list(side) for side in (ours, theirs)
+        )
+        return compare_to_exact(noise, wanted, got)
 
     def _compare(self, ours: Sequence[Detections], theirs: Sequence[Detections]) -> ParityResult:
         return compare_detections(
