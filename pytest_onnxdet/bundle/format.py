@@ -109,9 +109,10 @@ def read(path: Path) -> Recording:
                 )
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(str(arrays["about"]))
+        inputs = about["inputs"]
         raw = tuple(_outputs(arrays, _RAW, number) for number in range(about["raw"]))
         return Recording(
-            inputs=about["inputs"],
+            inputs=inputs,
             batch=about["batch"],
             images=tuple(about["images"]),
             sizes=tuple((height, width) for height, width in about["sizes"]),

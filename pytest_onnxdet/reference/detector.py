@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
 from pytest_onnxdet.reference.ties.points import watched_choices
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class Reference:
             watching.enter_context(torch.no_grad())
             found = results(images, metas)
         detections = []
-        threshold = mask_threshold(self.detector.cfg.model)
+        cfg: Any = getattr(self.detector, "cfg", None)
+        masked = any(isinstance(result, tuple) for result in found)
+        threshold = mask_threshold(cfg.model) if masked else THRESHOLD
         for result in found:
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.

@@ -11,6 +11,7 @@ from recording_samples import detections, recording, same
 
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.reference.noise import MapNoise, Noise
 
 
 @pytest.mark.parametrize(
@@ -24,15 +25,30 @@ from pytest_onnxdet.data.detections import Detections
     ],
 )
 def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) -> None:
-    made = replace(recording(*found, raw=2), noise={"score": 1e-6} if found else None)
+    made = recording(*found, raw=2)
+    if found:
+        exact = [
+            {n: v.astype(np.float64) + 1e-6 for n, v in outputs.items()} for outputs in made.raw
+        ]
+        names = [name for outputs in made.raw for name in outputs]
+        maps = {name: MapNoise(1e-6, 5e-7, 1e-7) for name in names}
+        noise = Noise(exact=exact, maps=maps, score=1e-6, mask_prob=None, detections=4)
+        made = replace(made, noise=noise)
     write(tmp_path / "made.npz", made)
 
     again = read(tmp_path / "made.npz")
 
     assert len(again.detections) == len(found)
     assert all(same(a, b) for a, b in zip(again.detections, found, strict=True))
-    for name in ("inputs", "batch", "images", "sizes", "versions", "noise"):
+    for name in ("inputs", "batch", "images", "sizes", "versions"):
         assert getattr(again, name) == getattr(made, name)
+    assert (again.noise is None) == (made.noise is None)
+    if made.noise is not None and again.noise is not None:
+        assert replace(again.noise, exact=()) == replace(made.noise, exact=())
+        for ours, theirs in zip(made.noise.exact, again.noise.exact, strict=True):
+            assert ours.keys() == theirs.keys()
+            # What is to be added to float32 is rounded to float32: seven digits of a rounding.
+            assert all(np.allclose(ours[n], theirs[n], rtol=0, atol=1e-12) for n in ours)
     assert [list(outputs) for outputs in again.raw] == [list(outputs) for outputs in made.raw]
     for ours, theirs in zip(made.raw, again.raw, strict=True):
         for name, array in ours.items():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.models.structure import GRAINED, is_structure, keeps_size
 from pytest_onnxdet.models.zoo import DOCUMENTED, ZOO
 from pytest_onnxdet.run.cases import Settings, choose_models
@@ -25,9 +26,7 @@ def test_no_checkpoints_makes_structure_checks() -> None:
         "large_shapes"
     } and not specs[0].expected_ap
     assert not any(Path(spec.weights or "").is_file() for spec in specs)
-    allowed = {spec.name: spec.tolerance("onnxruntime") for spec in specs}
-    assert {name for name, one in allowed.items() if one.raw_atol > 1e-4} == {"yolov3"}
-    assert {(one.box_px, one.score) for one in allowed.values()} == {(0.01, 1e-4)}
+    assert {spec.tolerance("onnxruntime") for spec in specs} == {Tolerance()}, "noise is measured"
     with_data = choose_models(replace(settings, data=Path("coco")), REGISTRY)
     assert {spec.dataset for spec in with_data} == {"coco_val2017"}
 

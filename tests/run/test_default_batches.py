@@ -11,7 +11,7 @@ from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.run.cases import Settings, make_cases
-from pytest_onnxdet.verify.checks import CheckFailed, check_parity
+from pytest_onnxdet.verify.judge import Sides, judge
 
 
 class Images:
@@ -47,18 +47,13 @@ def verdict(size: int) -> bool:
     def found(run: Any, parts: Any) -> list[Detections]:
         return [one for part in parts for one in from_outputs(run(part), part)]
 
-    try:
-        check_parity(
-            found(good, batches),
-            found(repeating, batches),
-            tolerance=Tolerance(),
-            classes=("thing",),
-            case_id="case",
-            singles=found(repeating, [one for batch in batches for one in alone(batch)]),
-        )
-    except CheckFailed:
-        return False
-    return True
+    sides = Sides(
+        found(good, batches),
+        found(repeating, batches),
+        classes=("thing",),
+        singles=found(repeating, [one for batch in batches for one in alone(batch)]),
+    )
+    return judge(sides, Tolerance()).ok
 
 
 def test_rows_repeated_from_the_third_on_are_caught_by_the_default_run() -> None:

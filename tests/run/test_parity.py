@@ -17,7 +17,7 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
 ) -> None:
     asked: list[Any] = []
 
-    def lower(detector: Any, lowering: str, limits: Any = None, fixed_shape: bool = False) -> Any:
+    def lower(detector: Any, lowering: str, limits: Any = None, fixed_shape: bool, families: Any = False) -> Any:
         asked.append((detector, lowering, fixed_shape))
         return "deploy"
 
@@ -37,7 +37,8 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
         "max_per_img": None,
     }
     bench: Any = SimpleNamespace(
-        **{name: lambda *_, value=value: value for name, value in fixed.items()}
+        families="families",
+        **{name: lambda *_, value=value: value for name, value in fixed.items()},
     )
     backend = SimpleNamespace(name="onnxruntime", lowering="tensorrt")
     case: Any = SimpleNamespace(

@@ -8,6 +8,7 @@ import pytest
 from verify_samples import CLASSES, TOLERANCE, change, detections, empty, join, nudge, take
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
+from pytest_onnxdet.reference.ties.rounding import mask_slack
 from pytest_onnxdet.verify.compare import compare_detections
 
 
@@ -198,12 +199,12 @@ def test_pixels_tie_with_the_threshold_that_the_masks_are_cut_at(threshold):
     """Of a threshold other than 0.5: a mask cut at 0.5 ties with nothing, at its own it does."""
     found = dataclasses.replace(detections(3, masks=True), mask_threshold=threshold)
     found = pasted(found, threshold)
-    slightly = pasted(found, threshold + TOLERANCE.mask_prob / 2)
-    assert set(kinds(compare(found, slightly, mask_ties=True))) <= {"mask_tie"}
-    assert set(kinds(compare(found, pasted(found), mask_ties=True))) == {"mask_iou"}
+    slightly = pasted(found, threshold + float(mask_slack(threshold)) / 2)
+    assert set(kinds(compare(found, slightly))) <= {"mask_tie"}
+    assert set(kinds(compare(found, pasted(found)))) == {"mask_iou"}
     # Probabilities that are cut elsewhere than they say prove nothing.
     wrong = dataclasses.replace(found, mask_threshold=0.5)
-    assert "mask_iou" in kinds(compare(wrong, pasted(found), mask_ties=True))
+    assert "mask_iou" in kinds(compare(wrong, pasted(found)))
 
 
 def test_masks_within_the_references_range():
