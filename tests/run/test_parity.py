@@ -17,7 +17,8 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
 ) -> None:
     asked: list[Any] = []
 
-    def lower(detector: Any, lowering: str, limits: Any = None, fixed_shape: bool, families: Any = False) -> Any:
+    def lower(detector: Any, lowering: str, fixed_shape: bool = False, families: Any = None) -> Any:
+        assert families == "families"
         asked.append((detector, lowering, fixed_shape))
         return "deploy"
 
