@@ -195,9 +195,11 @@ class _Trial:
         by_image: dict[int, list[Mismatch]] = {}
         for mismatch in first.faults:
             by_image.setdefault(mismatch.index, []).append(mismatch)
-        proven = {index: self.prove(index, False) for index in sorted(by_image)}
-        settled = {index: one for index, one in proven.items() if one is not None}
-        if settled and not first.vacuous:
+        settled: dict[int, Detections] = {}
+        if not first.vacuous:  # what compared nothing is not saved by a proof
+            proven = {index: self.prove(index, False) for index in sorted(by_image)}
+            settled = {index: one for index, one in proven.items() if one is not None}
+        if settled:
             ours = [settled.get(index, one) for index, one in enumerate(sides.reference)]
             final = self._compare(ours, sides.candidate)
         ties = Counter(m.index for m in final.mismatches if m.kind == "mask_tie")

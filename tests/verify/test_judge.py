@@ -139,7 +139,8 @@ def test_a_batch_that_ties_otherwise_than_its_singles_needs_both_proven():
 
 def test_ties_cannot_make_up_for_finding_nothing():
     nothing = [empty() for _ in GOOD]
-    assert failure(nothing, settle=lambda index, candidate, singly: [empty()])
+    error = failure(nothing, settle=lambda index, candidate, singly: [empty()])
+    assert error.metrics["tied_images"] == 0
 
 
 def test_more_proven_ties_than_the_spec_expects_fail():
