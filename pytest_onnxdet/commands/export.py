@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -257,6 +257,8 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
         os.close(handle)
         try:
             info = export_detector(detector, options, Path(name))
+            if options.shape == "dynamic":
+                _try_elsewhere(detector, options, Path(name), info["baked"])
             # mkstemp lets nobody else read; a file that was asked for is read by others.
             umask = os.umask(0)
             os.umask(umask)
@@ -270,6 +272,22 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
             f"--output-file: {output} cannot be written: {error.strerror or error}"
         ) from error
     return Artifact(output, "", cached=False, info=info)
+
+
+def _try_elsewhere(
+    detector: nn.Module, options: ExportOptions, path: Path, baked: Sequence[str]
+) -> None:
+    """Has a dynamic graph run at another size and batch, before it is called dynamic."""
+    from pytest_onnxdet.export.probe import require_dynamic
+
+    tried = require_dynamic(detector, options, path, baked)
+    for place in baked:
+        warn(f"fixed while tracing: {place}")
+    if not tried:
+        warn(
+            "the graph was not tried at another size: that needs onnxruntime, and a detector that "
+            "takes one"
+        )
 
 
 def _report(artifact: Artifact, options: ExportOptions) -> None:

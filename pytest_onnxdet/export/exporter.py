@@ -17,6 +17,7 @@ from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.masks import THRESHOLD, THRESHOLD_NAME, mask_threshold
 from pytest_onnxdet.export.identity import identity
 from pytest_onnxdet.export.options import INPUTS, ExportError, ExportOptions
+from pytest_onnxdet.export.probe import baked_places
 from pytest_onnxdet.graph.describe import describe
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
         module = adapt(
             module, outputs, single_input=options.single_input, mask_output=options.mask_output
         )
-        with _quiet(), torch.no_grad(), translations(options.opset):
+        with _caught() as caught, torch.no_grad(), translations(options.opset):
             torch.onnx.export(
                 module.eval(),
                 example[: len(names)],
@@ -150,6 +151,8 @@ def export_detector(detector: nn.Module, options: ExportOptions, path: Path) -> 
     info = _info(graph, options, path, channels)
     if "masks" in outputs:
         info[THRESHOLD_NAME] = threshold
+    if options.shape == "dynamic":
+        info["baked"] = baked_places(caught)
     return {**info, "nodes_before": before}
 
 
@@ -219,15 +222,15 @@ def _info(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the tracer's warnings.
+def _caught() -> Iterator[list[warnings.WarningMessage]]:
+    """Keeps warnings from being printed; those of modules that are not ours are looked at.
 
-    Each was looked at: shapes become Python numbers only where the architecture fixes them, and
-    parity at other shapes proves it.
+    Each of this package's was: shapes become Python numbers only where the architecture fixes
+    them, and parity at other shapes proves it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
 
 
 def _cause(error: BaseException | None, kind: type[Any]) -> Any:

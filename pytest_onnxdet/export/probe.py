@@ -1,0 +1,166 @@
+"""Whether a dynamic graph is one: a run at another size and batch than it was traced at.
+
+The tracer takes a size that Python computes with for a constant, and says so in a warning. What
+comes of it shows at any other size: an operator that fails, or other detections than PyTorch's.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_onnxdet.export.options import ExportError, ExportOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGE = Path(__file__).parents[1]
+#: Steps of a side that keep what networks ask of a size: multiples of 32, CornerNet's canvas.
+STEP, LEAST = 128, 96
+#: What a gross difference is: rounding moves no score by so much, and few detections in or out.
+SCORE, SHARE = 0.02, 0.1
+FAILED_NODE = re.compile(r"running (\w+) node\. Name:\s*'([^']*)'")
+
+
+def baked_places(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """One line for each place outside of this package at which the tracer took a size for fixed.
+
+    Args:
+        caught: the warnings of an export; others than the tracer's are left out.
+    """
+    import torch
+
+    places: dict[str, None] = {}
+    own, library = str(PACKAGE), str(Path(torch.__file__).parent)
+    for one in caught:
+        if not issubclass(one.category, torch.jit.TracerWarning):
+            continue
+        if one.filename.startswith((own, library)):
+            continue
+        file = one.filename.rpartition("site-packages/")[2]
+        text = " ".join(str(one.message).split()).partition(". ")[0]
+        places.setdefault(f"{file}:{one.lineno}: {text}")
+    return list(places)
+
+
+def second_sizes(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Other sizes to try a graph at, in turn: a small one, and for who takes none a larger one."""
+    height, width = (_small(side) for side in size)
+    yield height, width + STEP if height == width else width
+    yield size[0] + STEP, size[1] + (2 * STEP if size[0] == size[1] else STEP)
+
+
+def _small(side: int) -> int:
+    small = (side - 1) % STEP + 1
+    while small < LEAST or small == side:
+        small += STEP
+    return small
+
+
+def require_dynamic(
+    detector: nn.Module, options: ExportOptions, path: Path, places: Iterable[str] = ()
+) -> bool:
+    """Runs a dynamic graph on ONNX Runtime at a second size and batch.
+
+    Args:
+        detector: what was exported.
+        options: with which options; those of a dynamic graph.
+        path: the graph.
+        places: what :func:`baked_places` gave, for the message.
+
+    Returns:
+        Whether it was run: not where ONNX Runtime is missing, nor where PyTorch itself takes no
+        other size.
+
+    Raises:
+        ExportError: the graph fails there, or finds something else than PyTorch.
+    """
+    if find_spec("onnxruntime") is None:
+        return False
+    batch = options.batch + 1
+    for size in second_sizes(options.size):
+        feeds, wanted = _in_torch(detector, options, batch, size)
+        if wanted is None:
+            continue
+        where = f"at batch {batch} and {size[0]} x {size[1]} px"
+        try:
+            found = _run(path, feeds)
+        except Exception as error:  # whatever a node says of what it was given
+            raise ExportError(_told(where, options, _node(error), places)) from error
+        if _differ(wanted, found):
+            why = "it finds something else than PyTorch"
+            raise ExportError(_told(where, options, why, places))
+        return True
+    return False
+
+
+def _in_torch(
+    detector: nn.Module, options: ExportOptions, batch: int, size: tuple[int, int]
+) -> tuple[dict[str, NDArray[Any]], list[NDArray[Any]] | None]:
+    """Noise, and what the deploy model makes of it; None where it takes no such size."""
+    import torch
+
+    from pytest_onnxdet.families import lower
+    from pytest_onnxdet.families.base import Limits, RawOutputs
+    from pytest_onnxdet.models.channels import input_channels
+
+    noise = np.random.default_rng(0).normal(size=(batch, input_channels(detector), *size))
+    feeds = {"input": noise.astype(np.float32), "image_shape": np.array([size] * batch)}
+    model: Any = lower(detector, options.lowering, Limits.from_config(options.limits))
+    module = model if options.postprocess else RawOutputs(model).eval()
+    try:
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(value) for value in feeds.values()))
+    except Exception:  # a network that needs a larger input says so in many ways
+        return feeds, None
+    return feeds, [value.numpy() for value in outputs]
+
+
+def _run(path: Path, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    found: list[NDArray[Any]] = session.run(None, {name: feeds[name] for name in names})
+    return found
+
+
+def _differ(wanted: list[NDArray[Any]], found: list[NDArray[Any]]) -> bool:
+    """Whether the first outputs, detections or a head's map, differ by more than rounding can."""
+    ours, theirs = wanted[0], found[0]
+    if ours.ndim != 3:  # a raw map
+        return ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=0.05, atol=0.05)
+    if len(ours) != len(theirs):
+        return True
+    least = min(ours.shape[1], theirs.shape[1])
+    counts = [(one[..., 4] > 0).sum() for one in (ours, theirs)]
+    if abs(counts[0] - counts[1]) > max(2, SHARE * max(counts)):
+        return True
+    gap = np.abs(ours[:, :least, 4] - theirs[:, :least, 4])
+    return bool((gap > SCORE).mean() > SHARE) if gap.size else False
+
+
+def _node(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    named = FAILED_NODE.search(text)
+    if named is None:
+        return f"ONNX Runtime fails ({type(error).__name__}: {text[:200]})"
+    return f"ONNX Runtime fails in {named[1]} {named[2]!r}, whose sizes are baked in"
+
+
+def _told(where: str, options: ExportOptions, why: str, places: Iterable[str]) -> str:
+    lines = [
+        f"the graph is not dynamic: {where} {why}; it was traced at batch {options.batch} and "
+        f"{options.size[0]} x {options.size[1]} px: export a static graph of each size"
+    ]
+    return "\n".join([*lines, *(f"  fixed while tracing: {place}" for place in places)])
