@@ -278,12 +278,17 @@ def _try_elsewhere(
     detector: nn.Module, options: ExportOptions, path: Path, baked: Sequence[str]
 ) -> None:
     """Has a dynamic graph run at another size and batch, before it is called dynamic."""
-    from pytest_onnxdet.export.probe import require_dynamic
+    from pytest_onnxdet.export.probe import RUNS, UNTRIED, require_dynamic
 
-    tried = require_dynamic(detector, options, path, baked)
+    verdict = require_dynamic(detector, options, path, baked)
     for place in baked:
         warn(f"fixed while tracing: {place}")
-    if not tried:
+    if verdict == RUNS and baked:
+        warn(
+            "the graph runs at another size and batch, where neither it nor PyTorch finds anything "
+            "in noise: --verify compares detections in images"
+        )
+    if verdict == UNTRIED:
         warn(
             "the graph was not tried at another size: that needs onnxruntime, and a detector that "
             "takes one"
