@@ -248,3 +248,12 @@ def test_what_tensorrts_builder_does_not_take(tmp_path, k, told):
     assert told is None or told in message
     assert (told is None) == ("TopK pick" not in message)
     assert check_export(save(model, tmp_path / "model.onnx", lowering="onnxruntime"))
+
+
+def test_channels_are_those_that_the_exporter_recorded(tmp_path):
+    grey = fixed(detector())
+    grey.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    static = {"shape": "static", "static_shape": (2, 1, HEIGHT, WIDTH), "channels": 1}
+    assert check_export(save(grey, tmp_path / "grey.onnx", **static))
+    told = failure(fixed(detector()), tmp_path, **static)
+    assert "input input, axis 1: 3 instead of 1" in told
