@@ -110,7 +110,7 @@ def test_without_a_backend_that_builds_there_is_no_build_test(
 ) -> None:
     tests, settings = toy.path / "test_graphs.py", toy.path / "tox.ini"
     tests.write_text(tests.read_text() + BUILD_TEST)
-    settings.write_text(settings.read_text() + ini)
+    settings.write_text(f"{settings.read_text()}\n{ini}")
 
     result = toy.runpytest("--onnxdet", "-m", "toy or build", "test_graphs.py")
 

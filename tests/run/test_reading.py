@@ -1,4 +1,4 @@
-"""What the suite reads of a backend is held to the graph's contract, in every case's every batch."""
+"""What the suite reads of a backend is held to the contract, in every batch of every case."""
 
 from types import SimpleNamespace
 from typing import Any
