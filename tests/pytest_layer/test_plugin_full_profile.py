@@ -154,10 +154,10 @@ def test_a_run_says_once_for_each_test_what_cannot_be_had(
         *("-m", "dynamic and (export or accuracy)"),
     )
 
-    result.assert_outcomes(errors=4)
+    result.assert_outcomes(errors=6)
     assert len(server.asked) == 1  # nor is it asked for again and again
     found = cases(project.path / "out")
-    assert {case["outcome"] for case in found} == {"failed"} and len(found) == 4
+    assert {case["outcome"] for case in found} == {"failed"} and len(found) == 6
     for case in found:
         assert url in case["reason"] and "404" in case["reason"]
         assert "--onnxdet-checkpoints DIR" in case["reason"]
