@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.options import ExportOptions
     from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.reference.noise import Noise
     from pytest_onnxdet.verify.verdict import Verdict
 
 LARGEST = 1344  # the stock tool's limit for the other size that a dynamic graph is tried at
@@ -113,6 +114,7 @@ def verify(
     if not options.postprocess:
         return _verify_raw(detector, session, options, images, tolerance)
     from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.run.noise import measure
 
     reference = Reference(detector)
     good = True
@@ -120,7 +122,9 @@ def verify(
         for one in trials(detector, options, images):
             theirs, broken = read(detector, session, one.batch)
             ours = reference.run(one.batch)
-            verdict = compare(reference, one, ours, theirs, tolerance, raw_session)
+            # An allowance that somebody chose, or a GPU's, is not narrowed: see `run.parity`.
+            noise = measure(reference, [one.batch], [], ours) if tolerance == Tolerance() else None
+            verdict = compare(reference, one, ours, theirs, tolerance, raw_session, noise)
             good &= verdict.ok and not broken
             tell(f"verify {one.title}: {_told(verdict, broken)}")
     return good
@@ -148,6 +152,7 @@ def compare(
     theirs: Sequence[Detections],
     tolerance: Tolerance,
     raw_session: Callable[[], Session],
+    noise: Noise | None = None,
 ) -> Verdict:
     """The judge's verdict on one comparison.
 
@@ -158,6 +163,7 @@ def compare(
         theirs: the graph's.
         tolerance: the allowances.
         raw_session: gives a session of the raw outputs of the same detector.
+        noise: of float32 in this very batch, by which the allowances are narrowed.
     """
     from pytest_onnxdet.reference.detector import max_per_img
     from pytest_onnxdet.run.ties import of_image
@@ -174,6 +180,7 @@ def compare(
         classes=tuple(getattr(reference.detector, "CLASSES", ())),
         images=[path.name for path in trial.images],
         max_per_img=limit,
+        noise=noise,
         every_image=True,
     )
     # A share of tied images says nothing of the one or two of a trial: each has its proof.
@@ -203,7 +210,7 @@ def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callab
         yield session
 
 
-def _told(verdict: Verdict, broken: str) -> str:
+def _told(verdict: Verdict, broken: str = "") -> str:
     """A verdict as it is printed, with how the values depart from the graph's contract, if so."""
     from pytest_onnxdet.verify.verdict import EMPTY
 
@@ -273,16 +280,19 @@ def _verify_raw(
     tolerance: Tolerance,
 ) -> bool:
     from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.run.noise import measure
+    from pytest_onnxdet.verify.noise import compare_to_exact
     from pytest_onnxdet.verify.raw import compare_raw
 
     good = True
+    reference = Reference(detector)
     for one in trials(detector, options, images):
-        result = compare_raw(
-            Reference(detector).raw(one.batch),
-            session.run(one.batch),
-            tolerance.raw_rtol,
-            tolerance.raw_atol,
-        )
+        ours, theirs = reference.raw(one.batch), session.run(one.batch)
+        if tolerance == Tolerance():
+            noise = measure(reference, [one.batch], [ours], [])
+            result = compare_to_exact(noise, [ours], [theirs])
+        else:
+            result = compare_raw(ours, theirs, tolerance.raw_rtol, tolerance.raw_atol)
         good &= result.ok
         verdict = "the same" if result.ok else "DIFFERENT"
         tell(f"verify {one.title}: raw outputs {verdict}: {result.format()}")

@@ -32,7 +32,7 @@ class Reference:
 
     def __init__(self, detector: nn.Module, families: FamilyRegistry | None = None) -> None:
         self.detector = detector
-        self._families = families
+        self.families = families
 
     @functools.cached_property
     def family(self) -> Family:
@@ -43,7 +43,7 @@ class Reference:
         """
         from pytest_onnxdet.families.registry import builtin_families
 
-        return (self._families or builtin_families()).of(self.detector)
+        return (self.families or builtin_families()).of(self.detector)
 
     def run(self, batch: Batch, mask_ranges: bool = False) -> list[Detections]:
         """The detector's detections of the batch's valid images, at the original images' sizes.

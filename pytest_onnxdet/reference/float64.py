@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pytest_onnxdet.reference.detector import Reference
 
@@ -32,11 +32,12 @@ class Float64:
     Within the block torch's default type is float64, which positional encodings and grids follow.
 
     Args:
-        detector: in eval mode, on the CPU; it is copied and not changed.
+        reference: its detector is copied and not changed.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        self._reference = Reference(copy.deepcopy(detector).double())
+    def __init__(self, reference: Reference) -> None:
+        double = copy.deepcopy(reference.detector).double()
+        self._reference = Reference(double, reference.families)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Float64:

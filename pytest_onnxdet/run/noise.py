@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.noise import Noise, map_noise
@@ -39,21 +40,18 @@ def measure(
     Args:
         reference: the detector.
         batches: the images.
-        raw: their raw outputs in float32.
-        detections: what float32 finds in their valid images.
+        raw: their raw outputs in float32; none: those are not measured.
+        detections: what float32 finds in their valid images; none: likewise.
     """
     from pytest_onnxdet.reference.float64 import Float64, samples
 
-    results: list[Detections] | None = []
-    with Float64(reference.detector) as double:
-        exact = [double.raw(batch) for batch in batches]
-        try:
-            results = [found for batch in batches for found in double.run(batch)]
-        except (RuntimeError, TypeError):  # torch: expected scalar type Float but found Double
-            results = None
-    sampled = [list(samples(reference, *pair)) for pair in zip(batches, raw, strict=True)]
-    maps = map_noise(exact, list(zip(*sampled, strict=True)))
-    if results is None:
-        return Noise(exact=exact, maps=maps)
-    found = detection_noise(results, detections, Tolerance())
-    return Noise(exact=exact, maps=maps, **found)
+    figures: dict[str, Any] = {}
+    with Float64(reference) as double:
+        exact = [double.raw(batch) for batch, _ in zip(batches, raw, strict=False)]
+        # torch: expected scalar type Float but found Double
+        with contextlib.suppress(RuntimeError, TypeError):
+            results = [one for batch in batches for one in double.run(batch)] if detections else []
+            figures = detection_noise(results, detections, Tolerance())
+    sampled = [list(samples(reference, *pair)) for pair in zip(batches, raw, strict=False)]
+    maps = map_noise(exact, list(zip(*sampled, strict=True))) if sampled else {}
+    return Noise(exact=exact, maps=maps, **figures)

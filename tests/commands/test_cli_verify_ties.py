@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.run import ties
 from pytest_onnxdet.verify.checks import CheckFailed
 
@@ -72,19 +74,27 @@ PAIRS: dict[str, tuple[Detections, Detections, Sequence[Detections], bool]] = {
 
 
 def by_the_command(
-    monkeypatch: pytest.MonkeyPatch, ours: Detections, theirs: Detections, alike: Any
+    monkeypatch: pytest.MonkeyPatch,
+    ours: Detections,
+    theirs: Detections,
+    alike: Any,
+    noise: Noise | None = None,
 ) -> tuple[Any, str]:
     monkeypatch.setattr(ties, "of_image", lambda *_: alike)
     detector = SimpleNamespace(CLASSES=("disc",), cfg=SimpleNamespace(model={}))
     reference: Any = SimpleNamespace(detector=detector)
     none: Any = None
     trial = Trial("t", none, (SAMPLE,))
-    verdict = compare(reference, trial, [ours], [theirs], Tolerance(), lambda: none)
+    verdict = compare(reference, trial, [ours], [theirs], Tolerance(), lambda: none, noise)
     return verdict, command._told(verdict)
 
 
 def by_the_suite(
-    monkeypatch: pytest.MonkeyPatch, ours: Detections, theirs: Detections, alike: Any
+    monkeypatch: pytest.MonkeyPatch,
+    ours: Detections,
+    theirs: Detections,
+    alike: Any,
+    noise: Noise | None = None,
 ) -> tuple[bool, dict[str, Any], str]:
     """What the shipped test itself says of a case in which both sides find just this."""
     loaded = importlib.util.spec_from_file_location("shipped_parity", SUITE)
@@ -101,6 +111,8 @@ def by_the_suite(
         "raw": raw,
         "reference": None,
         "batches": [None],
+        "session": SimpleNamespace(device="cpu"),
+        "recording": SimpleNamespace(noise=noise),
     }
     bench = SimpleNamespace(
         **{name: lambda *_, value=value: value for name, value in fixed.items()}
@@ -118,6 +130,19 @@ def by_the_suite(
     except CheckFailed as error:
         return False, figures, str(error)
     return True, figures, ""
+
+
+@pytest.mark.parametrize(("score", "ok"), [(1e-5, True), (5e-5, False)])
+def test_both_entry_points_narrow_the_allowances_by_the_noise(
+    monkeypatch: pytest.MonkeyPatch, score: float, ok: bool
+) -> None:
+    """Within the outer limit of 1e-4, of which the noise leaves 2e-5."""
+    ours = PAIRS["equal"][0]
+    theirs = replace(ours, scores=ours.scores - np.float32(score))
+    maps = {"cls": MapNoise(1e-7, 5e-8, 1e-7)}
+    noise = Noise([{"cls": np.ones(3)}], maps, score=1e-7, detections=9)
+    verdict, _ = by_the_command(monkeypatch, ours, theirs, [], noise)
+    assert verdict.ok == by_the_suite(monkeypatch, ours, theirs, [], noise)[0] == ok
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -31,7 +31,7 @@ def test_float32_is_near_and_leaves_the_detector_as_it_was(at_work):
     reference, batch = at_work
     before = {name: value.clone() for name, value in reference.detector.state_dict().items()}
     ours, raw = reference.run(batch), reference.raw(batch)
-    with Float64(reference.detector) as double:
+    with Float64(reference) as double:
         exact, results = double.raw(batch), double.run(batch)
     assert torch.get_default_dtype() == torch.float32
     assert all(value.dtype == np.float64 for value in exact.values())
