@@ -153,10 +153,12 @@ def _output(
     result.nearer = bool(result.nearer) and rms <= allowed.rms
     shares = worst / allowed.allowed_worst, rms / allowed.allowed_rms
     result.raw_share = max(result.raw_share or 0.0, *shares)
-    note = ""
-    if not rms <= allowed.allowed_rms:
-        note = (
-            f"{rms:.3g} from float64 by root mean square, where PyTorch's float32 is "
-            f"{allowed.rms:.3g} from it (up to {allowed.allowed_rms:.3g} allowed); {where}"
-        )
-    return replace(where, count=count, size=size, note=note)
+    where = replace(where, count=count, size=size)
+    if rms <= allowed.allowed_rms:
+        return where
+    elements = str(where).removeprefix(f"{name}: ")
+    note = (
+        f"{elements}; all in all {rms:.3g} from float64 by root mean square, where PyTorch's "
+        f"float32 is {allowed.rms:.3g} from it (up to {allowed.allowed_rms:.3g} allowed)"
+    )
+    return replace(where, note=note)

@@ -121,6 +121,7 @@ def by_the_suite(
     backend: Any = SimpleNamespace(name="onnxruntime")
     case = SimpleNamespace(spec=spec, backend=backend, precision="fp32", batch=1, id="case")
     monkeypatch.setattr(ties, "of_image", lambda *_: alike)
+    monkeypatch.setattr(suite, "said_of_views", lambda _: {})  # there is no config
     monkeypatch.setattr(suite, "blame", lambda *_: "stage to blame: runtime")
     figures: dict[str, Any] = {}
     try:

@@ -102,7 +102,7 @@ def test_a_documented_ap_has_to_be_reached(found: pytest.Pytester, right: float)
 
     result = run(found, right, "full", names, f"--onnxdet-limit={IMAGES - 1}")
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=6)
     assert {case["metrics"]["bbox_mAP_torch"] for case in cases(found.path / "out")} != {right}
 
 
