@@ -3,24 +3,18 @@
 Usage: python tools/rounding_table.py [--models NAME,...]
 
 The detectors are those of the structure check: documented configs, random weights calibrated on two
-images. Their heads' raw outputs on these images are computed by PyTorch in float32 and in float64,
-and by ONNX Runtime in float32. Told is how far off the logits of scores are, which decides what
-counts as a tie (``data/rounding.py``), and what goes beyond the relative allowance in all outputs:
-the absolute one in ``models/structure.py`` has to cover just that, about twice, as two runtimes may
-be as far apart as both are from float64.
+images. Printed is how far the logits of scores are off in PyTorch's float32 and in ONNX Runtime's,
+which decides what counts as a tie (``reference/ties/rounding.py``), and how much of the allowance for
+raw outputs (``reference/noise.py``) ONNX Runtime uses, 1 for all of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from pytest_onnxdet.backends import builtin_backends
 from pytest_onnxdet.data.datasets import builtin_datasets
@@ -28,45 +22,26 @@ from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import LIMIT, structure_spec
 from pytest_onnxdet.models.zoo import ZOO
-from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings
+from pytest_onnxdet.verify.noise import compare_to_exact
 
 SCORES = ("cls_score", "centerness", "pred_map")
 
 
-def exact(detector: Any, batch: Any) -> dict[str, Any]:
-    """The heads' outputs in float64."""
-    double = Reference(copy.deepcopy(detector).double())
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # positional encodings and grids follow it
-    try:
-        return double.raw(replace(batch, images=batch.images.astype(np.float64)))
-    finally:
-        torch.set_default_dtype(before)
-
-
 def distances(spec: ModelSpec, bench: Workbench) -> list[float]:
-    """How far two float32 results are from float64 at most.
-
-    Returns:
-        Of PyTorch and of ONNX Runtime: in the logits of scores; and in all outputs, what goes
-        beyond the relative allowance.
-    """
+    """The logits' worst distance from float64 of PyTorch and of ONNX Runtime, and the share used."""
     case = Case(spec, builtin_backends()["onnxruntime"], "dynamic", 1)
-    relative = spec.tolerance("onnxruntime").raw_rtol
-    found = np.zeros(4)
-    session = bench.session(case, postprocess=False)
-    for batch in bench.batches(case):
-        right = exact(bench.detector(spec), batch)
-        both = bench.reference(spec).raw(batch), session.run(batch)
-        for name, value in right.items():
-            for at, single in enumerate(both):
-                off = np.abs(single[name] - value)
-                if name.startswith(SCORES) or "_heat" in name:
-                    found[at] = max(found[at], off.max())
-                found[2 + at] = max(found[2 + at], (off - relative * np.abs(value)).max())
-    return [float(one) for one in found]
+    recording, raw = bench.recording(case), bench.raw(case)
+    assert recording.noise is not None
+    worst = np.zeros(2)
+    for exact, *both in zip(recording.noise.exact, recording.raw, raw, strict=True):
+        for name in exact:
+            if name.startswith(SCORES) or "_heat" in name:
+                off = [float(np.abs(one[name] - exact[name]).max()) for one in both]
+                worst = np.maximum(worst, off)
+    share = compare_to_exact(recording.noise, recording.raw, raw).raw_share
+    return [*worst.tolist(), float(share or 0.0)]
 
 
 def main() -> None:
@@ -75,8 +50,7 @@ def main() -> None:
     parser.add_argument("--models", help="comma-separated; default: all twelve")
     given = parser.parse_args().models
     names = given.split(",") if given else list(ZOO)
-    heads = ["model", "logits: PyTorch", "ONNX Runtime", "beyond relative: PyTorch"]
-    heads += ["ONNX Runtime", "allowed"]
+    heads = ["model", "logits: PyTorch", "ONNX Runtime", "share of the allowance"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     registry = builtin_registry()
     for name in names:
@@ -84,9 +58,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(cache=Path(folder), limit=LIMIT)
             with Workbench(settings, builtin_datasets()) as bench:
-                found = distances(spec, bench)
-        allowed = spec.tolerance("onnxruntime").raw_atol
-        cells = [name, *(f"{one:.1e}" for one in (*found, allowed))]
+                *logits, share = distances(spec, bench)
+        cells = [name, *(f"{one:.1e}" for one in logits), f"{share:.2f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
