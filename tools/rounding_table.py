@@ -4,8 +4,8 @@ Usage: python tools/rounding_table.py [--models NAME,...]
 
 The detectors are those of the structure check: documented configs, random weights calibrated on two
 images. Printed is how far the logits of scores are off in PyTorch's float32 and in ONNX Runtime's,
-which decides what counts as a tie (``reference/ties/rounding.py``), and how much of the allowance for
-raw outputs (``reference/noise.py``) ONNX Runtime uses, 1 for all of it.
+which decides what counts as a tie (``reference/ties/rounding.py``), and how much of the allowance
+for raw outputs (``reference/noise.py``) ONNX Runtime uses, 1 for all of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCORES = ("cls_score", "centerness", "pred_map")
 
 
 def distances(spec: ModelSpec, bench: Workbench) -> list[float]:
-    """The logits' worst distance from float64 of PyTorch and of ONNX Runtime, and the share used."""
+    """The logits' worst distance from float64 of PyTorch and ONNX Runtime, and the share used."""
     case = Case(spec, builtin_backends()["onnxruntime"], "dynamic", 1)
     recording, raw = bench.recording(case), bench.raw(case)
     assert recording.noise is not None
