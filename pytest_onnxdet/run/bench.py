@@ -237,12 +237,8 @@ class Workbench:
     def results(self, case: Case) -> list[Detections]:
         """PyTorch's detections of every image, in the data set's order.
 
-        Boxes are float32 (K, 4) in pixels of the original images. The order and the batches are
-        those of :meth:`candidates`.
-
         Raises:
             DataError: an image cannot be read.
-            StoreError: the cache cannot be written to.
         """
         return list(self.recording(case).detections)
 
@@ -260,9 +256,9 @@ class Workbench:
     def singles(self, case: Case) -> list[Detections] | None:
         """The backend's detections image by image, each padded as in its batch.
 
-        As :meth:`candidates`, also in what it raises. None for a batch size of 1. In static mode
-        these are the detections of the graph of batch size 1, as all batches have one size and the
-        case's own graph takes no other batch size.
+        None for a batch size of 1. In static mode these are the detections of the graph of batch
+        size 1, as all batches have one size and the case's own graph takes no other batch size.
+        Raises as :meth:`candidates`.
         """
         if case.batch == 1:
             return None
@@ -280,17 +276,14 @@ class Workbench:
         )
 
     def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:
-        """The heads' outputs in PyTorch, one mapping for each of the first batches.
-
-        By name, float32 (N, C, h, w) maps (DETR: (N, Q, C) rows); N is the case's batch size.
-        """
+        """The heads' outputs in PyTorch for the first batches: float32 (N, …) arrays by name."""
         return list(self.recording(case).raw)
 
     def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
-        """The heads' outputs of the backend: names and shapes as in :meth:`raw_reference`.
+        """The heads' outputs of the backend, with names and shapes of :meth:`raw_reference`.
 
         Raises:
-            BackendError: the backend refuses the graph of raw outputs or a batch.
+            BackendError: the backend refuses the graph or a batch.
         """
         from pytest_onnxdet.families.base import split_raw
 
