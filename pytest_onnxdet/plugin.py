@@ -80,8 +80,8 @@ class _Hidden:
         dropped: list[pytest.Item] = []
         kept: list[pytest.Item] = []
         for item in items:
-            ours = "onnxdet_case" in getattr(item, "fixturenames", ())
-            (dropped if ours or item.path.parent == self._folder else kept).append(item)
+            of_suite = "onnxdet_case" in getattr(item, "fixturenames", ())
+            (dropped if of_suite or item.path.parent == self._folder else kept).append(item)
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = kept
