@@ -382,7 +382,7 @@ def test_bound_runs_that_give_the_same_pass(bound: type[Bound]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_rounds": 0}, {"least": 5, "max_rounds": 4}, {"calls": 0}]
+    "options", [{"min_rounds": 0}, {"min_rounds": 5, "max_rounds": 4}, {"calls": 0}]
 )
 def test_nothing_to_measure_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one round"):
