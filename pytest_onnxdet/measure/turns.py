@@ -34,7 +34,7 @@ WINDOW = 3
 #: Warm-up ends when a window's best time is less than this fraction below the best before it.
 STABLE_WITHIN = 0.05
 MAX_WARM_UP = 20
-#: Measured at least, however long it takes: one more than a report needs to tell noise from change.
+#: Measured at least, however long it takes: a report needs one fewer to separate noise from change.
 DEFAULT_ROUNDS = 5
 MAX_ROUNDS = 1000
 #: Seconds of a call from which on the start of a turn does not show. On 2 cores, after PyTorch's

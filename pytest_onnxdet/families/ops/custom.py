@@ -24,14 +24,14 @@ ensure_torchvision()  # mmcv, imported where an operator runs in PyTorch, import
 def _non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float) -> Tensor:
     from mmcv.ops import nms
 
-    kept = []
+    selected = []
     for n, c in torch.nonzero((scores > 0).any(dim=2)).tolist():
         index = torch.nonzero(scores[n, c] > 0)[:, 0]
         _, keep = nms(boxes[n, index], scores[n, c, index], iou_threshold)
         keep = index[keep[:limit]]
         where = torch.tensor([[n, c]], device=boxes.device).expand(len(keep), 2)
-        kept.append(torch.cat([where, keep[:, None]], dim=1))
-    return torch.cat(kept) if kept else boxes.new_zeros((0, 3), dtype=torch.int64)
+        selected.append(torch.cat([where, keep[:, None]], dim=1))
+    return torch.cat(selected) if selected else boxes.new_zeros((0, 3), dtype=torch.int64)
 
 
 @_non_max_suppression.register_fake

@@ -150,7 +150,7 @@ def tied_slack(now: Record, tolerances: Tolerances) -> dict[str, int]:
     without, though nothing is worse; all of them are proven to be ties.
 
     Of detections, an image may have as many as one holds on average, and never fewer than 2: one
-    that PyTorch found and another one in its place.
+    of PyTorch's and another one in its place.
     """
     images = now.figure("images") or 0
     slack = max(tolerances.tied_least, int(tolerances.tied * images))
