@@ -24,7 +24,7 @@ from pytest_onnxdet.measure.latency import (
     torch_device,
     torch_threads,
 )
-from pytest_onnxdet.measure.turns import GRAPH, MOST_ROUNDS, measure
+from pytest_onnxdet.measure.turns import GRAPH, MAX_ROUNDS, measure
 
 BATCHES = 3
 
@@ -79,8 +79,8 @@ def test_latency(
         measured = measure(
             detection_subjects(session, reference, batches, bound),
             seconds=seconds,
-            least=rounds,
-            most=max(rounds, MOST_ROUNDS),
+            min_rounds=rounds,
+            max_rounds=max(rounds, MAX_ROUNDS),
             calls=len(batches),
             timed=GRAPH,
             repeat=repeat,

@@ -78,10 +78,10 @@ class _Hidden:
     ) -> None:
         """Drops tests of cases, and shipped tests that were named on the command line."""
         dropped: list[pytest.Item] = []
-        kept: list[pytest.Item] = []
+        others: list[pytest.Item] = []
         for item in items:
-            ours = "onnxdet_case" in getattr(item, "fixturenames", ())
-            (dropped if ours or item.path.parent == self._folder else kept).append(item)
+            of_suite = "onnxdet_case" in getattr(item, "fixturenames", ())
+            (dropped if of_suite or item.path.parent == self._folder else others).append(item)
         if dropped:
             config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
+            items[:] = others

@@ -97,6 +97,16 @@ def test_nothing_lies_loose_at_the_top() -> None:
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= {*ROOMS, "conformance"}
 
 
+def test_the_page_of_the_rooms_is_complete() -> None:
+    """docs/architecture.md lists the rooms, in the order of their imports."""
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    table = page[page.index("| room | holds |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == ROOMS
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"conformance"} == {
+        *ROOMS
+    }
+
+
 def test_rooms_import_earlier_rooms_only() -> None:
     wrong = [
         f"{module}:{line} imports {of}"

@@ -43,7 +43,7 @@ def attempt(bench: AtOpset, case: Case) -> str:
     """What becomes of the case at the bench's opset, for a cell."""
     tolerance = case.spec.tolerance(case.backend.name)
     try:
-        found = bench.found(case)
+        found = bench.candidates(case)
     except ExportError as error:
         least = re.search(r"the least opset that works is (\d+)", str(error))
         return f"from {least[1]}" if least else f"ERROR: {error}"

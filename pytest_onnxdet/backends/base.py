@@ -13,7 +13,7 @@ guarded here, so that a backend somebody writes for their own runtime cannot ski
             return MySession(artifact)
 
 A session overrides :meth:`Session._run`, and :meth:`Session._bind` where the runtime can keep
-inputs on a device: then latency tells the graph's time from the copies'.
+inputs on a device: then latency separates the graph's time from the copies'.
 """
 
 from __future__ import annotations
@@ -43,25 +43,26 @@ class BackendError(Exception):
 
 
 class EngineError(BackendError):
-    """A backend that builds ahead of time does not build what it was given."""
+    """A backend that builds ahead of time does not build this graph."""
 
     stage = "build"
 
 
 class Bound:
-    """A graph with its inputs where it reads them, to be run many times, see :meth:`Session.bind`.
+    """A graph whose inputs lie where it reads them, to be run many times; see :meth:`Session.bind`.
 
-    This class itself is what a session gives that cannot bind: every run is a whole one.
+    A session that cannot bind returns this class itself, whose runs copy as :meth:`Session.run`
+    does.
 
     Attributes:
-        apart: whether a run leaves out copies that :meth:`Session.run` makes.
+        excludes_copies: whether a run leaves out copies that :meth:`Session.run` makes.
     """
 
-    apart: ClassVar[bool] = False
+    excludes_copies: ClassVar[bool] = False
 
     def __init__(self, session: Session, feeds: Arrays) -> None:
         self._session, self._feeds = session, feeds
-        self._found: Arrays = {}
+        self._outputs: Arrays = {}
 
     def run(self) -> float | None:
         """Runs the graph once, and waits until it is done.
@@ -76,20 +77,23 @@ class Bound:
         return self._run()
 
     def _run(self) -> float | None:
-        self._found = self._session._run(self._feeds)
+        self._outputs = self._session._run(self._feeds)
         return None
 
     def fetch(self) -> Arrays:
-        """The last run's outputs by name.
+        """The last run's outputs, copied to the host.
 
-        A bound that has them elsewhere must not make them here without a run before, see
+        A subclass that keeps them on a device must not compute them here without a run before, see
         :meth:`require_ran`: a run that does nothing would not be noticed.
 
+        Returns:
+            By name, with shapes and types as :meth:`Session.run` returns them.
+
         Raises:
-            BackendError: there was no run.
+            BackendError: there was no run, or the outputs cannot be had from the device.
         """
-        self.require_ran(bool(self._found))
-        return self._found
+        self.require_ran(bool(self._outputs))
+        return self._outputs
 
     def require_ran(self, ran: bool) -> None:
         """Raises BackendError where nothing ran."""
@@ -115,21 +119,40 @@ class Session(ABC):
             ``labels`` (N, K), perhaps ``masks`` (N, K, h, w).
 
         Raises:
-            BackendError: when the session is closed, or a static graph is given another shape.
+            BackendError: when the session is closed, or a static graph is fed another shape.
         """
         return self.run_arrays({"input": batch.images, "image_shape": batch.image_shape})
 
     def run_arrays(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Like :meth:`run`, from arrays by input name; names the graph does not have are left."""
+        """Like :meth:`run`, from arrays by input name.
+
+        Args:
+            feeds: ``input`` float32 (N, C, H, W), normalised pixels; ``image_shape`` int64 (N, 2),
+                each image's height and width in pixels before padding. Names that the graph does
+                not have are ignored: YOLOv3's engine has no ``image_shape``.
+
+        Returns:
+            The graph's outputs by name: ``dets`` float32 (N, K, 5) in network-input pixels,
+            ``labels`` int64 (N, K), perhaps ``masks`` float32 (N, K, h, w); of a graph of raw
+            outputs the heads' float32 (N, C, h, w) maps.
+
+        Raises:
+            BackendError: an input is missing, the session is closed, a static graph is fed another
+                shape, or the runtime fails.
+        """
         return self._run(self._checked(feeds))
 
     def bind(self, feeds: Mapping[str, NDArray[Any]]) -> Bound:
         """The graph with these inputs, on the session's device already where it has one.
 
-        For measuring: a run of it is the graph's, without the copies from and to the host.
+        For measuring: a run of it is the graph's, without the copies from and to the host, where
+        :attr:`Bound.excludes_copies`.
+
+        Args:
+            feeds: as for :meth:`run_arrays`.
 
         Raises:
-            BackendError: as :meth:`run`, and where the device has no memory for the inputs.
+            BackendError: as :meth:`run_arrays`, and where the device has no memory for the inputs.
         """
         return self._bind(self._checked(feeds))
 
@@ -148,17 +171,17 @@ class Session(ABC):
 
         self.require_open()
         names = self.artifact.inputs
-        given = {name: np.ascontiguousarray(feeds[name]) for name in names if name in feeds}
-        absent = [name for name in names if name not in given]
+        arrays = {name: np.ascontiguousarray(feeds[name]) for name in names if name in feeds}
+        absent = [name for name in names if name not in arrays]
         if absent:
             raise BackendError(f"{self.artifact.path.name} needs the inputs {', '.join(absent)}")
         fixed = self.artifact.static_shape
-        if fixed is not None and given["input"].shape != fixed:
+        if fixed is not None and arrays["input"].shape != fixed:
             raise BackendError(
                 f"{self.artifact.path.name} was exported for the static shape {fixed}, "
-                f"and was given {given['input'].shape}"
+                f"and got {arrays['input'].shape}"
             )
-        return given
+        return arrays
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> Arrays:
@@ -235,10 +258,10 @@ class Backend(ABC):
 
 
 def expecting(artifact: Artifact, batch: int, size: Sequence[int]) -> Artifact:
-    """The artifact of a dynamic graph, with the most that it is going to be given.
+    """The artifact of a dynamic graph, with the largest shape that it will be fed.
 
-    A graph is traced at a shape of no meaning: only who has the images knows what a backend that
-    builds for a range of shapes should build for. Others take no notice.
+    A graph is traced at an arbitrary shape: only the caller, who has the images, knows for which
+    range of shapes a backend should build. Backends that build nothing ignore it.
 
     Args:
         artifact: a static graph's is returned as it is.

@@ -100,14 +100,14 @@ class OnnxRuntimeBound(Bound):
     def fetch(self) -> Arrays:
         # Before the first run there are no outputs, and ONNX Runtime 1.32 ends the process.
         self.require_ran(self._ran)
-        found = self._binding.copy_outputs_to_cpu()
-        return dict(zip(self._owner._names, found, strict=True))
+        outputs = self._binding.copy_outputs_to_cpu()
+        return dict(zip(self._owner._names, outputs, strict=True))
 
 
 class DeviceBound(OnnxRuntimeBound):
-    """On a GPU. ONNX Runtime shows no events: its stream is waited for, and the clock is ours."""
+    """On a GPU. ONNX Runtime shows no events: the host's clock is taken after its stream."""
 
-    apart: ClassVar[bool] = True
+    excludes_copies: ClassVar[bool] = True
 
     def _run(self) -> float | None:
         super()._run()

@@ -12,7 +12,7 @@ class BackendRegistry(Registry[Backend]):
     """Backends, unique by name and marker, kept in the order of registration."""
 
     def key(self, thing: Backend) -> str:
-        """A backend's marker: two names of one marker could not be told apart by ``-m``."""
+        """A backend's marker: ``-m`` could not distinguish two names of one marker."""
         return marker_name(thing.name)
 
     def duplicate(self, thing: Backend, present: Backend) -> ValueError:

@@ -127,29 +127,33 @@ def read(path: Path) -> Recording:
         raise BundleError(f"the recording {path} is damaged ({error})") from error
 
 
-def _arrays(found: Sequence[Detections]) -> dict[str, NDArray[Any]]:
+def _arrays(detections: Sequence[Detections]) -> dict[str, NDArray[Any]]:
     """All images' detections as a few arrays; see :func:`write`."""
     arrays: dict[str, NDArray[Any]] = {
-        "counts": np.array([len(one) for one in found], dtype=np.int64),
-        "boxes": _joined([one.boxes for one in found], np.zeros((0, 4), np.float32)),
-        "scores": _joined([one.scores for one in found], np.zeros(0, np.float32)),
-        "labels": _joined([one.labels for one in found], np.zeros(0, np.int64)),
+        "counts": np.array([len(image) for image in detections], dtype=np.int64),
+        "boxes": _joined([image.boxes for image in detections], np.zeros((0, 4), np.float32)),
+        "scores": _joined([image.scores for image in detections], np.zeros(0, np.float32)),
+        "labels": _joined([image.labels for image in detections], np.zeros(0, np.int64)),
     }
-    masks = [one.packed().masks for one in found]
-    if all(isinstance(one, RunLengthMasks) for one in masks) and masks:
-        encoded = [rle for one in masks for rle in cast(RunLengthMasks, one).encoded]
+    masks = [image.packed().masks for image in detections]
+    if all(isinstance(packed, RunLengthMasks) for packed in masks) and masks:
+        encoded = [rle for packed in masks for rle in cast(RunLengthMasks, packed).encoded]
         arrays["sizes"] = np.array([rle["size"] for rle in encoded], np.int64).reshape(-1, 2)
         arrays["lengths"] = np.array([len(rle["counts"]) for rle in encoded], dtype=np.int64)
         arrays["runs"] = np.frombuffer(b"".join(rle["counts"] for rle in encoded), np.uint8)
-    probs = [one.mask_probs for one in found if one.mask_probs is not None and len(one)]
+    probs = [
+        image.mask_probs for image in detections if image.mask_probs is not None and len(image)
+    ]
     if probs:
         arrays["probs"] = np.concatenate(probs)
-    arrays["threshold"] = np.array([one.mask_threshold for one in found[:1]] or [THRESHOLD])
+    arrays["threshold"] = np.array(
+        [image.mask_threshold for image in detections[:1]] or [THRESHOLD]
+    )
     return arrays
 
 
 def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
-    """What :func:`_arrays` was given."""
+    """The inverse of :func:`_arrays`, image by image."""
     counts = arrays["counts"]
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
@@ -173,7 +177,7 @@ def _figures(noise: Noise) -> dict[str, Any]:
     """A noise without the exact outputs, which are arrays."""
     plain = {field.name: getattr(noise, field.name) for field in fields(noise)}
     del plain["exact"]
-    return plain | {"maps": {name: asdict(one) for name, one in noise.maps.items()}}
+    return plain | {"maps": {name: asdict(of_map) for name, of_map in noise.maps.items()}}
 
 
 def _noise(
@@ -189,7 +193,7 @@ def _noise(
         }
         for number, outputs in enumerate(raw)
     ]
-    maps = {name: MapNoise(**one) for name, one in figures["maps"].items()}
+    maps = {name: MapNoise(**of_map) for name, of_map in figures["maps"].items()}
     return Noise(**{**figures, "maps": maps, "exact": exact})
 
 

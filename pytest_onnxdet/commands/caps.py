@@ -45,14 +45,14 @@ def _number(name: str, value: Any) -> int:
     return value
 
 
-def unheeded(
+def without_effect(
     detector: nn.Module, caps: Mapping[str, int], options: Mapping[str, Any], raw: bool
 ) -> Iterator[tuple[str, str]]:
     """Settings that do nothing to this detector's graph: each with the reason.
 
     Args:
         detector: the model.
-        caps: what `take_caps` gave.
+        caps: what `take_caps` returned.
         options: ``--cfg-options``. Configs carry settings that mean nothing to their model; only
             what somebody asked for is worth a word.
         raw: whether the graph ends before post-processing.

@@ -43,7 +43,7 @@ class DictOptions(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Adds ``key=value`` words to those that were given before."""
+        """Adds ``key=value`` words to earlier ones."""
         from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
         ensure_torchvision()
@@ -52,11 +52,11 @@ class DictOptions(argparse.Action):
         for word in values:
             if "=" not in word:
                 parser.error(f"{option_string}: {word!r} has no '=': write key=value")
-        kept = dict(getattr(namespace, self.dest) or {})
+        earlier = dict(getattr(namespace, self.dest) or {})
         DictAction(self.option_strings, self.dest, nargs="+")(
             parser, namespace, values, option_string
         )
-        setattr(namespace, self.dest, kept | getattr(namespace, self.dest))
+        setattr(namespace, self.dest, earlier | getattr(namespace, self.dest))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Model:
     Attributes:
         cfg: brought up to date, with the options merged.
         path: its file.
-        spec: the mini's spec, None for a config that was given by path.
+        spec: the mini's spec, None for a config by path.
     """
 
     cfg: mmcv.Config
@@ -86,6 +86,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
         BuildError: it is not a detector's config.
     """
     from pytest_onnxdet.models.build import config_path, load_config
+    from pytest_onnxdet.models.checkpoint import one_line
     from pytest_onnxdet.models.spec import ModelSpec
 
     mini = None
@@ -93,8 +94,8 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
         mini = _mini(name)
         spec = mini
     else:
-        here = Path(name)
-        known = str(here.resolve()) if here.is_file() else name
+        local = Path(name)
+        known = str(local.resolve()) if local.is_file() else name
         spec = ModelSpec("model", known)
     path = config_path(spec)
     cfg = load_config(spec)
@@ -105,7 +106,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
             cfg.merge_from_dict(dict(options))
         except Exception as error:
             raise CommandError(
-                f"--cfg-options: {', '.join(options)}: does not fit {path}: {_told(error)}"
+                f"--cfg-options: {', '.join(options)}: does not fit {path}: {one_line(error)}"
             ) from error
         _check_test(cfg)
     return Model(cfg, path, mini)
@@ -203,10 +204,10 @@ def check_views(model: Model, strict: bool) -> None:
     views = augmentation(test.get("pipeline") or ())
     if not views:
         return
-    told = first_view(str(model.path), views)
+    reason = first_view(str(model.path), views)
     if strict:
-        raise CommandError(f"--strict: {told}: set flip=False and one scale")
-    warn(told)
+        raise CommandError(f"--strict: {reason}: set flip=False and one scale")
+    warn(reason)
 
 
 def writable(path: Path, option: str) -> Path:
@@ -225,7 +226,7 @@ def writable(path: Path, option: str) -> Path:
     return path
 
 
-def tell(text: str) -> None:
+def say(text: str) -> None:
     """A line of the command's output."""
     print(text, flush=True)
 
@@ -256,7 +257,3 @@ def display() -> bool:
 def in_words(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

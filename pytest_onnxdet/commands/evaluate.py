@@ -103,7 +103,7 @@ def tested_data_sets(config: str) -> int:
 
     try:
         test = Config.fromfile(config).data.test
-    except Exception:  # what is wrong with it is told by who opens it to use it
+    except Exception:  # `open_data` opens it again and says what is wrong
         return 0
     return len(test) if isinstance(test, list | tuple) else 0
 
@@ -126,10 +126,10 @@ def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
 
 
 def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool) -> None:
-    """Looks at what the data set's method will be given, before anything is run.
+    """Checks the arguments of the data set's method, before anything is run.
 
     Args:
-        data: what `open_data` gave.
+        data: what `open_data` returned.
         options: ``--eval-options``.
         formatting: whether they are ``format_results``'s and not ``evaluate``'s.
 
@@ -145,7 +145,7 @@ def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool
         return
     config = _from_config(dataset)
     parameters = inspect.signature(dataset.evaluate).parameters
-    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         names = [name for name in parameters if name not in ("results", "metric")]
         _refuse("--eval-options", options, names)
         _refuse("the config's evaluation", config, names)
@@ -160,73 +160,79 @@ def _from_config(dataset: Any) -> dict[str, Any]:
     return {k: v for k, v in dataset.evaluation.items() if k not in known}
 
 
-def _refuse(source: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = [str(name) for name in given if name not in known]
+def _refuse(source: str, names: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = [str(name) for name in names if name not in known]
     if unknown:
         raise CommandError(f"{source}: no {in_words(unknown)}; there are {', '.join(known)}")
 
 
-def check_masks(metrics: Sequence[str] | None, found: Detections) -> None:
+def check_masks(metrics: Sequence[str] | None, detections: Detections) -> None:
     """Raises `CommandError` where masks are to be evaluated and an image's detections have none."""
-    if "segm" in (metrics or ()) and found.masks is None:
+    if "segm" in (metrics or ()) and detections.masks is None:
         raise CommandError("--eval segm: the model gives no masks: leave segm out")
 
 
 def evaluate(
     data: Dataset,
-    found: Sequence[Detections],
+    detections: Sequence[Detections],
     metrics: Sequence[str],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """mmdet's figures for every metric.
 
     Args:
-        data: what `open_data` gave.
-        found: one entry for each of its images.
+        data: what `open_data` returned.
+        detections: one entry for each of its images.
         metrics: one or several.
         options: arguments of the data set's ``evaluate``; they win over the config's.
     """
     dataset = data.coco
-    given = _from_config(dataset) | dict(options)
-    check_masks(metrics, found[0])
+    arguments = _from_config(dataset) | dict(options)
+    check_masks(metrics, detections[0])
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
     if metrics_of(data) == COCO:
         if not is_streamed(dataset, metrics):
-            return dict(dataset.evaluate(_results(data, found), metric=list(metrics), **given))
-        prefix = given.pop("jsonfile_prefix", None)
+            return dict(
+                dataset.evaluate(_results(data, detections), metric=list(metrics), **arguments)
+            )
+        prefix = arguments.pop("jsonfile_prefix", None)
         if prefix is not None:
-            dataset.format_results(_results(data, found), jsonfile_prefix=prefix)
-        with streamed(dataset, found):
-            return dict(dataset.evaluate([], metric=list(metrics), **given))
-    results = _results(data, found)
+            dataset.format_results(_results(data, detections), jsonfile_prefix=prefix)
+        with streamed(dataset, detections):
+            return dict(dataset.evaluate([], metric=list(metrics), **arguments))
+    results = _results(data, detections)
     figures: dict[str, Any] = {}
     if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
-        own = {k: v for k, v in given.items() if k != "proposal_nums"}
+        own = {k: v for k, v in arguments.items() if k != "proposal_nums"}
         figures |= dataset.evaluate(results, metric="mAP", **own)
     if "recall" in metrics:
         objects = [dataset.get_ann_info(i)["bboxes"] for i in range(len(dataset))]
-        own = {k: v for k, v in given.items() if k not in ("scale_ranges", "logger")}
+        own = {k: v for k, v in arguments.items() if k not in ("scale_ranges", "logger")}
         figures |= recalls(objects, results, **own)
     return figures
 
 
-def _results(data: Dataset, found: Sequence[Detections]) -> list[Any]:
+def _results(data: Dataset, detections: Sequence[Detections]) -> list[Any]:
     """In mmdet's format, with several times the memory."""
-    return [mmdet_result(one, len(data.coco.CLASSES)) for one in found]
+    return [mmdet_result(image, len(data.coco.CLASSES)) for image in detections]
 
 
-def format_results(data: Dataset, found: Sequence[Detections], options: Mapping[str, Any]) -> str:
+def format_results(
+    data: Dataset, detections: Sequence[Detections], options: Mapping[str, Any]
+) -> str:
     """Detections in the data set's own format; says where they are.
 
     Raises:
         CommandError: the files cannot be written.
     """
-    given = dict(options)
+    arguments = dict(options)
     # mmdet's default is a temporary folder that is gone when the process ends.
-    prefix = str(given.pop("jsonfile_prefix", "results"))
+    prefix = str(arguments.pop("jsonfile_prefix", "results"))
     try:
-        files, _ = data.coco.format_results(_results(data, found), jsonfile_prefix=prefix, **given)
+        files, _ = data.coco.format_results(
+            _results(data, detections), jsonfile_prefix=prefix, **arguments
+        )
     except OSError as error:
         raise CommandError(
             f"--format-only: {prefix}.*.json cannot be written ({error.strerror}): choose another "

@@ -23,7 +23,7 @@ from pytest_onnxdet.commands.common import (
     build,
     check_views,
     open_config,
-    tell,
+    say,
     warn,
     writable,
 )
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 1 where the graph does not do what PyTorch does.
     """
-    from pytest_onnxdet.commands.caps import take_caps, unheeded
+    from pytest_onnxdet.commands.caps import take_caps, without_effect
     from pytest_onnxdet.commands.images import pair, readable
 
     for name in DEPRECATED:
@@ -150,7 +150,9 @@ def run(args: argparse.Namespace) -> int:
     check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)
-    for name, why in list(unheeded(detector, caps, args.cfg_options or {}, args.skip_postprocess)):
+    for name, why in list(
+        without_effect(detector, caps, args.cfg_options or {}, args.skip_postprocess)
+    ):
         warn(f"test_cfg.{name} has no effect: {why}")
         caps.pop(name, None)
     options = _options(args, size, detector, caps)
@@ -159,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         from pytest_onnxdet.graph.describe import summarize
 
-        tell(summarize(output))
+        say(summarize(output))
     if not (args.verify or args.show):
         return 0
 
@@ -184,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 tolerance = Tolerance() if session.device == "cpu" else GPU
             good = verify(detector, session, options, images, tolerance)
-            tell(_verdict(good, options))
+            say(_verdict(good, options))
     return 0 if good else MISMATCH
 
 
@@ -298,7 +300,7 @@ def _try_elsewhere(
 def _report(artifact: Artifact, options: ExportOptions) -> None:
     info = artifact.info
     if options.simplify:
-        tell(f"Simplified: {info['nodes_before']} nodes before, {info['nodes']} after")
+        say(f"Simplified: {info['nodes_before']} nodes before, {info['nodes']} after")
     what = "raw outputs" if not options.postprocess else "detections"
     height, width = options.size
     shape = (
@@ -306,7 +308,7 @@ def _report(artifact: Artifact, options: ExportOptions) -> None:
         if options.shape == "dynamic"
         else f"batch {options.batch}, {height} x {width}"
     )
-    tell(
+    say(
         f"Successfully exported ONNX model: {artifact.path} ({what}, {shape}, opset "
         f"{info['opset']}, {info['nodes']} nodes, {info['bytes'] / 1e6:.2f} MB)"
     )

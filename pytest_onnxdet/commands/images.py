@@ -35,9 +35,9 @@ def readable(path: Path, option: str) -> Path:
     return path
 
 
-def pair(given: Sequence[Path]) -> tuple[Path, Path]:
-    """Two different images, the first of them to be tried alone: those given, then shipped ones."""
-    different = {path.resolve(): path for path in reversed((*given, SAMPLE, SECOND))}
+def pair(paths: Sequence[Path]) -> tuple[Path, Path]:
+    """Two different images, the first of them to be tried alone: ``paths``, then shipped ones."""
+    different = {path.resolve(): path for path in reversed((*paths, SAMPLE, SECOND))}
     first, second, *_ = reversed(different.values())
     return first, second
 
@@ -127,10 +127,10 @@ def _fitting(cfg: mmcv.Config, length: int) -> int:
         if step["type"] == "RandomCenterCropPad":
             mode, value = step["test_pad_mode"]
             if mode == "logical_or":
-                most = (length + 1) // (value + 1) * (value + 1) - 1
+                largest = (length + 1) // (value + 1) * (value + 1) - 1
             else:
-                most = length // value * value
-            if most < 1:
+                largest = length // value * value
+            if largest < 1:
                 raise CommandError(f"--shape: {length} px is too small for this config's canvas")
-            return int(most)
+            return int(largest)
     return length

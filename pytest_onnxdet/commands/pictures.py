@@ -18,27 +18,27 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def paint(
-    image: Picture, found: Detections, classes: Sequence[str], threshold: float = 0.3
+    image: Picture, detections: Detections, classes: Sequence[str], threshold: float = 0.3
 ) -> Picture:
     """A copy of an image with boxes, masks, class names and scores.
 
     Args:
         image: uint8 (H, W, 3), BGR.
-        found: in pixels of that image.
+        detections: in pixels of that image.
         classes: names in label order; a label beyond them is painted as a number.
         threshold: only detections that score at least this.
     """
     painted = image.copy()
-    for k in np.flatnonzero(found.scores >= threshold)[::-1]:
-        label = int(found.labels[k])
+    for k in np.flatnonzero(detections.scores >= threshold)[::-1]:
+        label = int(detections.labels[k])
         colour = _colour(label)
-        if found.masks is not None and found.masks[k].shape == image.shape[:2]:
-            where = found.masks[k]
+        if detections.masks is not None and detections.masks[k].shape == image.shape[:2]:
+            where = detections.masks[k]
             painted[where] = (painted[where] * 0.5 + np.array(colour) * 0.5).astype(np.uint8)
-        x1, y1, x2, y2 = (round(float(v)) for v in found.boxes[k])
+        x1, y1, x2, y2 = (round(float(v)) for v in detections.boxes[k])
         cv2.rectangle(painted, (x1, y1), (x2, y2), colour, 1)
         name = classes[label] if 0 <= label < len(classes) else str(label)
-        text = f"{name} {found.scores[k]:.2f}"
+        text = f"{name} {detections.scores[k]:.2f}"
         cv2.putText(painted, text, (x1, max(8, y1 - 2)), _FONT, 0.35, colour, 1, cv2.LINE_AA)
     return painted
 
@@ -69,7 +69,7 @@ def save(path: Path, picture: Picture) -> None:
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    """A colour (BGR) for each class, far apart for neighbouring labels."""
+    """A colour (BGR) for each class, distinct for neighbouring labels."""
     hue = (label * 67) % 180
     pixel = np.array([[[hue, 220, 230]]], np.uint8)
     blue, green, red = (int(v) for v in cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0])

@@ -22,13 +22,13 @@ def recalls(
     proposal_nums: Sequence[int] = PROPOSALS,
     iou_thr: float | Sequence[float] = 0.5,
 ) -> dict[str, float]:
-    """Which part of the objects is found, whatever class they are given.
+    """Which part of the objects is detected, whatever class they are detected as.
 
     Args:
         objects: for each image float32 (n, 4), corners.
         results: for each image mmdet's result.
         proposal_nums: how many of an image's best boxes may be used.
-        iou_thr: least overlap of a found object, one or several.
+        iou_thr: smallest IoU at which an object counts as detected, one or several.
 
     Returns:
         ``recall@NUM@IOU`` for each, and with several thresholds ``AR@NUM``, their mean.
@@ -40,11 +40,13 @@ def recalls(
         overlaps = np.concatenate(
             [np.zeros(0), *(greedy_overlaps(gt, boxes[:number]) for gt, boxes in pairs)]
         )
-        found = [float((overlaps >= t).mean()) if overlaps.size else 0.0 for t in thresholds]
-        for threshold, value in zip(thresholds, found, strict=True):
+        recall_values = [
+            float((overlaps >= t).mean()) if overlaps.size else 0.0 for t in thresholds
+        ]
+        for threshold, value in zip(thresholds, recall_values, strict=True):
             figures[f"recall@{number}@{threshold}"] = value
         if len(thresholds) > 1:
-            figures[f"AR@{number}"] = float(np.mean(found))
+            figures[f"AR@{number}"] = float(np.mean(recall_values))
     return figures
 
 
@@ -58,16 +60,16 @@ def best_first(result: Any) -> NDArray[np.float32]:
 def greedy_overlaps(
     objects: NDArray[np.float32], boxes: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The IoU at which each object is found, 0 where it is not: the best pair goes first."""
+    """The IoU at which each object is detected, 0 where it is not: the best pair goes first."""
     from mmdet.core.evaluation.bbox_overlaps import bbox_overlaps
 
-    found = np.zeros(len(objects))
+    best = np.zeros(len(objects))
     if not len(objects) or not len(boxes):
-        return found
+        return best
     # VOC counts pixels: a box from 1 to 1 is 1 px wide.
     overlaps = bbox_overlaps(objects, boxes[:, :4], use_legacy_coordinate=True).astype(np.float64)
     for _ in range(min(overlaps.shape)):
         row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
-        found[row] = overlaps[row, column]
+        best[row] = overlaps[row, column]
         overlaps[row], overlaps[:, column] = -1, -1
-    return found
+    return best

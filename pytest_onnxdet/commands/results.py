@@ -49,9 +49,9 @@ def checked(
             f"the model gives {', '.join(outputs)} and no {' and no '.join(absent)}: give a graph "
             "that was exported with its post-processing"
         )
-    ours = _in_our_form(outputs) if stock else outputs
-    check_values(ours, batch, clips=clips)
-    return ours
+    contract = _in_contract_form(outputs) if stock else outputs
+    check_values(contract, batch, clips=clips)
+    return contract
 
 
 def detections(
@@ -62,20 +62,20 @@ def detections(
     """Detections at the original images' sizes.
 
     Args:
-        outputs: what :func:`checked` gave; masks by region or, as in stock graphs, at the input's
-            size, as bool or as 0 and 1.
+        outputs: from :func:`checked`; masks by region or, as in stock graphs, at the input's size,
+            as bool or as 0 and 1.
         batch: what was run.
         mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
     """
     masks = outputs.get("masks")
     if masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
         return from_outputs(outputs, batch, mask_threshold)
-    found = []
+    images = []
     for i in range(batch.valid):
         used = np.flatnonzero(outputs["labels"][i] >= 0)
         dets = np.asarray(outputs["dets"][i], np.float32)[used]
         meta = batch.metas[i]
-        found.append(
+        images.append(
             Detections(
                 to_original(dets[:, :4], meta),
                 dets[:, 4],
@@ -84,23 +84,23 @@ def detections(
                 mask_threshold=mask_threshold,
             )
         )
-    return found
+    return images
 
 
-def _in_our_form(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _in_contract_form(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """A stock graph's outputs with its unused slots, those of no score, emptied and put last."""
     unused = outputs["dets"][..., 4] <= 0
-    ours = {
+    arranged = {
         **outputs,
         "dets": np.where(unused[..., None], np.float32(0), outputs["dets"]),
         "labels": np.where(unused, -1, outputs["labels"]),
     }
-    order = np.argsort(-ours["dets"][..., 4], axis=1, kind="stable")
+    order = np.argsort(-arranged["dets"][..., 4], axis=1, kind="stable")
     if (order == np.arange(order.shape[1])).all():
-        return ours
+        return arranged
     return {
         name: np.take_along_axis(value, order.reshape(*order.shape, *[1] * (value.ndim - 2)), 1)
-        for name, value in ours.items()
+        for name, value in arranged.items()
     }
 
 
@@ -124,29 +124,29 @@ def _at_original_size(
     return resized
 
 
-def check_detections(found: Detections, num_classes: int) -> None:
+def check_detections(detections: Detections, num_classes: int) -> None:
     """Raises `CommandError` for a label that the data set has no class for, or a score of NaN."""
-    if np.isnan(found.scores).any():
+    if np.isnan(detections.scores).any():
         raise CommandError(
             "the model gives a score that is not a number (NaN): compare it with PyTorch, "
             "`onnxdet export --verify` or `pytest --onnxdet`"
         )
-    if len(found) and int(found.labels.max()) >= num_classes:
+    if len(detections) and int(detections.labels.max()) >= num_classes:
         raise CommandError(
-            f"the model finds class {int(found.labels.max())}, but the data set has "
+            f"the model finds class {int(detections.labels.max())}, but the data set has "
             f"{num_classes} classes: give the config that the model was exported with"
         )
 
 
-def mmdet_result(found: Detections, num_classes: int) -> Any:
+def mmdet_result(detections: Detections, num_classes: int) -> Any:
     """mmdet's result of one image, its masks run-length encoded."""
-    boxes = replace(found, masks=None).to_mmdet(num_classes)
-    masks = found.packed().masks
+    boxes = replace(detections, masks=None).to_mmdet(num_classes)
+    masks = detections.packed().masks
     if not isinstance(masks, RunLengthMasks):
         return boxes
     encoded = masks.encoded
     classes = range(num_classes)
-    return boxes, [[encoded[k] for k in np.flatnonzero(found.labels == c)] for c in classes]
+    return boxes, [[encoded[k] for k in np.flatnonzero(detections.labels == c)] for c in classes]
 
 
 def configured_threshold(model: Model) -> float:

@@ -21,8 +21,8 @@ def is_streamed(dataset: Any, metrics: Sequence[str]) -> bool:
     """Whether `streamed` does for this data set what its ``evaluate`` would.
 
     A subclass of CocoDataset may match and count as it likes: LVIS has other figures, Cityscapes
-    reads files. ``proposal_fast`` looks at mmdet's results themselves. pycocotools takes whoever
-    finds object 0 to have found nothing, and of objects with the same number the last one again.
+    reads files. ``proposal_fast`` looks at mmdet's results themselves. pycocotools counts a
+    match with object 0 as no match, and of objects with one number sees the last only.
     """
     from mmdet.datasets import CocoDataset
     from pycocotools.coco import COCO
@@ -37,10 +37,10 @@ def is_streamed(dataset: Any, metrics: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def streamed(dataset: Any, detections: Sequence[Detections]) -> Iterator[None]:
-    """For the duration of the block, ``dataset.evaluate`` evaluates these, whatever it is given.
+    """For the duration of the block, ``dataset.evaluate`` evaluates these, whatever its arguments.
 
     mmdet makes an entry of every box for pycocotools, which copies it and loops over it in Python:
-    50 times the memory of the detections, and more time than a small detector takes to find them.
+    50 times the memory of the detections, and more time than a small detector needs for them.
     The figures are the same, to the last bit.
 
     Args:
@@ -51,12 +51,12 @@ def streamed(dataset: Any, detections: Sequence[Detections]) -> Iterator[None]:
 
     def format_results(results: Any, jsonfile_prefix: Any = None, **more: Any) -> Any:
         kinds = ["bbox", "proposal"]
-        if all(one.masks is not None for one in detections):
+        if all(image.masks is not None for image in detections):
             kinds.append("segm")
         return dict.fromkeys(kinds), None
 
     def load_results(entries: Any) -> Found:
-        if not any(len(one) for one in detections):
+        if not any(len(image) for image in detections):
             raise IndexError("no entries")  # as pycocotools; mmdet says what it means
         return Found(dataset.img_ids, dataset.cat_ids, detections)
 

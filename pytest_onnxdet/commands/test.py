@@ -23,7 +23,7 @@ from pytest_onnxdet.commands.common import (
     check_views,
     in_words,
     open_config,
-    tell,
+    say,
     writable,
 )
 from pytest_onnxdet.data.masks import THRESHOLD_NAME
@@ -123,32 +123,33 @@ def run(args: argparse.Namespace) -> int:
     batch = batch_size(graph, args.batch_size, wanted)
     check_threshold(graph, threshold)
     if backend.builds and graph.path.suffix == ".onnx" and graph.static_shape is None:
-        # Else the engine would be built for a usual shape, and again where an image is larger.
+        # Else the engine would be built for a default shape, and again where an image is larger.
         graph = expecting(graph, batch, data.fitted_size())
     with backend.prepare(graph) as session:
         # Of an engine it is known only now what it takes.
-        batch = batch_size(session.artifact, args.batch_size, min(wanted, most(session)))
+        batch = batch_size(session.artifact, args.batch_size, min(wanted, max_batch(session)))
         start = time.perf_counter()
-        found = collect(args, data, session, batch, threshold)
+        detections = collect(args, data, session, batch, threshold)
         seconds = time.perf_counter() - start
-    tell(f"{len(found)} images in {seconds:.1f} s ({seconds / len(found) * 1e3:.1f} ms each)")
+    count = len(detections)
+    say(f"{count} images in {seconds:.1f} s ({seconds / count * 1e3:.1f} ms each)")
     if out:
-        results = [mmdet_result(one, len(data.coco.CLASSES)) for one in found]
+        results = [mmdet_result(image, len(data.coco.CLASSES)) for image in detections]
         try:
             with out.open("wb") as file:
                 pickle.dump(results, file)
         except OSError as error:
             raise CommandError(f"--out: {out} cannot be written: {error.strerror}") from error
-        tell(f"Results: {out}")
+        say(f"Results: {out}")
         del results
     options = args.eval_options or {}
     if args.format_only:
-        tell(format_results(data, found, options))
+        say(format_results(data, detections, options))
     if args.eval:
         start = time.perf_counter()
-        figures = evaluate(data, found, args.eval, options)
-        tell("\n".join(f"{name}: {value}" for name, value in figures.items()))
-        tell(f"Evaluated in {time.perf_counter() - start:.1f} s")
+        figures = evaluate(data, detections, args.eval, options)
+        say("\n".join(f"{name}: {value}" for name, value in figures.items()))
+        say(f"Evaluated in {time.perf_counter() - start:.1f} s")
     return 0
 
 
@@ -266,7 +267,7 @@ def batch_size(artifact: Artifact, asked: int | None, configured: int = 1) -> in
     return fixed[0]
 
 
-def most(session: Session) -> int | float:
+def max_batch(session: Session) -> int | float:
     """The largest batch that a loaded engine was built for; of others, which take any, infinity."""
     from pytest_onnxdet.backends.tensorrt.session import TensorRTSession, is_engine
 
@@ -278,7 +279,7 @@ def most(session: Session) -> int | float:
 def collect(
     args: argparse.Namespace, data: Dataset, session: Session, batch: int, threshold: float
 ) -> list[Detections]:
-    """What is found in every image, in little memory; painted images on the way."""
+    """Every image's detections, in little memory; painted images on the way."""
     from pytest_onnxdet.commands.evaluate import check_masks
     from pytest_onnxdet.commands.results import check_detections
     from pytest_onnxdet.commands.window import Window
@@ -287,13 +288,13 @@ def collect(
 
     def images() -> Iterator[Detections]:
         index = 0
-        for found in stream(data, session, batch, threshold):
-            for one in found:
-                check_detections(one, len(data.coco.CLASSES))
-                check_masks(args.eval, one)
+        for batch_detections in stream(data, session, batch, threshold):
+            for image in batch_detections:
+                check_detections(image, len(data.coco.CLASSES))
+                check_masks(args.eval, image)
                 if args.show_dir or window.open:
-                    _paint(args, data, index, one, window)
-                yield one.packed(probabilities=False)
+                    _paint(args, data, index, image, window)
+                yield image.packed(probabilities=False)
                 index += 1
             progress.at(index)
 
@@ -318,14 +319,14 @@ def stream(
     info = session.artifact.info
     stock, channels = info.get("producer") != PRODUCER, fixed[1] if fixed else info.get("channels")
     try:
-        for one in Batches(data, batch, size, fill=fixed is not None, channels=channels):
-            yield detections(checked(session.run(one), one, stock=stock), one, threshold)
+        for inputs in Batches(data, batch, size, fill=fixed is not None, channels=channels):
+            yield detections(checked(session.run(inputs), inputs, stock=stock), inputs, threshold)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error
 
 
 def _paint(
-    args: argparse.Namespace, data: Dataset, index: int, found: Detections, window: Window
+    args: argparse.Namespace, data: Dataset, index: int, detections: Detections, window: Window
 ) -> None:
     import cv2
 
@@ -333,7 +334,7 @@ def _paint(
 
     path = data.path(index)
     image: Any = cv2.imread(str(path))
-    picture = paint(image, found, data.coco.CLASSES, args.show_score_thr)
+    picture = paint(image, detections, data.coco.CLASSES, args.show_score_thr)
     if args.show_dir:
         save(Path(args.show_dir) / path.relative_to(data.spec.images), picture)
     window.show(picture, path.name)

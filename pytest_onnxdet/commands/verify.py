@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pytest_onnxdet.commands.common import in_words, tell
+from pytest_onnxdet.commands.common import in_words, say
 from pytest_onnxdet.commands.images import batch_of
 from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
@@ -102,14 +102,14 @@ def verify(
     images: tuple[Path, Path],
     tolerance: Tolerance,
 ) -> bool:
-    """Compare, print what was found, and say whether every difference is within the tolerance.
+    """Compares, prints the verdicts, and says whether every difference is within the tolerance.
 
     Every comparison has to stand on its own: one in which PyTorch finds nothing in an image is no
-    success, whatever the others found.
+    success, whatever the others show.
     """
     fault = _invalid(session.artifact.path)
     if fault is not None:
-        tell(f"verify: FAILED: onnx.checker refuses the graph: {fault}")
+        say(f"verify: FAILED: onnx.checker refuses the graph: {fault}")
         return False
     if not options.postprocess:
         return _verify_raw(detector, session, options, images, tolerance)
@@ -119,14 +119,20 @@ def verify(
     reference = Reference(detector)
     good = True
     with _raw_session(detector, options) as raw_session:
-        for one in trials(detector, options, images):
-            theirs, broken = read(detector, session, one.batch)
-            ours = reference.run(one.batch)
+        for trial in trials(detector, options, images):
+            candidates, broken = read(detector, session, trial.batch)
+            reference_detections = reference.run(trial.batch)
             # An allowance that somebody chose, or a GPU's, is not narrowed: see `run.parity`.
-            noise = measure(reference, [one.batch], [], ours) if tolerance == Tolerance() else None
-            verdict = compare(reference, one, ours, theirs, tolerance, raw_session, noise)
+            noise = (
+                measure(reference, [trial.batch], [], reference_detections)
+                if tolerance == Tolerance()
+                else None
+            )
+            verdict = compare(
+                reference, trial, reference_detections, candidates, tolerance, raw_session, noise
+            )
             good &= verdict.ok and not broken
-            tell(f"verify {one.title}: {_told(verdict, broken)}")
+            say(f"verify {trial.title}: {_in_a_line(verdict, broken)}")
     return good
 
 
@@ -148,8 +154,8 @@ def read(detector: nn.Module, session: Session, batch: Batch) -> tuple[list[Dete
 def compare(
     reference: Reference,
     trial: Trial,
-    ours: Sequence[Detections],
-    theirs: Sequence[Detections],
+    expected: Sequence[Detections],
+    candidates: Sequence[Detections],
     tolerance: Tolerance,
     raw_session: Callable[[], Session],
     noise: Noise | None = None,
@@ -159,8 +165,8 @@ def compare(
     Args:
         reference: asked for proofs of ties.
         trial: what both sides ran.
-        ours: PyTorch's detections, one entry per image.
-        theirs: the graph's.
+        expected: PyTorch's detections, one entry per image.
+        candidates: the graph's.
         tolerance: the allowances.
         raw_session: gives a session of the raw outputs of the same detector.
         noise: of float32 in this very batch, by which the allowances are narrowed.
@@ -175,8 +181,8 @@ def compare(
         return of_image(reference, trial.batch, index, candidate, raw_session, tolerance, limit)
 
     sides = Sides(
-        ours,
-        theirs,
+        expected,
+        candidates,
         classes=tuple(getattr(reference.detector, "CLASSES", ())),
         images=[path.name for path in trial.images],
         max_per_img=limit,
@@ -210,7 +216,7 @@ def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callab
         yield session
 
 
-def _told(verdict: Verdict, broken: str = "") -> str:
+def _in_a_line(verdict: Verdict, broken: str = "") -> str:
     """A verdict as it is printed, with how the values depart from the graph's contract, if so."""
     from pytest_onnxdet.verify.verdict import EMPTY
 
@@ -235,22 +241,22 @@ def _told(verdict: Verdict, broken: str = "") -> str:
         for key, words in _WORST.items()
         if key in result.worst
     ]
-    told = ", ".join([*worst, *_ties(verdict)])
-    return f"the same, {result.matched} detections" + (f" ({told})" if told else "")
+    remarks = ", ".join([*worst, *_ties(verdict)])
+    return f"the same, {result.matched} detections" + (f" ({remarks})" if remarks else "")
 
 
 def _ties(verdict: Verdict) -> list[str]:
     """What was accepted with a proof, in words."""
-    told = []
+    sentences = []
     images, masks = verdict.metrics["tied_images"], verdict.metrics["mask_ties"]
     if images:
-        told.append(
+        sentences.append(
             f"{images} of {len(verdict.images)} images differ, and PyTorch, deciding float ties "
             "alike, finds the same"
         )
     if masks:
-        told.append(f"{masks} of the masks differ only in pixels that tie with the threshold")
-    return told
+        sentences.append(f"{masks} of the masks differ only in pixels that tie with the threshold")
+    return sentences
 
 
 def _invalid(path: Path) -> str | None:
@@ -286,16 +292,16 @@ def _verify_raw(
 
     good = True
     reference = Reference(detector)
-    for one in trials(detector, options, images):
-        ours, theirs = reference.raw(one.batch), session.run(one.batch)
+    for trial in trials(detector, options, images):
+        expected, outputs = reference.raw(trial.batch), session.run(trial.batch)
         if tolerance == Tolerance():
-            noise = measure(reference, [one.batch], [ours], [])
-            result = compare_to_exact(noise, [ours], [theirs])
+            noise = measure(reference, [trial.batch], [expected], [])
+            result = compare_to_exact(noise, [expected], [outputs])
         else:
-            result = compare_raw(ours, theirs, tolerance.raw_rtol, tolerance.raw_atol)
+            result = compare_raw(expected, outputs, tolerance.raw_rtol, tolerance.raw_atol)
         good &= result.ok
         verdict = "the same" if result.ok else "DIFFERENT"
-        tell(f"verify {one.title}: raw outputs {verdict}: {result.format()}")
+        say(f"verify {trial.title}: raw outputs {verdict}: {result.format()}")
     return good
 
 
@@ -311,26 +317,26 @@ def pictures(
     from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.reference.detector import Reference
 
-    one = next(trials(detector, options, images))
+    trial = next(trials(detector, options, images))
     sides: Sequence[tuple[str, list[Detections]]] = (
-        ("PyTorch", Reference(detector).run(one.batch)),
-        ("ONNX", read(detector, session, one.batch)[0]),
+        ("PyTorch", Reference(detector).run(trial.batch)),
+        ("ONNX", read(detector, session, trial.batch)[0]),
     )
-    canvas = _canvas(one, options)
+    canvas = _canvas(trial, options)
     classes = tuple(getattr(detector, "CLASSES", ()))
-    picture = beside([(name, paint(canvas, found[0], classes)) for name, found in sides])
+    picture = beside([(name, paint(canvas, detections[0], classes)) for name, detections in sides])
     save(path, picture)
-    tell(f"Detections, PyTorch beside ONNX: {path}")
+    say(f"Detections, PyTorch beside ONNX: {path}")
     with Window(asked=True) as window:
         window.show(picture, path.name)
 
 
-def _canvas(one: Trial, options: ExportOptions) -> Any:
-    """What detections are painted on: the image at the size that they are given in."""
+def _canvas(trial: Trial, options: ExportOptions) -> Any:
+    """What detections are painted on: the image at the size that their pixels refer to."""
     import cv2
 
-    canvas = cv2.imread(str(one.images[0]))
-    height, width = one.batch.metas[0]["ori_shape"][:2]
+    canvas = cv2.imread(str(trial.images[0]))
+    height, width = trial.batch.metas[0]["ori_shape"][:2]
     if options.mask_output == "image" and canvas.shape[:2] != (height, width):
         canvas = cv2.resize(canvas, (width, height))
     return np.ascontiguousarray(canvas)

@@ -1,6 +1,6 @@
 """A progress line on stderr, by tqdm: for downloads and long runs. Importing this loads no tqdm.
 
-Where stderr is captured, as in pytest's tests, a line that tells that a run is not stuck is of no
+Where stderr is captured, as in pytest's tests, a line that shows that a run is not stuck is of no
 use there: :func:`show_uncaptured` is for whoever knows that capturing is about to begin.
 """
 

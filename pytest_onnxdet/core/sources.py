@@ -1,6 +1,6 @@
-"""Hashes of source code, for the names of what is kept on disk.
+"""Hashes of source code, for the names of cached files.
 
-A graph, or what PyTorch found, is worth keeping as long as the code that made it is the same: this
+A graph or a recording is worth keeping as long as the code that made it is the same: this
 package's, the detector's own modules', and its pipeline's steps. An edit without a new parameter
 changes no weight, and an old graph would agree with an old reference.
 """
@@ -33,7 +33,7 @@ VERSIONED = frozenset({"torch", "builtins", "abc", "typing", "collections"})
 
 @cache
 def package_digest() -> str:
-    """A hash of this package's source, the same one for everything that is kept."""
+    """A hash of this package's source, the same one for everything in the cache."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in ROOMS:
@@ -54,21 +54,21 @@ def objects_digest(things: Iterable[object]) -> str:
     Args:
         things: modules of a detector, steps of a pipeline; classes stand for themselves.
     """
-    found: dict[str, bytes] = {}
+    sources: dict[str, bytes] = {}
     for thing in things:
         kind = thing if isinstance(thing, type) else type(thing)
         for cls in kind.__mro__:
             if cls.__module__.partition(".")[0] not in VERSIONED:
                 name = f"{cls.__module__}.{cls.__qualname__}"
-                if name not in found:
-                    found[name] = _class_bytes(cls)
+                if name not in sources:
+                    sources[name] = _class_bytes(cls)
         if not isinstance(thing, type):
             for name, own in vars(thing).items():
                 if inspect.isfunction(own):
-                    found[f"{kind.__qualname__}().{name}"] = _code_bytes(own.__code__)
+                    sources[f"{kind.__qualname__}().{name}"] = _code_bytes(own.__code__)
     digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(found[name]).digest())
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
     return digest.hexdigest()
 
 

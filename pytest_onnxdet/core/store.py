@@ -39,7 +39,7 @@ class Artifact:
     Attributes:
         path: the .onnx file.
         key: hash of everything that decided the graph.
-        cached: whether it was found in the store rather than exported by this call.
+        cached: whether it was in the store already rather than exported by this call.
         info: what the exporter recorded: ``seconds``, ``nodes``, ``bytes``, ``opset``,
             ``domains``, ``inputs``, ``static_shape``, ``shape``, ``lowering``, ``masks``.
     """
@@ -112,14 +112,14 @@ class ArtifactStore:
             build: writes the graph to the path it is given and returns the artifact's ``info``.
 
         Returns:
-            The artifact; ``cached`` says whether this call built it.
+            The artifact; ``cached`` is False where this call built it.
         """
         key = content_key(parts)
         place = self.root / key
         with FileLock(self.root / f"{key}.lock"):
-            found = self._load(place, key)
-            if found is not None:
-                return found
+            cached = self._load(place, key)
+            if cached is not None:
+                return cached
             self._build(place, parts, build)
             made = self._load(place, key)
             assert made is not None, "an entry that was just written must load"

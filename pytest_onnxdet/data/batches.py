@@ -161,5 +161,5 @@ class Batches:
 def alone(batch: Batch) -> Iterator[Batch]:
     """A batch's valid images, each as a batch of its own at the same padded size."""
     for i in range(batch.valid):
-        one = slice(i, i + 1)
-        yield Batch(batch.images[one], batch.image_shape[one], batch.metas[one], valid=1)
+        row = slice(i, i + 1)
+        yield Batch(batch.images[row], batch.image_shape[row], batch.metas[row], valid=1)

@@ -156,10 +156,10 @@ class Dataset:
             raise DataError(f"{len(results)} results for {len(self)} images")
         wanted = [m for m in metrics if m != "segm" or isinstance(results[0], tuple)]
         with contextlib.redirect_stdout(io.StringIO()):
-            found = self.coco.evaluate(
+            figures = self.coco.evaluate(
                 [_encoded(result) for result in results], metric=wanted, logger="silent"
             )
-        values = {k: float(v) for k, v in found.items() if not isinstance(v, str)}
+        values = {k: float(v) for k, v in figures.items() if not isinstance(v, str)}
         return {f"{metric}_mAP": 0.0 for metric in wanted} | values
 
 
@@ -295,8 +295,8 @@ def _encoded(result: Any) -> Any:
 def _why_unreadable(path: Path, error: Exception) -> str:
     import cv2
 
-    told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     raw = np.fromfile(path, np.uint8)
     if raw.size == 0 or cv2.imdecode(raw, cv2.IMREAD_COLOR) is None:
         return f"{path}: cannot be read as an image: replace the file"
-    return f"{path}: the test pipeline fails on this image ({told}): correct data.test.pipeline"
+    return f"{path}: the test pipeline fails on this image ({reason}): correct data.test.pipeline"

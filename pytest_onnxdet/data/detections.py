@@ -35,7 +35,7 @@ class Detections:
         masks: K bool (H, W) at the original image's size, as one array or run-length encoded, or
             None for box-only models.
         mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
-        mask_range: float32 (K, 2, h, w), the least and the greatest of these probabilities that
+        mask_range: float32 (K, 2, h, w), the smallest and the largest of these probabilities that
             float ties leave open, or None where that was not asked.
         mask_threshold: the probability from which on a pixel belongs to its mask.
     """
@@ -110,24 +110,26 @@ class Detections:
         )
 
 
-def in_little_memory(found: Iterable[Detections]) -> list[Detections]:
+def in_little_memory(detections: Iterable[Detections]) -> list[Detections]:
     """The same detections, the boxes, scores and labels of many images in a few large arrays.
 
     Thousands of small ones, made between images of a megabyte, would spread over ten times their
     size.
     """
-    kept: list[Detections] = []
-    images = iter(found)
-    while some := list(itertools.islice(images, _TOGETHER)):
+    packed: list[Detections] = []
+    images = iter(detections)
+    while group := list(itertools.islice(images, _TOGETHER)):
         boxes, scores, labels = (
-            np.concatenate([getattr(one, name) for one in some])
+            np.concatenate([getattr(image, name) for image in group])
             for name in ("boxes", "scores", "labels")
         )
         end = 0
-        for one in some:
-            rows = slice(end, end := end + len(one))
-            kept.append(replace(one, boxes=boxes[rows], scores=scores[rows], labels=labels[rows]))
-    return kept
+        for image in group:
+            rows = slice(end, end := end + len(image))
+            packed.append(
+                replace(image, boxes=boxes[rows], scores=scores[rows], labels=labels[rows])
+            )
+    return packed
 
 
 def from_outputs(
@@ -147,7 +149,7 @@ def from_outputs(
     Returns:
         One entry for each of the batch's valid images.
     """
-    found = []
+    images = []
     for i in range(batch.valid):
         labels = np.asarray(outputs["labels"][i], dtype=np.int64)
         used = np.flatnonzero(labels >= 0)
@@ -158,10 +160,10 @@ def from_outputs(
         if "masks" in outputs:
             probs = np.asarray(outputs["masks"][i], dtype=np.float32)[used]
             masks = paste_masks(probs, boxes, meta["ori_shape"][:2], mask_threshold)
-        found.append(
+        images.append(
             Detections(boxes, dets[:, 4], labels[used], masks, probs, mask_threshold=mask_threshold)
         )
-    return found
+    return images
 
 
 def to_original(boxes: NDArray[np.float32], meta: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -44,12 +44,12 @@ class RunLengthMasks:
     """
 
     def __init__(self, encoded: Sequence[dict[str, Any]]) -> None:
-        if len({tuple(one["size"]) for one in encoded}) > 1:
+        if len({tuple(encoding["size"]) for encoding in encoded}) > 1:
             raise ValueError("the masks of an image are of several sizes")
         # Joined: a dict, a list and a bytes object for each mask would take four times as much.
         self._size = list(encoded[0]["size"]) if encoded else [0, 0]
-        self._runs = b"".join(one["counts"] for one in encoded)
-        self._ends = np.cumsum([len(one["counts"]) for one in encoded], dtype=np.int32)
+        self._runs = b"".join(encoding["counts"] for encoding in encoded)
+        self._ends = np.cumsum([len(encoding["counts"]) for encoding in encoded], dtype=np.int32)
 
     @classmethod
     def encode(cls, masks: NDArray[np.bool_]) -> RunLengthMasks:

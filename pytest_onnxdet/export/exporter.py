@@ -1,8 +1,8 @@
 """From a detector to an ONNX file that holds to the graph's contract.
 
-TorchScript's exporter is used because it takes mmdet's modules as they are; what it needs to know
-of our operators lives in ``families/ops/custom.py``, so that another exporter is a change of one
-call here and of the translations there.
+TorchScript's exporter is used because it takes mmdet's modules as they are. Another exporter would
+touch more than this file: ``families/ops/custom.py`` translates operators for TorchScript, loops in
+``families/ops`` are scripted, and some lowerings avoid what its tracer would take for a constant.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def export_detector(
         if needs is not None:
             raise ExportError(
                 f"opset {options.opset} would not be exact: {needs}; "
-                f"the least opset that works is {needs.least}"
+                f"the least opset that works is {needs.min_opset}"
             ) from error
         raise ExportError(
             f"{type(detector).__name__} does not export "
@@ -251,7 +251,7 @@ def _info(
 
 @contextlib.contextmanager
 def _caught() -> Iterator[list[warnings.WarningMessage]]:
-    """Keeps warnings from being printed; those of modules that are not ours are looked at.
+    """Keeps warnings from being printed; those of foreign modules are looked at.
 
     Each of this package's was: shapes become Python numbers only where the architecture fixes
     them, and parity at other shapes proves it.

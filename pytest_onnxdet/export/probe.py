@@ -27,7 +27,7 @@ STEP, LEAST = 128, 96
 #: What a gross difference is: rounding moves no box (px) and no score by so much, and brings few
 #: detections in or out. What a graph is held to is parity; this is whether it is the same network.
 BOX, SCORE, SHARE = 2.0, 0.01, 0.1
-#: What a trial shows at best, and where PyTorch finds nothing in noise.
+#: What a trial shows at best, and where PyTorch detects nothing in noise.
 SAME, RUNS, UNTRIED = "same", "runs", "untried"
 FAILED_NODE = re.compile(r"running (\w+) node\. Name:\s*'([^']*)'")
 
@@ -42,14 +42,14 @@ def baked_places(caught: Iterable[warnings.WarningMessage]) -> list[str]:
 
     places: dict[str, None] = {}
     own, library = str(PACKAGE), str(Path(torch.__file__).parent)
-    for one in caught:
-        if not issubclass(one.category, torch.jit.TracerWarning):
+    for warning in caught:
+        if not issubclass(warning.category, torch.jit.TracerWarning):
             continue
-        if one.filename.startswith((own, library)):
+        if warning.filename.startswith((own, library)):
             continue
-        file = one.filename.rpartition("site-packages/")[2]
-        text = " ".join(str(one.message).split()).partition(". ")[0]
-        places.setdefault(f"{file}:{one.lineno}: {text}")
+        file = warning.filename.rpartition("site-packages/")[2]
+        text = " ".join(str(warning.message).split()).partition(". ")[0]
+        places.setdefault(f"{file}:{warning.lineno}: {text}")
     return list(places)
 
 
@@ -76,14 +76,14 @@ def require_dynamic(
         detector: what was exported.
         options: with which options; those of a dynamic graph.
         path: the graph.
-        places: what :func:`baked_places` gave, for the message.
+        places: what :func:`baked_places` returned, for the message.
 
     Returns:
-        :data:`SAME`; :data:`RUNS` where neither side finds anything in the noise that they are
+        :data:`SAME`; :data:`RUNS` where neither side detects anything in the noise that both are
         given; :data:`UNTRIED` where ONNX Runtime is missing, or PyTorch itself takes no other size.
 
     Raises:
-        ExportError: the graph fails there, or finds something else than PyTorch.
+        ExportError: the graph fails there, or detects something else than PyTorch.
     """
     if find_spec("onnxruntime") is None:
         return UNTRIED
@@ -94,13 +94,13 @@ def require_dynamic(
             continue
         where = f"at batch {batch} and {size[0]} x {size[1]} px"
         try:
-            found = _run(path, feeds)
-        except Exception as error:  # whatever a node says of what it was given
-            raise ExportError(_told(where, options, _node(error), places)) from error
+            outputs = _run(path, feeds)
+        except Exception as error:  # a node may raise anything
+            raise ExportError(_refusal(where, options, _node(error), places)) from error
         compare = _compare if options.postprocess else _compare_maps
-        verdict = compare(wanted, found)
+        verdict = compare(wanted, outputs)
         if verdict not in (SAME, RUNS):
-            raise ExportError(_told(where, options, verdict, places))
+            raise ExportError(_refusal(where, options, verdict, places))
         return verdict
     return UNTRIED
 
@@ -136,29 +136,29 @@ def _run(path: Path, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    found: list[NDArray[Any]] = session.run(None, {name: feeds[name] for name in names})
-    return found
+    outputs: list[NDArray[Any]] = session.run(None, {name: feeds[name] for name in names})
+    return outputs
 
 
-def _compare_maps(wanted: list[NDArray[Any]], found: list[NDArray[Any]]) -> str:
+def _compare_maps(wanted: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> str:
     """The same of the heads' maps."""
-    pairs = zip(wanted, found, strict=True)
+    pairs = zip(wanted, outputs, strict=True)
     same = all(a.shape == b.shape and np.allclose(a, b, rtol=0.05, atol=0.05) for a, b in pairs)
     return SAME if same else "the heads give other maps than PyTorch's"
 
 
-def _compare(wanted: list[NDArray[Any]], found: list[NDArray[Any]]) -> str:
+def _compare(wanted: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> str:
     """:data:`SAME`, :data:`RUNS` where there is nothing to compare, or how they differ.
 
     Args:
         wanted: PyTorch's outputs: ``dets``, ``labels``, perhaps masks.
-        found: the graph's.
+        outputs: the graph's.
     """
-    if len(wanted[0]) != len(found[0]):
-        return f"it answers {len(found[0])} images"
+    if len(wanted[0]) != len(outputs[0]):
+        return f"it answers {len(outputs[0])} images"
     total = missed = 0
-    for ours, theirs in ((wanted, found), (found, wanted)):
-        for dets, labels, others, names in zip(*ours[:2], *theirs[:2], strict=True):
+    for side, other in ((wanted, outputs), (outputs, wanted)):
+        for dets, labels, others, names in zip(*side[:2], *other[:2], strict=True):
             used = labels >= 0
             box = np.abs(dets[used, None, :4] - others[None, :, :4]).max(axis=2)
             score = np.abs(dets[used, None, 4] - others[None, :, 4])
@@ -179,7 +179,7 @@ def _node(error: Exception) -> str:
     return f"ONNX Runtime fails in {named[1]} {named[2]!r}, whose sizes are baked in"
 
 
-def _told(where: str, options: ExportOptions, why: str, places: Iterable[str]) -> str:
+def _refusal(where: str, options: ExportOptions, why: str, places: Iterable[str]) -> str:
     lines = [
         f"the graph is not dynamic: {where} {why}; it was traced at batch {options.batch} and "
         f"{options.size[0]} x {options.size[1]} px: export a static graph of each size"

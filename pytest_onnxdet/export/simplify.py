@@ -11,7 +11,7 @@ from pytest_onnxdet.graph.walk import all_nodes
 
 #: The exporter's names for axes that a dynamic graph leaves to its caller, and for those that its
 #: results decide, which may turn out to be fixed: DETR always gives as many.
-FREE, FOUND = ("batch", "height", "width"), ("num_dets", "num_proposals")
+FREE, DATA_DEPENDENT = ("batch", "height", "width"), ("num_dets", "num_proposals")
 
 
 class SimplifyError(Exception):
@@ -51,7 +51,7 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
     _restore(graph, slim)
     for side in ("input", "output"):
         before, after = (interface(model, side) for model in (graph, slim))
-        if not _kept(before, after):
+        if not _same_interface(before, after):
             raise SimplifyError(
                 f"onnxslim changes the graph's {side}s from {before} to {after}: "
                 "leave --simplify out"
@@ -66,10 +66,10 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _drop_empty_axes(model: onnx.ModelProto) -> None:
     """An empty list of axes reduces over all of them, as no list does, but onnxslim fails on it."""
     for node in all_nodes(model.graph):
-        kept = [a for a in node.attribute if a.name != "axes" or a.ints]
-        if node.op_type.startswith("Reduce") and len(kept) < len(node.attribute):
+        attributes = [a for a in node.attribute if a.name != "axes" or a.ints]
+        if node.op_type.startswith("Reduce") and len(attributes) < len(node.attribute):
             del node.attribute[:]
-            node.attribute.extend(kept)
+            node.attribute.extend(attributes)
 
 
 def _restore(graph: onnx.ModelProto, slim: onnx.ModelProto) -> None:
@@ -78,29 +78,29 @@ def _restore(graph: onnx.ModelProto, slim: onnx.ModelProto) -> None:
     An input that nothing reads (YOLOv3's ``image_shape``) is dropped by onnxslim, and callers feed
     it. An axis that it finds to be fixed loses its name, by which callers find it.
     """
-    ours = {value.name: value for value in slim.graph.input}
-    kept = [ours.get(value.name, value) for value in graph.graph.input]
-    kept += [value for name, value in ours.items() if name not in interface(graph, "input")]
-    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    simplified = {value.name: value for value in slim.graph.input}
+    inputs = [simplified.get(value.name, value) for value in graph.graph.input]
+    inputs += [value for name, value in simplified.items() if name not in interface(graph, "input")]
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
     del slim.graph.input[:]
     slim.graph.input.extend(copies)
     for before, after in zip(graph.graph.output, slim.graph.output, strict=False):
         axes = (value.type.tensor_type.shape.dim for value in (before, after))
         for old, new in zip(*axes, strict=False):
-            if old.dim_param in FOUND:
+            if old.dim_param in DATA_DEPENDENT:
                 new.dim_param = old.dim_param
 
 
-def _kept(
+def _same_interface(
     before: dict[str, tuple[int | str, ...]], after: dict[str, tuple[int | str, ...]]
 ) -> bool:
-    """Whether the interface is the same, but for sizes that the exporter could not tell."""
+    """Whether the interface is the same, but for sizes that the exporter did not know."""
     if list(before) != list(after):
         return False
-    for (kind, *ours), (new_kind, *theirs) in zip(before.values(), after.values(), strict=True):
-        if kind != new_kind or len(ours) != len(theirs):
+    for (kind, *axes), (new_kind, *new_axes) in zip(before.values(), after.values(), strict=True):
+        if kind != new_kind or len(axes) != len(new_axes):
             return False
-        for old, new in zip(ours, theirs, strict=True):
+        for old, new in zip(axes, new_axes, strict=True):
             if not (isinstance(new, str) if old in FREE else old == new or isinstance(old, str)):
                 return False
     return True

@@ -92,7 +92,15 @@ class RawOutputs(nn.Module):
 
 
 def features(detector: nn.Module, input: Tensor) -> tuple[Tensor, ...]:
-    """Backbone and neck, as the detector runs them."""
+    """Backbone and neck, as the detector runs them.
+
+    Args:
+        detector: one of mmdet's.
+        input: float32 (N, C, H, W), normalised and padded.
+
+    Returns:
+        float32 (N, channels, h, w) maps, the finest level first.
+    """
     result: tuple[Tensor, ...] = detector.extract_feat(input)
     return result
 
@@ -144,6 +152,14 @@ def nms_threshold(cfg: Any, key: str = "nms") -> float:
 def split_raw(
     outputs: Mapping[str, NDArray[Any]],
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32] | None]:
-    """Raw outputs as the heads' and, of two-stage models, the proposals chosen of them."""
+    """Raw outputs as the heads' and, of two-stage models, the proposals chosen of them.
+
+    Args:
+        outputs: of a graph of :class:`RawOutputs`, by name.
+
+    Returns:
+        The heads' float32 maps by name; the proposals float32 (N, K, 6): corners in network-input
+        pixels, score (0 in empty slots), level. None where the model has no proposals.
+    """
     heads = dict(outputs)
     return heads, heads.pop(PROPOSALS, None)

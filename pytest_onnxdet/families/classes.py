@@ -1,4 +1,4 @@
-"""Whether a module does at inference what a class of mmdet or mmcv does, told by its class.
+"""Whether a module does at inference what a class of mmdet or mmcv does, judged by its class.
 
 A lowering repeats what certain methods of a class compute. It holds for that class and for every
 subclass that overrides none of these methods: a head that only trains otherwise is taken. A class
@@ -92,15 +92,15 @@ def at_path(root: Any, path: str) -> Iterator[tuple[str, Any]]:
     """The modules at a dotted path: none where it leads nowhere, each of a list of modules."""
     from torch import nn
 
-    found = root
+    node = root
     for name in filter(None, path.split(".")):
-        found = getattr(found, name, None)
-    if found is None:
+        node = getattr(node, name, None)
+    if node is None:
         return
-    if isinstance(found, nn.ModuleList):
-        yield from ((f"{path}.{place}", module) for place, module in enumerate(found))
+    if isinstance(node, nn.ModuleList):
+        yield from ((f"{path}.{place}", module) for place, module in enumerate(node))
     else:
-        yield path, found
+        yield path, node
 
 
 # Layers that call an operator of mmcv's that ONNX's default domain lacks or that no lowering makes.
@@ -131,14 +131,14 @@ def refuse_operators(detector: nn.Module) -> None:
     from mmcv.ops import SAConv2d
 
     kinds = tuple(map(resolve, OPERATORS))
-    found = [
+    matches = [
         (path, module)
         for path, module in detector.named_modules()
         if isinstance(module, kinds) or (isinstance(module, SAConv2d) and module.use_deform)
     ]
-    if found:
-        path, module = found[0]
-        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    if matches:
+        path, module = matches[0]
+        others = f" (and {len(matches) - 1} more)" if len(matches) > 1 else ""
         raise UnsupportedPart(
             f"{type(detector).__name__} has a {type(module).__name__} at {path}{others}: "
             "its operator has no lowering; use a config without it"

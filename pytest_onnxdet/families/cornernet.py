@@ -18,7 +18,7 @@ from torch.nn import functional
 from pytest_onnxdet.families.base import DeployModel, Limits, features
 from pytest_onnxdet.families.classes import UnsupportedPart, resolve
 from pytest_onnxdet.families.family import HEAD_METHODS, Family, Part, Ties
-from pytest_onnxdet.families.ops.boxes import quotient, set_apart, take_rows
+from pytest_onnxdet.families.ops.boxes import quotient, take_rows, with_group_offsets
 from pytest_onnxdet.families.ops.corners import soft_nms
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
 from pytest_onnxdet.models.calibrate import Calibration, Target
@@ -80,10 +80,10 @@ class CornerDetector(DeployModel):
         tl_at = (tl_at * scale - border).clamp(min=0)
         br_at = (br_at * scale - border).clamp(min=0)
 
-        apart = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
+        distance = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
         pair = (
             (tl_class[:, :, None] == br_class[:, None])
-            & ~(apart > cfg.distance_threshold)
+            & ~(distance > cfg.distance_threshold)
             & (br_at[:, None, :, 0] > tl_at[:, :, None, 0])
             & (br_at[:, None, :, 1] > tl_at[:, :, None, 1])
         )
@@ -95,11 +95,11 @@ class CornerDetector(DeployModel):
         # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
         # where the pipeline keeps the image's size, as CornerNet's do. Pairs of score 0, of corners
         # that are no peak, are never kept, but their coordinates count.
-        apart = set_apart(boxes, labels, scores >= 0)
-        scores, rank = self.lowering.top(scores, 0, 0.0, least=1)
+        offset_boxes = with_group_offsets(boxes, labels, scores >= 0)
+        scores, rank = self.lowering.top(scores, 0, 0.0, min_slots=1)
         limit = cfg.max_per_img if self.limits.max_per_img is None else self.limits.max_per_img
         scores, index = soft_nms(
-            take_rows(apart, rank),
+            take_rows(offset_boxes, rank),
             scores,
             torch.gather(labels, 1, rank),
             float(nms.get("sigma", 0.5)),
@@ -219,7 +219,7 @@ class CornerFamily(Family):
         hourglass = isinstance(backbone, resolve("mmdet.models.HourglassNet"))
         block = resolve("mmdet.models.backbones.resnet.BasicBlock")
         blocks: list[Any] = [m for m in backbone.modules() if hourglass and isinstance(m, block)]
-        return Calibration(passes, [one.norm2 for one in blocks])
+        return Calibration(passes, [residual.norm2 for residual in blocks])
 
 
 CORNERNET = CornerFamily(

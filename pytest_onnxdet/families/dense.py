@@ -55,10 +55,10 @@ class DenseDetector(DeployModel):
         predictions = take_rows(joined(levels[1], 4), prior)
         boxes = decode(head.bbox_coder, candidates.priors(pair), predictions, image_shape)
         if limits.deploy_nms_pre > 0:
-            score, kept = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
-            label = torch.gather(label, 1, kept)
-            boxes = take_rows(boxes, kept)
-        score, found, column = self.lowering.nms_pairs(
+            score, keep = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
+            label = torch.gather(label, 1, keep)
+            boxes = take_rows(boxes, keep)
+        score, labels, column = self.lowering.nms_pairs(
             boxes,
             score,
             label,
@@ -67,7 +67,7 @@ class DenseDetector(DeployModel):
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
-        return dets_of(boxes, score, column), found
+        return dets_of(boxes, score, column), labels
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Foreground probabilities (N, P, C) of logits (N, P, C), or (N, P, C + 1) for softmax."""
@@ -96,7 +96,7 @@ class DenseFamily(Family):
         level = logit(head.test_cfg.score_thr)
         if isinstance(head, resolve("mmdet.models.SSDHead")):
             scores = [
-                # Background, the last channel, is far ahead of most of the classes.
+                # Background, the last channel, is far above most of the classes.
                 Target(last(layers), 1.0, 0.02, 3.0, head.cls_out_channels, 0, rest=True)
                 for layers in head.cls_convs
             ]

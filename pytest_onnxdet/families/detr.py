@@ -54,10 +54,10 @@ class DetrDetector(DeployModel):
         head = self.detector.bbox_head
         level = head.input_proj(features(self.detector, input)[-1])
         mask = padding_mask(image_shape, (input.shape[2], input.shape[3]), level)
-        found, _ = head.transformer(
+        decoded, _ = head.transformer(
             level, mask, head.query_embedding.weight, head.positional_encoding(mask)
         )
-        last = found[-1]
+        last = decoded[-1]
         return head.fc_cls(last), head.fc_reg(head.activate(head.reg_ffn(last))).sigmoid()
 
 

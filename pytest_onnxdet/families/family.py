@@ -201,8 +201,8 @@ class Family(ABC):
 
         head = self.head(detector)
         outputs = self.head_outputs(raw)
-        found = head.get_bboxes(*outputs, img_metas=list(metas), rescale=True)
-        return [bbox2result(boxes, labels, head.num_classes) for boxes, labels in found]
+        results = head.get_bboxes(*outputs, img_metas=list(metas), rescale=True)
+        return [bbox2result(boxes, labels, head.num_classes) for boxes, labels in results]
 
     def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
         """Raw outputs in the form in which the head's ``forward`` gives them: kind, level."""
@@ -238,8 +238,8 @@ class Family(ABC):
 
 
 @contextlib.contextmanager
-def given(module: nn.Module, outputs: Any) -> Iterator[None]:
-    """For the duration of the block, a module gives these outputs, whatever it gets."""
+def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
+    """For the duration of the block, a module returns these outputs, whatever its inputs."""
     target: Any = module
     target.forward = lambda *_: outputs
     try:

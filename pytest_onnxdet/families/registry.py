@@ -1,4 +1,4 @@
-"""The families that a run can lower, found by a detector's classes. Imports nothing heavy."""
+"""The families that a run can lower, looked up by a detector's classes. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ class FamilyRegistry(Registry[Family]):
                 near.append((type(family.head(detector)).__mro__.index(kind), family))
         if not near:
             raise UnsupportedPart(self._no_family(detector))
-        least = min(distance for distance, _ in near)
-        chosen = [family for distance, family in near if distance == least]
+        nearest = min(distance for distance, _ in near)
+        chosen = [family for distance, family in near if distance == nearest]
         if len(chosen) > 1:
             raise ValueError(
-                f"families {' and '.join(repr(one.name) for one in chosen)} both take "
+                f"families {' and '.join(repr(family.name) for family in chosen)} both take "
                 f"{type(chosen[0].head(detector)).__name__}: name it in one of them"
             )
         chosen[0].check(detector)
@@ -147,11 +147,11 @@ def own_code(family: Family, model: nn.Module) -> Mapping[str, str]:
         family: how the detector is lowered.
         model: the deploy model that it gives.
     """
-    ours = __name__.partition(".")[0]
+    package = __name__.partition(".")[0]
     files = {}
     for kind in (*type(family).__mro__, *type(model).__mro__):
         top = kind.__module__.partition(".")[0]
-        if top in (ours, "torch", "builtins", "abc"):
+        if top in (package, "torch", "builtins", "abc"):
             continue
         name = inspect.getsourcefile(kind)
         if name is not None:

@@ -1,8 +1,8 @@
 """Faster, Cascade, Mask and Cascade Mask R-CNN: proposals, then boxes and masks of regions.
 
-The proposals of an image are as many as suppression leaves, padded to the batch's most with slots
-of score 0 whose results are dropped. There is always at least one slot, so that no layer of a head
-has to run on nothing.
+The proposals of an image are as many as suppression leaves, padded to the batch's maximum with
+slots of score 0 whose results are dropped. There is always at least one slot, so that no layer of a
+head has to run on nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pytest_onnxdet.families.base import (
     nms_threshold,
 )
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
-from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, given
+from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, outputs_replaced
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     decode,
     require_coder,
     require_generator,
-    set_apart,
     take_rows,
+    with_group_offsets,
 )
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
 from pytest_onnxdet.families.ops.rois import (
@@ -43,8 +43,8 @@ from pytest_onnxdet.families.ops.rois import (
 from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
-# may find something in it. Here 0 is an empty slot, so such a proposal gets the least that is none.
-FAINTEST = 1e-37
+# may detect something in it. Here 0 is an empty slot, so such a proposal gets a score just above 0.
+SMALLEST_SCORE = 1e-37
 
 ROI_HEAD_METHODS = (
     "simple_test",
@@ -104,7 +104,7 @@ class TwoStageDetector(DeployModel):
             raise UnsupportedPart("an RPN head with softmax scores has no lowering")
         scores, deltas = levels
         candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
-        objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=FAINTEST)
+        objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=SMALLEST_SCORE)
         score, prior = self.lowering.top_of_levels(
             objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
         )
@@ -118,29 +118,29 @@ class TwoStageDetector(DeployModel):
             size = boxes[..., 2:] - boxes[..., :2]
             score = torch.where(size.amin(dim=-1) > cfg.min_bbox_size, score, 0.0)
         level = candidates.levels(prior)
-        score, found, index = self.lowering.nms_pairs(
-            set_apart(boxes, level, score > 0),
+        score, level, index = self.lowering.nms_pairs(
+            with_group_offsets(boxes, level, score > 0),
             score,
             level,
             len(scores),
             nms_threshold(cfg),
             cfg.max_per_img,
-            least=1,
+            min_slots=1,
         )
-        return take_rows(boxes, index), score, found
+        return take_rows(boxes, index), score, level
 
     def detect(
-        self, maps: tuple[Tensor, ...], image_shape: Tensor, least: int = 0
+        self, maps: tuple[Tensor, ...], image_shape: Tensor, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Boxes and labels in the graph contract's form, at least ``least`` slots an image."""
+        """Boxes and labels in the graph contract's form, at least ``min_slots`` slots an image."""
         head = self.detector.roi_head
-        boxes, found, _ = self.proposals(self.detector.rpn_head(maps), image_shape)
+        boxes, objectness, _ = self.proposals(self.detector.rpn_head(maps), image_shape)
         if hasattr(head, "num_stages"):
             boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
         else:
             last = head.bbox_head
             scores, deltas = self._heads(head.bbox_roi_extractor, last, maps, boxes)
-        return self._select(last, boxes, found > 0, scores, deltas, image_shape, least)
+        return self._select(last, boxes, objectness > 0, scores, deltas, image_shape, min_slots)
 
     def _heads(
         self, extractor: Any, head: Any, maps: tuple[Tensor, ...], boxes: Tensor
@@ -181,29 +181,29 @@ class TwoStageDetector(DeployModel):
         logits: Tensor,
         deltas: Tensor,
         image_shape: Tensor,
-        least: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor]:
         cfg, limits = self.detector.roi_head.test_cfg, self.limits
         scores = logits.softmax(dim=-1)[..., :-1]
         scores = torch.where((scores > cfg.score_thr) & used[..., None], scores, 0.0)
         # Only regions with a class above the threshold can give a detection: decode just those.
-        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0, least=1)
+        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0, min_slots=1)
         scores = take_rows(scores, rows).transpose(1, 2)
         boxes, deltas = take_rows(boxes, rows), take_rows(deltas, rows)
         if head.reg_class_agnostic:
-            found = decode(head.bbox_coder, boxes, deltas, image_shape)
+            candidates = decode(head.bbox_coder, boxes, deltas, image_shape)
         else:
             by_class = deltas.unflatten(2, (head.num_classes, 4)).transpose(1, 2)
-            found = decode(head.bbox_coder, boxes[:, None], by_class, image_shape)
+            candidates = decode(head.bbox_coder, boxes[:, None], by_class, image_shape)
         score, labels, column = self.lowering.nms(
-            found,
+            candidates,
             scores,
             nms_threshold(cfg),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
-            least,
+            min_slots,
         )
-        return dets_of(found, score, column), labels
+        return dets_of(candidates, score, column), labels
 
 
 class MaskDetector(TwoStageDetector):
@@ -213,7 +213,7 @@ class MaskDetector(TwoStageDetector):
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         maps = features(self.detector, input)
-        dets, labels = self.detect(maps, image_shape, least=1)
+        dets, labels = self.detect(maps, image_shape, min_slots=1)
         return dets, labels, self.masks(maps, dets[..., :4], labels)
 
     def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ class TwoStageFamily(Family):
         metas: Sequence[dict[str, Any]],
     ) -> list[Any]:
         """The detector's results, with the proposal network's outputs given."""
-        with given(detector.rpn_head, tuple(self.head_outputs(raw))):
+        with outputs_replaced(detector.rpn_head, tuple(self.head_outputs(raw))):
             results: list[Any] = detector(
                 img=[images], img_metas=[list(metas)], return_loss=False, rescale=True
             )
@@ -309,7 +309,9 @@ class TwoStageFamily(Family):
 
     def least_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
-        aligned = any(isinstance(one, roi_align) and one.aligned for one in detector.modules())
+        aligned = any(
+            isinstance(module, roi_align) and module.aligned for module in detector.modules()
+        )
         if lowering == "onnxruntime" and aligned:
             return Need(16, "RoiAlign samples at pixel centres only from opset 16 on")
         return super().least_opset(detector, lowering)

@@ -49,8 +49,8 @@ class YoloDetector(DeployModel):
         box = self._decode(candidates.priors(prior), rows, candidates.strides(prior))
         probability = sigmoid(rows[..., 5:])
         if limits.deploy_nms_pre > 0:
-            confidence, kept = self.lowering.top(confidence, limits.deploy_nms_pre, 0.0)
-            box, probability = take_rows(box, kept), take_rows(probability, kept)
+            confidence, keep = self.lowering.top(confidence, limits.deploy_nms_pre, 0.0)
+            box, probability = take_rows(box, keep), take_rows(probability, keep)
         scores = torch.where(
             probability > cfg.score_thr, probability * confidence[..., None], 0.0
         ).transpose(1, 2)

@@ -8,16 +8,16 @@ import onnx
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a model that also outputs the given tensors of its main graph."""
+    """A copy of a model that also outputs these tensors of its main graph."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    there = {value.name for value in model.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in there)
+    present = {value.name for value in model.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
     return copy
 
 
 def up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a model that ends where the last of the given tensors is computed.
+    """A copy of a model that ends where the last of these tensors is computed.
 
     Its outputs are those tensors; what follows them neither costs time nor fails.
     """

@@ -7,9 +7,9 @@ import onnx
 
 def interface(model: onnx.ModelProto, side: str) -> dict[str, tuple[int | str, ...]]:
     """By name the type, then the axes: a number where fixed, else the axis's name."""
-    found: dict[str, tuple[int | str, ...]] = {}
+    ports: dict[str, tuple[int | str, ...]] = {}
     for value in getattr(model.graph, side):
         kind = value.type.tensor_type
         axes = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
-        found[value.name] = (onnx.TensorProto.DataType.Name(kind.elem_type), *axes)
-    return found
+        ports[value.name] = (onnx.TensorProto.DataType.Name(kind.elem_type), *axes)
+    return ports

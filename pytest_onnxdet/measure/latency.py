@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def bind_all(session: Session, batches: Sequence[Batch]) -> list[Bound]:
-    """The graph with each batch's inputs where it reads them."""
+    """The graph bound to each batch's inputs, one :class:`Bound` a batch."""
     return [session.bind({"input": b.images, "image_shape": b.image_shape}) for b in batches]
 
 
@@ -39,7 +39,7 @@ def detection_subjects(
         session: the graph.
         reference: the detector.
         batches: what both work through.
-        bound: from :func:`bind_all`, for who looks at the outputs afterwards.
+        bound: from :func:`bind_all`, where the caller looks at the outputs afterwards.
     """
     from pytest_onnxdet.data.detections import from_outputs
 
@@ -47,7 +47,7 @@ def detection_subjects(
     graphs = bind_all(session, batches) if bound is None else bound
 
     def run_graph() -> float | None:
-        times = [one.run() for one in graphs]
+        times = [graph.run() for graph in graphs]
         by_device = [time for time in times if time is not None]
         return sum(by_device) if len(by_device) == len(times) else None
 
@@ -60,7 +60,7 @@ def detection_subjects(
             from_outputs(output, batch)
 
     subjects: dict[str, Subject] = {TORCH: _detector(reference, batches), GRAPH: run_graph}
-    if any(one.apart for one in graphs):
+    if any(graph.excludes_copies for graph in graphs):
         subjects[RUN] = run_whole
     return {**subjects, RESULTS: run_results}
 
@@ -79,8 +79,8 @@ def require_same(
     from pytest_onnxdet.data.detections import from_outputs
     from pytest_onnxdet.verify.compare import assert_detections_close
 
-    for number, (one, batch) in enumerate(zip(bound, batches, strict=True)):
-        fetched = one.fetch()
+    for number, (graph, batch) in enumerate(zip(bound, batches, strict=True)):
+        fetched = graph.fetch()
         plain = session.run(batch)
         try:
             if fetched.keys() != plain.keys():
@@ -107,14 +107,14 @@ def _detector(reference: Reference, batches: Sequence[Batch]) -> Subject:
     import torch
 
     detector, device = reference.detector, torch_device(reference)
-    given = [
+    inputs = [
         (torch.from_numpy(np.ascontiguousarray(batch.images)).to(device), batch.metas)
         for batch in batches
     ]
 
     def run() -> None:
         with torch.no_grad():
-            for images, metas in given:
+            for images, metas in inputs:
                 # mmdet writes into the metas.
                 detector(
                     img=[images],

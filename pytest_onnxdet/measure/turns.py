@@ -31,19 +31,19 @@ TORCH, GRAPH, RUN, RESULTS = "PyTorch", "graph", "run", "results"
 
 #: Rounds of a warm-up that count together: stable means that the best of these is no better.
 WINDOW = 3
-#: Warm-up goes on while the best time still falls by more than this part.
-SETTLED = 0.05
-MOST_WARM_UP = 20
-#: Measured at least, however long it takes: one more than a report needs to tell noise from change.
+#: Warm-up ends when a window's best time is less than this fraction below the best before it.
+STABLE_WITHIN = 0.05
+MAX_WARM_UP = 20
+#: Measured at least, however long it takes: a report needs one fewer to separate noise from change.
 DEFAULT_ROUNDS = 5
-MOST_ROUNDS = 1000
+MAX_ROUNDS = 1000
 #: Seconds of a call from which on the start of a turn does not show. On 2 cores, after PyTorch's
 #: turn, three runs of a graph took up to 1 ms longer where they take 4 ms, 3 ms where they take 96.
 LEAD_IN = 0.25
 #: Seconds between turns. ONNX Runtime's threads go on spinning for some 35 ms after a run, so that
 #: the next one finds them awake, on cores that PyTorch needs when it is its turn.
 PAUSE = 0.05
-#: With the pauses, measuring ends after so many times the seconds that it was given.
+#: With the pauses, measuring ends after so many times the seconds that were asked for.
 AT_MOST = 3
 
 
@@ -76,7 +76,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Measured:
-    """What :func:`measure` found.
+    """The result of :func:`measure`.
 
     Attributes:
         timings: by subject.
@@ -91,8 +91,8 @@ class Measured:
         return statistics.median(self._ratios(names, to))
 
     def _ratios(self, names: Sequence[str], to: str) -> list[float]:
-        ours = zip(*(self.timings[name].times for name in names), strict=True)
-        pairs = zip(ours, self.timings[to].times, strict=True)
+        rounds = zip(*(self.timings[name].times for name in names), strict=True)
+        pairs = zip(rounds, self.timings[to].times, strict=True)
         return [sum(times) / reference for times, reference in pairs]
 
     def figures(self) -> dict[str, Any]:
@@ -103,25 +103,25 @@ class Measured:
         the original images' sizes. PyTorch's time has all of it, and so has the ``speedup``, and
         the rounds' ratios to PyTorch, whose noise is ``ratio_iqr``.
         """
-        ours, theirs = self.timings[GRAPH], self.timings[TORCH]
+        graph, eager = self.timings[GRAPH], self.timings[TORCH]
         whole = RUN if RUN in self.timings else GRAPH
-        found = {
-            "ms": ours.median,
-            "torch_ms": theirs.median,
+        figures = {
+            "ms": graph.median,
+            "torch_ms": eager.median,
             "speedup": 1 / self.ratio((whole, RESULTS), TORCH),
-            "min": ours.min,
-            "median": ours.median,
-            "iqr": ours.iqr,
-            "torch_iqr": theirs.iqr,
+            "min": graph.min,
+            "median": graph.median,
+            "iqr": graph.iqr,
+            "torch_iqr": eager.iqr,
             "ratio_iqr": _middle_half(self._ratios((whole, RESULTS), TORCH)),
-            "rounds": ours.rounds,
+            "rounds": graph.rounds,
             "warm_up": self.warm_up,
             "results_ms": self.timings[RESULTS].median,
         }
         if whole == RUN:
-            pairs = zip(self.timings[RUN].times, ours.times, strict=True)
-            found["copy_ms"] = max(0.0, statistics.median(run - graph for run, graph in pairs))
-        return found
+            pairs = zip(self.timings[RUN].times, graph.times, strict=True)
+            figures["copy_ms"] = max(0.0, statistics.median(run - alone for run, alone in pairs))
+        return figures
 
 
 def _middle_half(values: Sequence[float]) -> float:
@@ -136,8 +136,8 @@ def measure(
     subjects: Mapping[str, Subject],
     *,
     seconds: float = 1.0,
-    least: int = DEFAULT_ROUNDS,
-    most: int = MOST_ROUNDS,
+    min_rounds: int = DEFAULT_ROUNDS,
+    max_rounds: int = MAX_ROUNDS,
     calls: int = 1,
     timed: str | None = None,
     repeat: Repeat | None = None,
@@ -149,15 +149,15 @@ def measure(
 
     Args:
         subjects: what is called, by name. Each call does the same work every time. Of one that
-            returns a float it is taken as the milliseconds, as a device's events tell them; of
-            others the clock tells.
+            returns a float it is taken as the milliseconds, as a device's events measure them;
+            else the clock is taken.
         seconds: there are as many rounds as take so long, all subjects together and without the
             pauses between them, or `AT_MOST` times as long with the pauses, by one round after the
             warm-up which does not count, ...
-        least, most: ... but there are at least and at most so many.
+        min_rounds, max_rounds: ... but there are at least and at most so many.
         calls: how many units of work a call does; times are for one of them.
         timed: the subject that ``repeat`` calls; None: the first.
-        repeat: calls it once a round, after what the others do in theirs; None: a loop.
+        repeat: calls it once a round, after the other subjects' turns; None: a loop.
         synchronize: waits until the device has done what was asked of it. It is called before a
             subject starts and again before its time is taken; None for what runs on the CPU.
         clock: the time, in seconds.
@@ -166,10 +166,10 @@ def measure(
     Raises:
         ValueError: there is nothing to measure, or no round is asked for.
     """
-    if not subjects or least < 1 or most < least or calls < 1:
+    if not subjects or min_rounds < 1 or max_rounds < min_rounds or calls < 1:
         raise ValueError(
             "measure needs a subject, at least one round and at least one call: got "
-            f"{len(subjects)} subjects, {least} to {most} rounds, {calls} calls"
+            f"{len(subjects)} subjects, {min_rounds} to {max_rounds} rounds, {calls} calls"
         )
 
     def once(subject: Subject) -> float:
@@ -198,7 +198,7 @@ def measure(
             seconds / max(whole - paused, 1e-9),
             AT_MOST * seconds / whole,
         )
-        count = min(max(math.ceil(rounds - 1e-6), least), most)
+        count = min(max(math.ceil(rounds - 1e-6), min_rounds), max_rounds)
         turns.repeat(repeat or in_a_loop, count)
     return Measured(
         {
@@ -286,11 +286,11 @@ def _warm_up(
 ) -> tuple[int, list[float]]:
     """Runs rounds until no subject gets faster any more: how many, and the last one's seconds."""
     history: list[list[float]] = []
-    for done in range(1, MOST_WARM_UP + 1):
+    for done in range(1, MAX_WARM_UP + 1):
         history.append([once(subject) for subject in subjects])
         if done > WINDOW and all(
-            min(times[-WINDOW:]) >= (1 - SETTLED) * min(times[:-WINDOW])
+            min(times[-WINDOW:]) >= (1 - STABLE_WITHIN) * min(times[:-WINDOW])
             for times in zip(*history, strict=True)
         ):
             return done, history[-1]
-    return MOST_WARM_UP, history[-1]
+    return MAX_WARM_UP, history[-1]

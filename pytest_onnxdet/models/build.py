@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pytest_onnxdet.models.checkpoint import BuildError, read_checkpoint, told
+from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -66,17 +66,17 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
         cfg = replace_cfg_vals(_parse(path))
     except Exception as error:  # a config is Python: anything can come out of it
         raise BuildError(
-            f"{path}: the config does not parse: {told(error)}: correct the file"
+            f"{path}: the config does not parse: {one_line(error)}: correct the file"
         ) from error
     if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
         raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
     try:
-        # A copy: merging takes `_delete_` out of the tables it is given.
+        # A copy: merging takes `_delete_` out of the tables that it merges.
         cfg.merge_from_dict(copy.deepcopy(dict(spec.overrides)))
     except Exception as error:
         raise BuildError(
             f"{path}: the overrides of model {spec.name!r} do not fit this config: "
-            f"{told(error)}: correct the overrides"
+            f"{one_line(error)}: correct the overrides"
         ) from error
     if "test" not in cfg.get("data", {}) or "pipeline" not in cfg.data.test:
         raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
@@ -88,7 +88,9 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
     try:
         return compat_cfg(cfg)
     except Exception as error:
-        raise BuildError(f"{path}: not a config of mmdet 2: {told(error)}: update it") from error
+        raise BuildError(
+            f"{path}: not a config of mmdet 2: {one_line(error)}: update it"
+        ) from error
 
 
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
@@ -118,7 +120,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     try:
         return mmdet_build(model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     except Exception as error:
-        raise BuildError(f"{path}: {kind} cannot be built: {told(error)}") from error
+        raise BuildError(f"{path}: {kind} cannot be built: {one_line(error)}") from error
 
 
 def build_detector(
@@ -250,7 +252,7 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         return load_file(file, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise BuildError(
-            f"{file}: the weights file is corrupt: {told(error)}: restore it from the package "
+            f"{file}: the weights file is corrupt: {one_line(error)}: restore it from the package "
             "or repository, or train it again"
         ) from error
 

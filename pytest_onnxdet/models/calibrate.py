@@ -154,9 +154,9 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
     if target.share is not None:
         flat = ((values - mean) * factor).flatten()
         rank = max(1, min(len(flat), round(target.share * len(flat))))
-        least = flat.kthvalue(len(flat) - rank + 1).values
-        closer = (REACH / (flat.max() - least).clamp(min=1e-6)).clamp(max=1.0)
-        factor, shift = factor * closer, target.level - least * closer
+        threshold = flat.kthvalue(len(flat) - rank + 1).values
+        closer = (REACH / (flat.max() - threshold).clamp(min=1e-6)).clamp(max=1.0)
+        factor, shift = factor * closer, target.level - threshold * closer
     layer: Any = target.layer
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(len(chosen)))
@@ -172,5 +172,5 @@ def logit(probability: float) -> float:
 
 def last(layers: nn.Module) -> nn.Module:
     """The last of a sequence of layers; another layer itself."""
-    found: nn.Module = layers[-1] if isinstance(layers, nn.Sequential) else layers
-    return found
+    module: nn.Module = layers[-1] if isinstance(layers, nn.Sequential) else layers
+    return module

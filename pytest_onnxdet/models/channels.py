@@ -46,7 +46,7 @@ def _takes(backbone: Any, convolutions: list[Any], count: int) -> bool:
     def stop(*_: Any) -> None:
         raise _Taken
 
-    hooks = [one.register_forward_hook(stop) for one in convolutions]
+    hooks = [convolution.register_forward_hook(stop) for convolution in convolutions]
     like = convolutions[0].weight
     try:
         with torch.no_grad():

@@ -75,29 +75,29 @@ def read_checkpoint(file: Path, trust: bool = False) -> Any:
                 f"which has no such option, rewrite it once: {_REWRITE}"
             ) from error
         raise BuildError(
-            f"{file}: the checkpoint is corrupt: {told(error)}: fetch or train it again"
+            f"{file}: the checkpoint is corrupt: {one_line(error)}: fetch or train it again"
         ) from error
 
 
 def _refused(message: str) -> str:
     """What torch's reader does not take, of the page that it says about it."""
-    found = _GLOBAL.search(message)
-    if found:
-        return f"it holds a {found[1]}"
-    found = _OPERAND.search(message)
-    operands = {ord(one.code): one for one in pickletools.opcodes}
-    operand = operands.get(int(found[1])) if found else None
+    match = _GLOBAL.search(message)
+    if match:
+        return f"it holds a {match[1]}"
+    match = _OPERAND.search(message)
+    operands = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+    operand = operands.get(int(match[1])) if match else None
     if operand is not None:
         return f"it is pickled with {operand.name} (protocol {operand.proto})"
-    found = _REASON.search(message)
-    return f"it holds more than data ({found[1][:200] if found else message[:200]})"
+    match = _REASON.search(message)
+    return f"it holds more than data ({match[1][:200] if match else message[:200]})"
 
 
 def _is_whole(file: Path) -> bool:
     """Whether a file is one of ``torch.save``, pickled from end to end, whatever it holds.
 
     Of a corrupt file torch's reader says the same as of one that it refuses. Nothing is unpickled
-    here; operations are only told apart.
+    here; operations are only listed.
     """
     try:
         if zipfile.is_zipfile(file):
@@ -113,7 +113,7 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

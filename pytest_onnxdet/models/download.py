@@ -52,8 +52,8 @@ def default_folder() -> Path:
 
 def named_hash(name: str) -> str | None:
     """The eight hexadecimal digits in a checkpoint's file name, None where there are none."""
-    found = _HASH.search(name)
-    return found[1] if found else None
+    match = _HASH.search(name)
+    return match[1] if match else None
 
 
 def download(
@@ -72,7 +72,7 @@ def download(
     Args:
         url: https, or http of this machine; the last part of its path becomes the file's name.
         folder: made where it is missing.
-        timeout: seconds without a byte after which an attempt is given up.
+        timeout: seconds without a byte after which an attempt ends.
         attempts: how many attempts in a row may bring nothing.
         pause: seconds before the second attempt, doubled before each further one.
 
@@ -120,18 +120,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pause: float) -> None:
     """Fill ``part`` with the whole, verified file."""
-    # Against the most that ever was here: a server that cannot resume starts from nothing again.
-    fruitless, most, wait = 0, 0, pause
+    # Progress counts from the furthest byte: a server that cannot resume starts from nothing.
+    fruitless, furthest, wait = 0, 0, pause
     restarted = False
     with Progress(place.name, None, "B") as progress:
         while True:
             before = part.stat().st_size if part.is_file() else 0
-            most = max(most, before)
+            furthest = max(furthest, before)
             try:
                 _attempt(url, part, timeout, progress)
             except _Broken as error:
                 now = part.stat().st_size if part.is_file() else 0
-                fruitless = 0 if now > most else fruitless + 1
+                fruitless = 0 if now > furthest else fruitless + 1
                 if fruitless >= attempts:
                     raise DownloadError(
                         f"{url}: given up after {attempts} attempts without progress "
@@ -146,7 +146,7 @@ def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pau
             if fault is None:
                 return
             part.unlink()
-            most = 0
+            furthest = 0
             if before and not restarted:  # what lay there was of another file: once from the start
                 restarted = True
                 continue
@@ -220,11 +220,11 @@ def _broken(error: Exception, timeout: float) -> _Broken:
 def _start(response: Any, have: int) -> int:
     """The byte at which the server's answer begins: it may send the whole file again."""
     if have and response.status == 206:
-        told = str(response.headers.get("Content-Range", ""))
-        if told.startswith(f"bytes {have}-"):
+        sent = str(response.headers.get("Content-Range", ""))
+        if sent.startswith(f"bytes {have}-"):
             return have
         raise DownloadError(
-            f"{response.url}: was asked for what follows byte {have} and sent '{told}'"
+            f"{response.url}: was asked for what follows byte {have} and sent '{sent}'"
         )
     return 0
 

@@ -18,7 +18,7 @@ class Tolerance:
             of the box, and not a number of pixels.
         score: largest difference of a score.
         mask_prob: largest difference of a mask probability.
-        mask_iou: least IoU of two pasted masks.
+        mask_iou: smallest IoU of two pasted masks.
         ap: largest difference of COCO AP, on the 0-1 scale, in either direction.
         raw_rtol, raw_atol: allowance for the heads' raw outputs.
         least_score: detections that score lower on both sides are not compared.

@@ -2,7 +2,7 @@
 
 Random weights that detect something (:mod:`pytest_onnxdet.models.calibrate`) show whether a graph
 computes what PyTorch computes. They say nothing of AP, so such cases carry a profile of their own,
-by which every table tells them apart.
+which every table names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMIT, CALIBRATION = 2, 2
 def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
     """The spec with random weights, on the drawn scenes unless there is a better data set.
 
-    ``weights`` is no file but a name, so that graphs in the cache are told apart by it. How many
+    ``weights`` is no file but a name, by which the cache keeps their graphs separate. How many
     images may tie is not the spec's: what ties in random numbers is known of the family.
 
     Without a data set the spec's config is read, and mmdet imported: its pipeline decides between

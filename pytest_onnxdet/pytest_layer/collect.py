@@ -97,16 +97,16 @@ def _require_one_view(specs: Iterable[ModelSpec]) -> None:
     from pytest_onnxdet.run.augmented import augmented
 
     try:
-        found = augmented(specs, thorough=True)
+        by_model = augmented(specs, thorough=True)
     except BuildError as error:
         raise pytest.UsageError(f"--onnxdet-strict: {error}") from error
-    if found:
-        told = "; ".join(first_view(name, views) for name, views in found.items())
-        raise pytest.UsageError(f"--onnxdet-strict: {told}: set flip=False and one scale")
+    if by_model:
+        augmenting = "; ".join(first_view(name, views) for name, views in by_model.items())
+        raise pytest.UsageError(f"--onnxdet-strict: {augmenting}: set flip=False and one scale")
 
 
 def _add_coco(datasets: DatasetRegistry, folder: Path) -> None:
-    """The full-size models' data set, from the folder that was given."""
+    """The full-size models' data set, from ``--onnxdet-data``."""
     from pytest_onnxdet.data.datasets import DatasetSpec
     from pytest_onnxdet.models.zoo import COCO_CLASSES
 
@@ -180,8 +180,8 @@ class SuitePlugin:
         from pytest_onnxdet.run.augmented import augmented
 
         specs = {case.spec.name: case.spec for case in self.suite.cases}
-        found = augmented(specs.values())
-        return [f"onnxdet: {first_view(name, views)}" for name, views in found.items()]
+        by_model = augmented(specs.values())
+        return [f"onnxdet: {first_view(name, views)}" for name, views in by_model.items()]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Runs every test that takes an onnxdet fixture once for each case."""
@@ -210,7 +210,7 @@ class SuitePlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keeps a model's tests together; another --dist than the usual one is the user's."""
+        """Keeps a model's tests together; another --dist than the default is the user's."""
         if config.getoption("dist") != "load":
             return None
         from pytest_onnxdet.pytest_layer.workers import CaseScheduling

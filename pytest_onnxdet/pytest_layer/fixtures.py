@@ -99,7 +99,7 @@ def onnxdet_found(
     Depends on the session although the workbench would open it: by this name a test is known to
     run something, and is skipped where the backend can only build.
     """
-    return onnxdet_workbench.found(onnxdet_case)
+    return onnxdet_workbench.candidates(onnxdet_case)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def onnxdet_record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     metrics = request.node.stash.setdefault(METRICS, {})
 
-    def record(given: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        metrics.update(plain({**(given or {}), **more}))
+    def record(figures: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        metrics.update(plain({**(figures or {}), **more}))
 
     return record

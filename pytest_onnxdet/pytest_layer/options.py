@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_onnxdet.core.vocabulary import DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES
+from pytest_onnxdet.core.vocabulary import CHECKS, DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES
 
 if TYPE_CHECKING:
     from pytest_onnxdet.run.cases import Settings
@@ -122,6 +122,8 @@ OPTIONS = (
 )
 
 
+#: Options with a folder that a run makes where it is missing.
+MADE = ("cache", "report")
 #: Where pytest looks for its ini options.
 INI_FILES = ("pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 
@@ -132,7 +134,7 @@ def add_options(parser: pytest.Parser) -> None:
     switch = (
         "Verify exported detectors. Without files or folders on the command line the shipped "
         "conformance suite is what runs. -m chooses by model, backend, shape mode (static, "
-        "dynamic), batch size (batch1, ...), check (export, build, parity, accuracy, latency) and "
+        f"dynamic), batch size (batch1, ...), check ({', '.join(CHECKS)}) and "
         "full-size models (full); pytest --onnxdet --markers lists all."
     )
     group.addoption("--onnxdet", action="store_true", default=None, help=switch)
@@ -160,13 +162,13 @@ def add_options(parser: pytest.Parser) -> None:
 
 def is_enabled(config: pytest.Config) -> bool:
     """Whether this run was asked to verify detectors."""
-    given = config.getoption("onnxdet")
-    return bool(config.getini("onnxdet") if given is None else given)
+    value = config.getoption("onnxdet")
+    return bool(config.getini("onnxdet") if value is None else value)
 
 
 def _is_strict(config: pytest.Config) -> bool:
-    given = config.getoption("onnxdet_strict")
-    return bool(config.getini("onnxdet_strict") if given is None else given)
+    value = config.getoption("onnxdet_strict")
+    return bool(config.getini("onnxdet_strict") if value is None else value)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -211,14 +213,14 @@ class _Values:
         self._config = config
 
     def words(self, name: str) -> tuple[str, ...]:
-        """A comma-separated list without repetitions; empty where nothing was given."""
-        given = self._config.getoption(f"onnxdet_{name}")
-        if given is None:
+        """A comma-separated list without repetitions; empty where the option is not set."""
+        value = self._config.getoption(f"onnxdet_{name}")
+        if value is None:
             texts = self._config.getini(f"onnxdet_{name}")
-            given = None if texts in ("", []) else texts
-        if given is None:
+            value = None if texts in ("", []) else texts
+        if value is None:
             return ()
-        texts = [given] if isinstance(given, str) else given
+        texts = [value] if isinstance(value, str) else value
         words = [word.strip() for text in texts for word in str(text).split(",")]
         words = list(dict.fromkeys(word for word in words if word))
         if not words:
@@ -226,12 +228,12 @@ class _Values:
         return tuple(words)
 
     def text(self, name: str) -> str | None:
-        """What was given for an option of one value, as it stands."""
-        given = self._config.getoption(f"onnxdet_{name}")
-        return given if given is not None else self._config.getini(f"onnxdet_{name}") or None
+        """The value of an option of one value, as it stands."""
+        value = self._config.getoption(f"onnxdet_{name}")
+        return value if value is not None else self._config.getini(f"onnxdet_{name}") or None
 
     def word(self, name: str) -> str | None:
-        """One word, or None where nothing was given."""
+        """One word, or None where the option is not set."""
         words = self.words(name)
         if len(words) > 1:
             self.refuse(name, repr(",".join(words)), "give one value")
@@ -258,7 +260,7 @@ class _Values:
         return list(dict.fromkeys(map(int, words)))
 
     def folder(self, name: str, exists: bool = False) -> Path | None:
-        """A folder, None where nothing was given."""
+        """A folder, None where the option is not set."""
         path = self._path(name, "a folder")
         if path is None:
             return None
@@ -269,7 +271,7 @@ class _Values:
         return path
 
     def file(self, name: str) -> Path | None:
-        """A file that exists, None where nothing was given."""
+        """A file that exists, None where the option is not set."""
         path = self._path(name, "a file")
         if path is not None and not path.is_file():
             self.refuse(name, str(path), "there is no such file")
@@ -277,39 +279,48 @@ class _Values:
 
     def _path(self, name: str, form: str) -> Path | None:
         """From the command line relative to where pytest was called, else to the ini."""
-        given = self._config.getoption(f"onnxdet_{name}")
+        value = self._config.getoption(f"onnxdet_{name}")
         base = self._config.invocation_params.dir
-        if given is None:
-            given = self._config.getini(f"onnxdet_{name}") or None
+        if value is None:
+            value = self._config.getini(f"onnxdet_{name}") or None
             base = self._config.inipath.parent if self._config.inipath else base
-        if given is None:
+        if value is None:
             return None
-        if not given.strip():
+        if not value.strip():
             self.refuse(name, "an empty value", f"give {form}")
-        return Path(os.path.abspath(base / Path(given).expanduser()))
+        return Path(os.path.abspath(base / Path(value).expanduser()))
 
     def refuse_mistaken(self, name: str) -> None:
-        """Refuses a folder that pytest took for the place of the tests.
+        """Refuses a folder that pytest takes for the place of the tests.
 
         Before any plugin is loaded, pytest looks for the ini file from the words of the command
         line that name something that exists. After ``--onnxdet-cache /x`` that is ``/x``, and
-        the project's own ini file would silently not count.
+        the project's own ini file would silently not count. A folder that this run makes first is
+        there when the workers of ``-n`` look, and in the next run.
         """
         if self._config.args_source is pytest.Config.ArgsSource.ARGS:
             return  # pytest looks from the tests that were named, too
         here = self._config.invocation_params.dir
         above = (here, *here.parents)
-        found = self._config.inipath
-        if found is not None and found.parent in above:
+        if not any(_has_ini(folder) for folder in above):
             return
-        if not any((folder / ini).is_file() for folder in above for ini in INI_FILES):
-            return
+        ini_file = self._config.inipath
+        is_read = ini_file is not None and ini_file.parent in above
         words = [str(word) for word in self._config.invocation_params.args]
         for option, word in pairwise(words):
-            if option == f"--onnxdet-{name}" and (here / word).exists():
+            if option != f"--onnxdet-{name}":
+                continue
+            folder = Path(os.path.abspath(here / word))
+            if folder.exists() and not is_read:
                 raise pytest.UsageError(
                     f"{option} {word}: pytest took this folder for the place of the tests and "
                     f"read no ini file of this project; write {option}={word}"
+                )
+            nearest = next(filter(_has_ini, (folder, *folder.parents)), None)
+            if name in MADE and not folder.exists() and nearest not in above:
+                raise pytest.UsageError(
+                    f"{option} {word}: once this folder is made, pytest takes it for the place of "
+                    f"the tests and reads no ini file of this project; write {option}={word}"
                 )
 
     def refuse(self, name: str, value: str, remedy: str) -> NoReturn:
@@ -318,3 +329,8 @@ class _Values:
         if self._config.getoption(f"onnxdet_{name}") is None:
             where = f"onnxdet_{name} in {self._config.inipath}"
         raise pytest.UsageError(f"{where}: {value}: {remedy}")
+
+
+def _has_ini(folder: Path) -> bool:
+    """Whether a folder has a file that may hold pytest's ini options."""
+    return any((folder / name).is_file() for name in INI_FILES)

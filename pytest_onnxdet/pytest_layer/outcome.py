@@ -35,7 +35,7 @@ STAGES = {
 }
 
 
-def told(error: BaseException) -> tuple[str, str] | None:
+def stage_and_message(error: BaseException) -> tuple[str, str] | None:
     """The stage and the message of what the suite raises on purpose, None for a surprise."""
     for kind in type(error).__mro__:
         stage = STAGES.get(f"{kind.__module__}.{kind.__qualname__}")
@@ -63,7 +63,7 @@ def judge(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRepo
         return
     error = call.excinfo.value if call.excinfo else None
     outcome: str = report.outcome
-    blame = told(error) if error is not None else None
+    blame = stage_and_message(error) if error is not None else None
     recorded = item.stash.get(METRICS, None)
     metrics = {} if recorded is None else dict(recorded)
     if report.failed and error is not None:
@@ -145,7 +145,7 @@ def _reason(report: pytest.TestReport, call: pytest.CallInfo[Any]) -> str:
     if isinstance(report.longrepr, str):
         return report.longrepr
     error = call.excinfo.value if call.excinfo else None
-    blame = told(error) if error is not None else None
+    blame = stage_and_message(error) if error is not None else None
     if blame is not None:
         return f"stage: {blame[0]}\n{blame[1]}" if blame[0] else blame[1]
     return f"{type(error).__name__}: {error}" if error is not None else report.longreprtext
@@ -160,15 +160,15 @@ class Collector:
 
     def __init__(self, cases: Iterable[Case]) -> None:
         self._cases = {case.id: case for case in cases}
-        self._found: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, dict[str, Any]] = {}
 
     def add(self, report: pytest.TestReport) -> None:
         """Keeps the last word on every test: a failing teardown, a rerun, override."""
         record = dict(report.user_properties).get(PROPERTY)
-        if record is None and report.failed and report.nodeid not in self._found:
+        if record is None and report.failed and report.nodeid not in self._records:
             record = self._crashed(report)
         if isinstance(record, Mapping):
-            self._found[report.nodeid] = dict(record)
+            self._records[report.nodeid] = dict(record)
 
     def _crashed(self, report: pytest.TestReport) -> dict[str, Any] | None:
         """The record of a test during which its worker died, which says nothing but its name."""
@@ -177,8 +177,8 @@ class Collector:
         check = name.removeprefix("test_")
         if not bracket or case is None or check not in CHECKS:
             return None
-        found = {"check": check, "outcome": "error", "reason": report.longreprtext, "metrics": {}}
-        return {**_axes(case, device=""), **found}
+        record = {"check": check, "outcome": "error", "reason": report.longreprtext, "metrics": {}}
+        return {**_axes(case, device=""), **record}
 
     def records(self) -> list[Record]:
         """One record per test, sorted by their axes.
@@ -188,7 +188,7 @@ class Collector:
         """
         from pytest_onnxdet.report.records import Record, in_order
 
-        known = [r for r in self._found.values() if r["device"]]
+        known = [r for r in self._records.values() if r["device"]]
         by_case = {r["id"]: r["device"] for r in known}
         by_backend = {r["backend"]: r["device"] for r in known}
         return in_order(
@@ -200,5 +200,5 @@ class Collector:
                     or by_backend.get(r["backend"], "cpu"),
                 }
             )
-            for r in self._found.values()
+            for r in self._records.values()
         )

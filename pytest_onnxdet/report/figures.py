@@ -32,12 +32,12 @@ def latency(records: Sequence[Record], notes: Notes) -> Table | None:
     columns = targets(timed)
     rows = []
     places = by(timed, lambda r: (labels.model(r), r.shape, r.batch))
-    for (model, shape, batch), found in places.items():
-        eager = [v for r in found if (v := r.figure("torch_ms")) is not None]
+    for (model, shape, batch), in_place in places.items():
+        eager = [v for r in in_place if (v := r.figure("torch_ms")) is not None]
         torch = Cell(spread(eager, ".2f"), figure=True) if eager else nothing()
         cells = []
         for target in columns:
-            group = [r for r in found if Target.of(r) == target]
+            group = [r for r in in_place if Target.of(r) == target]
             times = [v for r in group if (v := r.figure("ms")) is not None]
             ratios = [v for r in group if (v := speedup(r)) is not None]
             text = spread(times, ".2f") if times else ""
@@ -48,9 +48,9 @@ def latency(records: Sequence[Record], notes: Notes) -> Table | None:
     remarks = ["Milliseconds for a batch; in brackets the speed-up over PyTorch in the same run."]
     noises = [(n, r) for r in timed if (n := noise(r)) is not None]
     if noises:
-        most, record = max(noises, key=lambda pair: pair[0])
+        largest, record = max(noises, key=lambda pair: pair[0])
         remarks.append(
-            f"Noise: interquartile range up to {most:.1%} of the median ({identified(record)})."
+            f"Noise: interquartile range up to {largest:.1%} of the median ({identified(record)})."
         )
     return Table(
         "Latency", headings, tuple(rows), keys=3, remarks=(*remarks, *labels.remarks(timed))
@@ -66,10 +66,10 @@ def builds(records: Sequence[Record], notes: Notes) -> Table | None:
     columns = targets(built)
     rows = []
     places = by(built, lambda r: (labels.model(r), r.shape, r.batch))
-    for (model, shape, batch), found in places.items():
+    for (model, shape, batch), in_place in places.items():
         cells = []
         for target in columns:
-            group = [r for r in found if Target.of(r) == target]
+            group = [r for r in in_place if Target.of(r) == target]
             cells.append(judged(", ".join(_engine(r) for r in group if _engine(r)), group, notes))
         rows.append((Cell(clean(model)), Cell(shape), Cell(f"b{batch}"), *cells))
     engines = by(built, _one_engine)
@@ -85,12 +85,12 @@ def details(records: Sequence[Record], notes: Notes) -> list[Table]:
     """For the files: each check's figures, case by case."""
     tables = []
     for check, (title, columns) in _DETAILS.items():
-        found = [r for r in records if r.check == check]
-        if not found:
+        checked = [r for r in records if r.check == check]
+        if not checked:
             continue
-        labels = Labels(found)
+        labels = Labels(checked)
         rows = []
-        for record in found:
+        for record in checked:
             state = NOT_RUN if record.outcome == "skipped" else WORDS[record.outcome]
             rows.append(
                 (
@@ -103,7 +103,7 @@ def details(records: Sequence[Record], notes: Notes) -> list[Table]:
                 )
             )
         headings = ("model", "backend", "shape", "batch", "outcome", *(name for name, _ in columns))
-        remarks = labels.remarks(found)
+        remarks = labels.remarks(checked)
         tables.append(Table(title, headings, tuple(rows), keys=4, remarks=remarks, detail=True))
     return tables
 
@@ -116,13 +116,13 @@ def worst_parity(records: Sequence[Record]) -> str:
         ("max_score", "score", ""),
         ("max_mask", "mask probability", ""),
     ):
-        found = [
+        values = [
             (v, identified(r))
             for r in records
             if r.check == "parity" and (v := r.figure(metric)) is not None
         ]
-        if found:
-            value, case = max(found)
+        if values:
+            value, case = max(values)
             parts.append(f"{name} {value:.2g}{unit} ({case})")
     return f"Furthest from PyTorch: {', '.join(parts)}." if parts else ""
 
@@ -134,21 +134,21 @@ def ties(records: Sequence[Record]) -> str:
         return ""
     images = sum(r.figure("tied_images") or 0 for r in tied)
     count = sum(r.figure("tied_detections") or 0 for r in tied)
-    most = max(tied, key=lambda r: (r.figure("tied_detections") or 0, r.figure("tied_images")))
-    told = f" ({many(count, 'detection')})" if count else ""
+    record = max(tied, key=lambda r: (r.figure("tied_detections") or 0, r.figure("tied_images")))
+    detections = f" ({many(count, 'detection')})" if count else ""
     return (
-        f"Ties: {many(images, 'image')}{told} in {many(len(tied), 'case')} accepted with a proof "
-        f"that only floats tie; most in {identified(most)}."
+        f"Ties: {many(images, 'image')}{detections} in {many(len(tied), 'case')} accepted with a "
+        f"proof that only floats tie; most in {identified(record)}."
     )
 
 
 def speedup(record: Record) -> float | None:
     """PyTorch's time over the backend's, as recorded or from the two times."""
-    given = record.figure("speedup")
-    if given is not None:
-        return given
-    ours, eager = record.figure("ms"), record.figure("torch_ms")
-    return eager / ours if ours and eager else None
+    recorded = record.figure("speedup")
+    if recorded is not None:
+        return recorded
+    measured, eager = record.figure("ms"), record.figure("torch_ms")
+    return eager / measured if measured and eager else None
 
 
 def noise(record: Record) -> float | None:

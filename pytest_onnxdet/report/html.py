@@ -23,7 +23,7 @@ def render(summary: Summary) -> str:
         summary=summary,
         most=_MOST_LINES,
         signs=SIGNS,
-        by_outcome={outcome: found for outcome, found in by_outcome.items() if found},
+        by_outcome={outcome: records for outcome, records in by_outcome.items() if records},
         identified=identified,
     )
 

@@ -102,12 +102,12 @@ class Note:
         """The outcome that the records share."""
         return self.records[0].outcome
 
-    def lines(self, most: int) -> list[str]:
+    def lines(self, limit: int) -> list[str]:
         """The reason's first lines; a last one says how many were left out."""
-        every = [line for line in clean(self.reason).splitlines() if line.strip()]
-        if len(every) <= most:
-            return every
-        return [*every[:most], f"... {len(every) - most} more lines in report.json"]
+        lines = [line for line in clean(self.reason).splitlines() if line.strip()]
+        if len(lines) <= limit:
+            return lines
+        return [*lines[:limit], f"... {len(lines) - limit} more lines in report.json"]
 
     @property
     def subject(self) -> str:
@@ -134,14 +134,14 @@ class Notes:
         rank = {"error": 0, "failed": 0, "xfailed": 1, "skipped": 2}
         ordered = sorted(groups.items(), key=lambda item: rank[item[0][0]])
         self._all = [
-            Note(number, key[1], tuple(found)) for number, (key, found) in enumerate(ordered, 1)
+            Note(number, key[1], tuple(group)) for number, (key, group) in enumerate(ordered, 1)
         ]
         self._numbers = {key: number for number, (key, _) in enumerate(ordered, 1)}
 
     def of(self, records: Iterable[Record]) -> tuple[int, ...]:
         """The numbers of the reasons of these records; passed ones have none."""
-        found = {self._numbers[_reason_key(r)] for r in records if r.outcome != "passed"}
-        return tuple(sorted(found))
+        numbers = {self._numbers[_reason_key(r)] for r in records if r.outcome != "passed"}
+        return tuple(sorted(numbers))
 
     def with_outcome(self, *outcomes: str) -> list[Note]:
         """The notes of these outcomes, in the order of their numbers."""
@@ -163,7 +163,7 @@ class Target:
 
 
 class Labels:
-    """Short names for models and targets: an axis is spelled out where it tells two apart."""
+    """Short names for models and targets: an axis is spelled out where two differ in it."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._profiles = {r.profile for r in records} - {STRUCTURE}

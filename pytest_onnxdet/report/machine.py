@@ -77,14 +77,14 @@ def describe(environment: Mapping[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     driver = _driver()
-    return found if driver is None else {**found, "nvidia-driver": driver}
+    return versions if driver is None else {**versions, "nvidia-driver": driver}
 
 
 def _driver() -> str | None:
@@ -96,8 +96,8 @@ def _driver() -> str | None:
         text = DRIVER.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
-    return found.group(1) if found else None
+    match = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
+    return match.group(1) if match else None
 
 
 def _ask_nvml(question: Callable[[Any], T]) -> T | None:
@@ -143,8 +143,8 @@ def _cpu_model() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or "unknown CPU"
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or "unknown CPU"
 
 
 def _gpus() -> list[str]:
@@ -158,12 +158,12 @@ def _gpus() -> list[str]:
     names = _ask_nvml(_names)
     if names is not None:
         return names
-    found = []
+    models = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         model = re.search(r"^Model:\s*(.+)$", text, re.MULTILINE)
-        found.append(model.group(1).strip() if model else "NVIDIA GPU")
-    return found
+        models.append(model.group(1).strip() if model else "NVIDIA GPU")
+    return models

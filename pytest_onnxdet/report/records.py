@@ -105,8 +105,8 @@ def worst(outcomes: Iterable[str]) -> str:
 
     A skipped one counts as worse than a passed one: half a cell that ran is not a cell that passed.
     """
-    found = set(outcomes)
-    return next(o for o in _WORST_FIRST if o in found)
+    present = set(outcomes)
+    return next(o for o in _WORST_FIRST if o in present)
 
 
 def check_order(check: str) -> tuple[int, str]:

@@ -78,15 +78,15 @@ def _verdict(records: list[Record]) -> tuple[str, str]:
 
 
 def _remarks(records: list[Record]) -> tuple[str, ...]:
-    found = []
+    remarks = []
     profiles = sorted({r.profile for r in records})
     if profiles:
-        found.append(f"Profile: {', '.join(profiles)}.")
+        remarks.append(f"Profile: {', '.join(profiles)}.")
     compared = [r for r in records if r.check in ("parity", "accuracy") and r.outcome != "skipped"]
     if records and not compared:
-        found.append("No detection was compared with PyTorch: neither parity nor accuracy ran.")
+        remarks.append("No detection was compared with PyTorch: neither parity nor accuracy ran.")
     if furthest := figures.worst_parity(records):
-        found.append(furthest)
+        remarks.append(furthest)
     if tied := figures.ties(records):
-        found.append(tied)
-    return tuple(found)
+        remarks.append(tied)
+    return tuple(remarks)

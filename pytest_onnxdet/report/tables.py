@@ -43,11 +43,11 @@ def support(records: Sequence[Record], notes: Notes) -> list[Table]:
             tables.append(Table(name, (), (), remarks=(f"Not run: {len(own)} checks {reasons}.",)))
             continue
         rows = []
-        for model, found in by(own, labels.model).items():
-            cells = [Cell(clean(model), notes=notes.of(found))]
+        for model, group in by(own, labels.model).items():
+            cells = [Cell(clean(model), notes=notes.of(group))]
             for place in places:
-                here = [r for r in found if (r.shape, r.batch) == place]
-                marks = tuple((c, _outcome(r for r in here if r.check == c)) for c in checks)
+                in_place = [r for r in group if (r.shape, r.batch) == place]
+                marks = tuple((c, _outcome(r for r in in_place if r.check == c)) for c in checks)
                 states = [outcome for _, outcome in marks if outcome != NOT_RUN]
                 cells.append(Cell(state=worst(states) if states else NOT_RUN, marks=marks))
             rows.append(tuple(cells))
@@ -72,17 +72,17 @@ def results(records: Sequence[Record], notes: Notes) -> Table | None:
     last = {target.backend: target for target in columns if target.backend in BACKENDS}
     beside = dict.fromkeys(["", *last]) if any(r.profile == FULL for r in measured) else {}
     rows = []
-    for model, every in by(records, labels.model).items():
-        found = [r for r in every if r.check == "accuracy"]
-        for metric in _metrics(found):
-            eager = [v for r in found if (v := r.figure(f"{metric}_torch")) is not None]
+    for model, all_records in by(records, labels.model).items():
+        checked = [r for r in all_records if r.check == "accuracy"]
+        for metric in _metrics(checked):
+            eager = [v for r in checked if (v := r.figure(f"{metric}_torch")) is not None]
             cells = [Cell(spread([v * 100 for v in eager], ".1f")) if eager else nothing()]
-            cells += [_documented(every[0], metric, "")] if "" in beside else []
+            cells += [_documented(all_records[0], metric, "")] if "" in beside else []
             for target in columns:
-                group = [r for r in found if Target.of(r) == target]
+                group = [r for r in checked if Target.of(r) == target]
                 cells.append(_accuracy(group, metric, notes))
                 if target.backend in beside and last[target.backend] == target:
-                    cells.append(_documented(every[0], metric, target.backend))
+                    cells.append(_documented(all_records[0], metric, target.backend))
             name = METRICS.get(metric, metric)
             rows.append((Cell(clean(model)), Cell(clean(name)), *cells))
     headings = ["model", "metric", "PyTorch"]
@@ -106,13 +106,13 @@ def targets(records: Iterable[Record], documented: bool = False) -> list[Target]
         records: any.
         documented: whether the documented table's backends have a column even without a record.
     """
-    found = {Target.of(r) for r in records}
+    columns = {Target.of(r) for r in records}
     if documented:
-        missing = [b for b in BACKENDS if not any(t.backend == b for t in found)]
-        found |= {Target(backend, "", "") for backend in missing}
+        missing = [b for b in BACKENDS if not any(t.backend == b for t in columns)]
+        columns |= {Target(backend, "", "") for backend in missing}
     known = list(BACKENDS)
     return sorted(
-        found, key=lambda t: (known.index(t.backend) if t.backend in known else len(known), t)
+        columns, key=lambda t: (known.index(t.backend) if t.backend in known else len(known), t)
     )
 
 
@@ -158,9 +158,9 @@ def _outcome(records: Iterable[Record]) -> str:
 
 def _metrics(records: Iterable[Record]) -> list[str]:
     names = {name for r in records for name in r.metrics}
-    found = {name.removesuffix("_torch") for name in names if name.endswith("_torch")}
-    known = [m for m in METRICS if m in found]
-    return [*known, *sorted(found - set(known))] or ["bbox_mAP"]
+    evaluated = {name.removesuffix("_torch") for name in names if name.endswith("_torch")}
+    known = [m for m in METRICS if m in evaluated]
+    return [*known, *sorted(evaluated - set(known))] or ["bbox_mAP"]
 
 
 def _documented(record: Record, metric: str, backend: str) -> Cell:

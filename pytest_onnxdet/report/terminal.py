@@ -49,7 +49,7 @@ def summary_lines(
         lines += [("", {}), *table_lines(table, wide)]
     if any(cell.marks for table in shown for row in table.rows for cell in row):
         lines += [("", {}), *((text, {}) for text in _wrapped(_LEGEND, wide))]
-    for title, notes, most in (
+    for title, notes, limit in (
         ("Failures", summary.failures, 3),
         ("Known failures", summary.known, 1),
         ("Not run", summary.skipped, 1),
@@ -57,7 +57,7 @@ def summary_lines(
         if notes:
             lines += [("", {}), (title, {"bold": True})]
         for note in notes:
-            lines += _note_lines(note, wide, most)
+            lines += _note_lines(note, wide, limit)
     return lines
 
 
@@ -148,7 +148,7 @@ def _joined(parts: Sequence[str], widths: Sequence[int], block: Sequence[int]) -
     return _GAP.join(padded).rstrip()
 
 
-def _note_lines(note: Note, width: int, most: int) -> list[Line]:
+def _note_lines(note: Note, width: int, limit: int) -> list[Line]:
     start = f"[{note.number}] "
     failed = note.outcome in ("failed", "error")
     if failed:
@@ -163,7 +163,7 @@ def _note_lines(note: Note, width: int, most: int) -> list[Line]:
     markup = _COLOURS[note.outcome] if failed else {}
     for text in _wrapped(start + clean(head) + (":" if not failed else ""), width, " " * 4):
         lines.append((text, dict(markup)))
-    for reason in note.lines(most):
+    for reason in note.lines(limit):
         shown = reason if len(reason) <= 2 * (width - 4) else f"{reason[: 2 * (width - 4) - 3]}..."
         lines += [(text, {}) for text in _wrapped(f"    {shown.strip()}", width, " " * 4)]
     return lines

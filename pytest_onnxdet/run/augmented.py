@@ -30,7 +30,7 @@ def augmented(specs: Iterable[ModelSpec], *, thorough: bool = False) -> dict[str
     Raises:
         BuildError: ``thorough``, and a config cannot be read.
     """
-    found = {}
+    by_model = {}
     for spec in specs:
         if not thorough and not _may_augment(spec):
             continue
@@ -43,8 +43,8 @@ def augmented(specs: Iterable[ModelSpec], *, thorough: bool = False) -> dict[str
                 raise
             continue
         if views:
-            found[spec.name] = views
-    return found
+            by_model[spec.name] = views
+    return by_model
 
 
 def of_model(spec: ModelSpec) -> str:

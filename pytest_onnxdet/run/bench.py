@@ -161,7 +161,7 @@ class Workbench:
             case.spec,
             ("second", str(options)),
             lambda: self._second.export(self.detector(case.spec), options, families=self.families),
-            close=lambda again: again.path.unlink(missing_ok=True),
+            close=lambda export: export.path.unlink(missing_ok=True),
         )
 
     def _export(self, case: Case, options: ExportOptions) -> Artifact:
@@ -204,7 +204,7 @@ class Workbench:
             close=lambda session: session.close(),
         )
 
-    # -- what both sides found ------------------------------------------------------------------
+    # -- both sides' detections -----------------------------------------------------------------
 
     def recording(self, case: Case) -> Recording:
         """PyTorch's side: every image's detections, and the first batches' raw outputs.
@@ -217,10 +217,10 @@ class Workbench:
             from pytest_onnxdet.run.noise import measuring
             from pytest_onnxdet.run.recordings import Recordings, versions
 
-            kept = Recordings(self.settings.cache / "reference")
+            recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
-            return kept.get(
-                kept.identity(reference.detector, self.dataset(case.spec), batches),
+            return recordings.get(
+                recordings.identity(reference.detector, self.dataset(case.spec), batches),
                 lambda: record(
                     reference,
                     batches,
@@ -235,13 +235,22 @@ class Workbench:
         return self._once(case.spec, ("recording", case.shape, case.batch), load)
 
     def results(self, case: Case) -> list[Detections]:
-        """PyTorch's detections of every image."""
+        """PyTorch's detections of every image, in the data set's order.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
         return list(self.recording(case).detections)
 
-    def found(self, case: Case) -> list[Detections]:
-        """The backend's detections of every image."""
-        self._forget_found(case)
-        key = ("found", case.shape, case.batch, case.id)
+    def candidates(self, case: Case) -> list[Detections]:
+        """The backend's detections of every image, as :meth:`results` has PyTorch's.
+
+        Raises:
+            BackendError: the backend refuses the graph or a batch.
+            CheckFailed: a value departs from the graph's contract.
+        """
+        self._forget_candidates(case)
+        key = ("candidates", case.shape, case.batch, case.id)
         return self._once(case.spec, key, lambda: self._run(case, self.session(case)))
 
     def singles(self, case: Case) -> list[Detections] | None:
@@ -249,28 +258,33 @@ class Workbench:
 
         None for a batch size of 1. In static mode these are the detections of the graph of batch
         size 1, as all batches have one size and the case's own graph takes no other batch size.
+        Raises as :meth:`candidates`.
         """
         if case.batch == 1:
             return None
         if case.shape == "static":
-            return self.found(replace(case, batch=1))
+            return self.candidates(replace(case, batch=1))
         return self._run(case, self.session(replace(case, batch=1)), singly=True)
 
     def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
         detector = self.detector(case.spec)
         return packed(
-            found
+            image
             for batch in self.batches(case)
             for part in (alone(batch) if singly else (batch,))
-            for found in read_outputs(case, session, detector, part)
+            for image in read_outputs(case, session, detector, part)
         )
 
     def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:
-        """The heads' outputs in PyTorch, for the first batches."""
+        """The heads' outputs in PyTorch for the first batches: float32 (N, …) arrays by name."""
         return list(self.recording(case).raw)
 
     def raw(self, case: Case) -> list[dict[str, NDArray[Any]]]:
-        """The heads' outputs of the backend, for the batches of :meth:`raw_reference`."""
+        """The heads' outputs of the backend, with names and shapes of :meth:`raw_reference`.
+
+        Raises:
+            BackendError: the backend refuses the graph or a batch.
+        """
         from pytest_onnxdet.families.base import split_raw
 
         session = self.session(case, postprocess=False)
@@ -301,18 +315,18 @@ class Workbench:
         return self._memo.get(spec, key, make, close)
 
     def _forget_recordings(self, case: Case) -> None:
-        """Lets go of what PyTorch found on other batches: it is on the disk, if asked for again."""
+        """Drops recordings of other batches: they are on the disk, if asked for again."""
         own = (case.shape, case.batch)
         self._memo.forget(lambda key: key[0] == "recording" and key[1:] != own)
 
-    def _forget_found(self, case: Case) -> None:
-        """Lets go of what was found in other cases, but for what static batches are compared with.
+    def _forget_candidates(self, case: Case) -> None:
+        """Drops other cases' detections, but for those that static batches are compared with.
 
         Of 5,000 images with masks a set takes some hundreds of MB.
         """
 
         def unwanted(key: Key) -> bool:
-            if key[0] != "found" or key[-1] == case.id:
+            if key[0] != "candidates" or key[-1] == case.id:
                 return False
             _, shape, batch, _ = key
             return not (shape == case.shape == "static" and 1 in (batch, case.batch))

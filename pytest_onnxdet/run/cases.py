@@ -136,7 +136,7 @@ def named_markers(
 
 
 def choose_models(settings: Settings, registry: ModelRegistry) -> tuple[ModelSpec, ...]:
-    """The selected specs, with their weights in ``settings.checkpoints`` where it is given.
+    """The selected specs, with their weights in ``settings.checkpoints`` where that is set.
 
     Raises:
         SettingsError: a profile or name that does not exist, or a checkpoint that is not there.

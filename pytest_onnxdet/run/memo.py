@@ -1,4 +1,4 @@
-"""What is made once and kept, for one owner at a time."""
+"""A cache in memory of what one model's tests share, cleared when the next model comes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key = tuple[Any, ...]
 
 
 class Memo:
-    """Things by key, kept until another owner's are asked for.
+    """Values by key, kept until another owner asks for one.
 
     What could not be made is not tried again: a checkpoint that cannot be downloaded would be
     waited for in each of a model's tests. An equal error is raised, with a traceback of its own.
@@ -33,13 +33,13 @@ class Memo:
         make: Callable[[], T],
         close: Callable[[T], None] | None = None,
     ) -> T:
-        """The owner's thing of that key; of another owner nothing is kept.
+        """The owner's value of that key; another owner's values are dropped first.
 
         Args:
-            owner: whose it is; told by identity.
+            owner: whose it is, compared by identity.
             key: which of the owner's.
             make: makes it, the first time.
-            close: ends it, when everything is let go of.
+            close: ends it, when all values are dropped.
 
         Raises:
             Exception: what ``make`` raised, now or the first time.
@@ -61,13 +61,13 @@ class Memo:
         return made
 
     def forget(self, unwanted: Callable[[Key], bool]) -> None:
-        """Lets go of the things of some keys."""
+        """Drops the values of some keys."""
         for key in [key for key in self._made if unwanted(key)]:
             del self._made[key]
             self._closing.pop(key, None)
 
     def clear(self) -> None:
-        """Lets go of everything, and closes what was to be closed."""
+        """Drops all values, and closes those that were made with a ``close``."""
         for close in self._closing.values():
             close()
         self._closing.clear()
@@ -80,7 +80,7 @@ def without_frames(error: E) -> E:
     """A copy without a traceback, and so of the causes: frames keep all of their arrays alive."""
     kind = type(error)
     if isinstance(kind.__init__, FunctionType):
-        # Its own: it may make a message of what it is given, which args has already.
+        # Not called: it may build the message from its arguments, and args has that already.
         made = kind.__new__(kind, *error.args)
         made.args = error.args
     else:

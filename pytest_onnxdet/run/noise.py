@@ -50,7 +50,11 @@ def measure(
         exact = [double.raw(batch) for batch, _ in zip(batches, raw, strict=False)]
         # torch: expected scalar type Float but found Double
         with contextlib.suppress(RuntimeError, TypeError):
-            results = [one for batch in batches for one in double.run(batch)] if detections else []
+            results = (
+                [detected for batch in batches for detected in double.run(batch)]
+                if detections
+                else []
+            )
             figures = detection_noise(results, detections, Tolerance())
     sampled = [list(samples(reference, *pair)) for pair in zip(batches, raw, strict=False)]
     maps = map_noise(exact, list(zip(*sampled, strict=True))) if sampled else {}

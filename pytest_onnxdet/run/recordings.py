@@ -105,8 +105,8 @@ def versions() -> dict[str, str]:
     """Of the packages that decide what PyTorch finds, those that are installed."""
     from importlib import metadata
 
-    found = {}
+    installed = {}
     for name in VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

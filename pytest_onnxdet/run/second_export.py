@@ -72,7 +72,7 @@ class SecondExporter:
         Args:
             detector: one of mmdet's detectors in eval mode.
             options: which graph.
-            more: what else ``export_detector`` is to be given; the same for the same detector.
+            more: further arguments of ``export_detector``; the same for the same detector.
 
         Raises:
             ExportError: the export failed, or its process ended.
@@ -163,7 +163,7 @@ class SecondExporter:
 
 
 def _save(thing: object, file: Path) -> dict[str, str]:
-    """Pickles a thing into a file, and tells of which modules it is made, and their files."""
+    """Pickles a thing into a file; returns the modules that it is made of, and their files."""
     import torch
 
     names: set[str] = set()
@@ -236,7 +236,7 @@ def _export(detector: Any, request: Mapping[str, Any], more: Mapping[str, Any]) 
     options = ExportOptions(**{**options, "size": tuple(options["size"])})
     try:
         export_detector(detector, options, Path(request["path"]), **more)
-    except NoLoweringError as error:  # a family that only the first process was told of
+    except NoLoweringError as error:  # a family that only the first process knows
         return _failure("load", error)
     except Exception as error:
         return _failure("export", error)

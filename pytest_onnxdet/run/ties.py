@@ -1,4 +1,4 @@
-"""What PyTorch itself might have found in an image, where float ties leave that open."""
+"""What PyTorch itself might have detected in an image, where float ties leave that open."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def alternatives(
     candidate: Detections,
     singly: bool = False,
 ) -> list[Detections]:
-    """What PyTorch might have found in one image of a case; see :func:`of_image`.
+    """What PyTorch might have detected in one image of a case; see :func:`of_image`.
 
     Args:
         bench: where the case is at work.
         case: the case.
-        tolerance: by how much what the backend kept may differ from PyTorch's candidates.
+        tolerance: by how much the backend's boxes may differ from PyTorch's.
         index: the image's place in the data set.
         candidate: what the backend finds in it.
         singly: whether the image is run alone, padded as in its batch.
@@ -81,16 +81,16 @@ def of_image(
         candidate: what the backend finds in it.
         raw_session: gives the backend's session of the raw outputs; asked only for models whose
             later layers, or whose corners, hang on what the backend chose of them.
-        tolerance: by how much what the backend kept may differ from PyTorch's candidates.
+        tolerance: by how much the backend's boxes may differ from PyTorch's.
         max_per_img: where the detector cuts an image's detections; None: nowhere.
     """
     from pytest_onnxdet.families.base import split_raw
     from pytest_onnxdet.reference.ties import proof
 
     raw = reference.raw(batch)
-    theirs = proposals = None
+    backend_raw = proposals = None
     if reference.family.ties.proposals or reference.family.ties.peaks:
-        theirs, proposals = split_raw(raw_session().run(batch))
+        backend_raw, proposals = split_raw(raw_session().run(batch))
     return proof.alternatives(
-        reference, batch, place, candidate, raw, theirs, proposals, tolerance, max_per_img
+        reference, batch, place, candidate, raw, backend_raw, proposals, tolerance, max_per_img
     )

@@ -39,7 +39,7 @@ OTHER = [
 
 
 class BackendTests:
-    """Invariant: a session gives what the graph computes of the batch it is given, or refuses.
+    """Invariant: a session gives what the graph computes of the batch that it is fed, or refuses.
 
     Derive a class whose name begins with ``Test`` and override the fixture :meth:`backend`. Batches
     are of at most 2 images of 32 x 32 pixels, but for the one outside of a profile.
@@ -66,13 +66,13 @@ class BackendTests:
     def test_outputs_keep_the_contract(self, backend: Backend, device: str, tmp_path: Path) -> None:
         """Outputs come by their names, in the graph's shapes and types, from the said device."""
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
-            found = session.run_arrays(tiny.feeds(FULL))
-            _require(set(found) == {"dets", "labels"}, f"the outputs are {sorted(found)}")
+            outputs = session.run_arrays(tiny.feeds(FULL))
+            _require(set(outputs) == {"dets", "labels"}, f"the outputs are {sorted(outputs)}")
             for name, shape, dtype in (
                 ("dets", (2, tiny.SLOTS, 5), "float32"),
                 ("labels", (2, tiny.SLOTS), "int64"),
             ):
-                got = f"{found[name].dtype} {found[name].shape}"
+                got = f"{outputs[name].dtype} {outputs[name].shape}"
                 _require(got == f"{dtype} {shape}", f"{name} is {got}, not {dtype} {shape}")
             _require(session.device == device, f"the device is {session.device!r}, not {device!r}")
 
@@ -95,14 +95,14 @@ class BackendTests:
         """A batch's outputs depend on no earlier batch, and no later one changes them."""
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
             batches = [tiny.feeds(FULL), tiny.feeds(OTHER), tiny.feeds(OTHER[1:]), tiny.feeds(FULL)]
-            found = [session.run_arrays(batch) for batch in batches]
-            for number, (outputs, batch) in enumerate(zip(found, batches, strict=True)):
+            results = [session.run_arrays(batch) for batch in batches]
+            for number, (outputs, batch) in enumerate(zip(results, batches, strict=True)):
                 _compare(
                     outputs, tiny.expected(batch), f"batch {number} of {len(batches)} in a row"
                 )
 
     def test_empty_results(self, backend: Backend, tmp_path: Path) -> None:
-        """An image in which nothing is found has empty slots only, also after and beside others."""
+        """An image without detections has empty slots only, also after and beside others."""
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
             _check(session, tiny.feeds(FULL))
             for batch in (tiny.feeds([{}, {}]), tiny.feeds([{}, FULL[0]]), tiny.feeds([{}])):
@@ -120,26 +120,26 @@ class BackendTests:
     def test_a_bound_run_equals_a_plain_run(self, backend: Backend, tmp_path: Path) -> None:
         """What is fetched after bound runs is what a plain run gives, whatever ran in between.
 
-        Of several that are bound each keeps its own inputs. A run tells milliseconds or None.
+        Of several that are bound each keeps its own inputs. A run returns milliseconds or None.
         Before the first one there is nothing to fetch.
         """
         with backend.prepare(tiny.artifact(tmp_path), threads=1) as session:
             batches = [tiny.feeds(FULL), tiny.feeds(OTHER, image_shape=(20, 20)), tiny.feeds([{}])]
             plain = [session.run_arrays(batch) for batch in batches]
             bound = [session.bind(batch) for batch in batches]
-            for one in bound:
-                _require(_refuses(one.fetch), "something is fetched before anything ran")
+            for graph in bound:
+                _require(_refuses(graph.fetch), "something is fetched before anything ran")
             for _ in range(2):
-                for one in bound:
-                    took = one.run()
+                for graph in bound:
+                    took = graph.run()
                     _require(
                         took is None or (isinstance(took, float) and took >= 0),
                         f"a bound run gives {took!r}, not milliseconds or None",
                     )
             _check(session, tiny.feeds(OTHER))
-            for number, (one, wanted) in enumerate(zip(bound, plain, strict=True)):
-                one.run()
-                _compare(one.fetch(), wanted, f"bound batch {number} against its plain run")
+            for number, (graph, wanted) in enumerate(zip(bound, plain, strict=True)):
+                graph.run()
+                _compare(graph.fetch(), wanted, f"bound batch {number} against its plain run")
                 _compare(wanted, tiny.expected(batches[number]), f"plain batch {number}")
 
     def test_a_closed_session_refuses(self, backend: Backend, tmp_path: Path) -> None:
@@ -184,11 +184,11 @@ def _check(session: Session, feeds: Arrays) -> None:
     _compare(session.run_arrays(feeds), tiny.expected(feeds), f"a batch of {shape}")
 
 
-def _compare(found: Arrays, wanted: Arrays, what: str) -> None:
+def _compare(outputs: Arrays, wanted: Arrays, what: str) -> None:
     for name in ("dets", "labels"):
-        _require(name in found, f"{what}: there is no output {name!r}")
-    np.testing.assert_array_equal(found["labels"], wanted["labels"], f"{what}: labels")
-    boxes, scores = found["dets"][..., :4], found["dets"][..., 4]
+        _require(name in outputs, f"{what}: there is no output {name!r}")
+    np.testing.assert_array_equal(outputs["labels"], wanted["labels"], f"{what}: labels")
+    boxes, scores = outputs["dets"][..., :4], outputs["dets"][..., 4]
     np.testing.assert_allclose(
         boxes, wanted["dets"][..., :4], rtol=0, atol=BOX_PX, err_msg=f"{what}: boxes"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-#: Pixels of a cell's side, detections of an image, the least score of one.
+#: Pixels of a cell's side, detections of an image, the lowest score of one.
 CELL, SLOTS, THRESHOLD = 4, 3, 0.1
 #: A logit is so many times what the first layer finds, and so much less.
 GAIN, OFFSET = 8.0, 4.0

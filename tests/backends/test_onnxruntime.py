@@ -61,7 +61,7 @@ def test_bound_runs_give_what_plain_runs_give(session: Session) -> None:
             assert list(found) == ["dets", "labels"]
             for name, value in wanted.items():
                 np.testing.assert_array_equal(found[name], value)
-        assert not one.apart  # on a CPU there is nothing to copy
+        assert not one.excludes_copies  # on a CPU there is nothing to copy
 
 
 def test_inputs_live_as_long_as_what_is_bound(session: Session) -> None:

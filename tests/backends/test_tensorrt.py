@@ -19,7 +19,7 @@ from pytest_onnxdet.backends.tensorrt.backend import TensorRTBackend
 from pytest_onnxdet.backends.tensorrt.device import Gpu, find_gpu
 from pytest_onnxdet.backends.tensorrt.library import Library
 from pytest_onnxdet.backends.tensorrt.profile import Profile
-from pytest_onnxdet.pytest_layer.outcome import told
+from pytest_onnxdet.pytest_layer.outcome import stage_and_message
 from pytest_onnxdet.run.cases import Settings, choose_backends
 
 GPU = Gpu("Fake 1", (8, 6))
@@ -142,9 +142,9 @@ def test_what_is_not_built_is_blamed_on_the_build(fake: Fake, tmp_path: Path, fa
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BackendError) as caught:
         patch.setattr(tensorrt, "find_library", lambda gpu: Library("tensorrt", "11.0"))
         TensorRTBackend().build(graph(tmp_path, {"precision": precision}))
-    stage, message = told(caught.value) or ("", "")
+    stage, message = stage_and_message(caught.value) or ("", "")
     assert (stage, message) == ("build", str(caught.value))
-    assert told(BackendError("no GPU")) == ("runtime", "no GPU")
+    assert stage_and_message(BackendError("no GPU")) == ("runtime", "no GPU")
 
 
 def test_a_build_that_fails_shows_the_log_and_leaves_nothing_behind(

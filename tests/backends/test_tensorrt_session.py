@@ -38,7 +38,7 @@ def test_bound_runs_are_timed_by_events_around_the_graph_alone(fake: Fake, tmp_p
         bound = {n: session.bind(feeds(n)) for n in (3, 1)}
         before = fake.host.clock
         for one in bound.values():
-            assert one.apart
+            assert one.excludes_copies
             assert one.run() == RUN_MS
         # Nothing was copied: all that the device did was to run twice.
         assert fake.host.clock - before == 2 * RUN_MS
@@ -68,7 +68,7 @@ def test_a_kept_engine_that_does_not_load_is_built_again_with_a_warning(
     fake.stale = kept.read_bytes()
     with (
         pytest.warns(
-            UserWarning, match=r"kept engine of model\.onnx .* built again\n.*not compatible"
+            UserWarning, match=r"cached engine of model\.onnx .* built again\n.*not compatible"
         ),
         TensorRTBackend().prepare(graph(tmp_path)) as session,
     ):

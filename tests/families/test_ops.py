@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.ops.boxes import clip, set_apart, take_rows
+from pytest_onnxdet.families.ops.boxes import clip, take_rows, with_group_offsets
 from pytest_onnxdet.families.ops.corners import corner_pool, soft_nms
 from pytest_onnxdet.families.ops.custom import translations
 from pytest_onnxdet.families.ops.lowering import (
@@ -105,7 +105,7 @@ def test_soft_nms_is_mmcvs(tmp_path: Path) -> None:
         np.testing.assert_allclose(kept[i], dets[:20, 4].numpy(), atol=1e-6)
 
 
-def test_boxes_set_apart_round_as_mmcvs_do() -> None:
+def test_boxes_moved_by_group_round_as_mmcvs_do() -> None:
     """Of a late class PyTorch compares overlaps of boxes rounded to 1/128 px."""
     from mmcv.ops import batched_nms
 
@@ -117,7 +117,7 @@ def test_boxes_set_apart_round_as_mmcvs_do() -> None:
     scores = torch.rand(2, 3000, generator=generator)
     scores[1, 0] = 0.0  # what does not take part does not set the step
     labels = torch.full((2, 3000), 79)
-    near = set_apart(boxes, labels, scores > 0)
+    near = with_group_offsets(boxes, labels, scores > 0)
     lowering = OnnxRuntimeLowering()
 
     def kept(moved: Tensor) -> list[set[int]]:
@@ -170,14 +170,14 @@ def test_pytorchs_own_translations_are_left_as_they_were() -> None:
 
 
 class Nms(nn.Module):
-    def __init__(self, limit: int, least: int = 0) -> None:
+    def __init__(self, limit: int, min_slots: int = 0) -> None:
         super().__init__()
-        self.limit, self.least = limit, least
+        self.limit, self.min_slots = limit, min_slots
 
     def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         spread = class_scores(scores, labels, 3)
         score, classes, columns = OnnxRuntimeLowering().nms(
-            boxes, spread, 0.5, self.limit, least=self.least
+            boxes, spread, 0.5, self.limit, min_slots=self.min_slots
         )
         return dets_of(boxes, score, columns), classes, columns
 

@@ -25,7 +25,7 @@ from pytest_onnxdet.measure.latency import (
 )
 from pytest_onnxdet.measure.turns import (
     GRAPH,
-    MOST_WARM_UP,
+    MAX_WARM_UP,
     RESULTS,
     RUN,
     TORCH,
@@ -71,7 +71,7 @@ def test_drift_cancels_in_the_ratio() -> None:
     found = measured(
         {"a": clock.subject("a", drifting(1.0)), "b": clock.subject("b", drifting(2.0))},
         seconds=0,
-        least=9,
+        min_rounds=9,
         clock=clock,
     )
     # A pair is measured within one call's drift, in both orders, however far the times run away.
@@ -85,7 +85,7 @@ def test_turns_alternate_and_times_are_milliseconds_for_a_unit() -> None:
         "a": clock.subject("a", repeat(0.4)),
         "b": clock.subject("b", repeat(0.8)),
     }
-    found = measured(subjects, seconds=0, least=4, calls=2, clock=clock)
+    found = measured(subjects, seconds=0, min_rounds=4, calls=2, clock=clock)
     assert "".join(clock.calls[-8:]) == "abbaabba"
     assert found.timings["a"].times == pytest.approx((200.0,) * 4)
     assert found.timings["b"].median == pytest.approx(400.0)
@@ -102,7 +102,7 @@ def test_a_short_subject_leads_into_its_turn() -> None:
         clock.now += 0.003 if cold else 0.002
 
     subjects = {"short": short, "long": clock.subject("long", repeat(0.5))}
-    found = measured(subjects, seconds=0, least=4, clock=clock)
+    found = measured(subjects, seconds=0, min_rounds=4, clock=clock)
     assert found.timings["short"].times == pytest.approx((2.0,) * 4)
     assert clock.calls[-6:] == ["short", "short", "long", "long", "short", "short"]
 
@@ -116,7 +116,7 @@ def test_between_turns_nothing_runs_for_a_moment() -> None:
         clock.calls.append(f"{seconds}")
         clock.now += 0.5
 
-    found = measured(subjects, seconds=3.0, least=3, clock=clock, sleep=sleep)
+    found = measured(subjects, seconds=3.0, min_rounds=3, clock=clock, sleep=sleep)
     assert clock.calls[-12:] == [
         *("0.05", "a", "0.05", "b"),
         *("0.05", "b", "0.05", "a"),
@@ -132,7 +132,7 @@ def test_pauses_do_not_make_it_endless() -> None:
         clock.now += 10.0
 
     found = measured(
-        {"a": clock.subject("a", repeat(0.5))}, seconds=10.0, least=1, clock=clock, sleep=sleep
+        {"a": clock.subject("a", repeat(0.5))}, seconds=10.0, min_rounds=1, clock=clock, sleep=sleep
     )
     assert found.timings["a"].rounds == 3  # of 20 that the subject alone would take
 
@@ -140,23 +140,25 @@ def test_pauses_do_not_make_it_endless() -> None:
 def test_warm_up_ends_when_times_no_longer_fall() -> None:
     clock = Clock()
     falling = chain([9.0, 7.0, 5.0, 3.0, 1.0], repeat(1.0))
-    found = measured({"a": clock.subject("a", falling)}, seconds=0, least=5, clock=clock)
+    found = measured({"a": clock.subject("a", falling)}, seconds=0, min_rounds=5, clock=clock)
     assert found.timings["a"].times == (1000.0,) * 5
-    assert 5 < found.warm_up < MOST_WARM_UP
+    assert 5 < found.warm_up < MAX_WARM_UP
 
 
 def test_warm_up_gives_up_on_what_never_settles() -> None:
     clock = Clock()
     falling = (0.5**n for n in range(1000))
-    found = measured({"a": clock.subject("a", falling)}, seconds=0, least=2, most=2, clock=clock)
-    assert found.warm_up == MOST_WARM_UP
+    found = measured(
+        {"a": clock.subject("a", falling)}, seconds=0, min_rounds=2, max_rounds=2, clock=clock
+    )
+    assert found.warm_up == MAX_WARM_UP
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (8.0, 8), (400.0, 20)])
 def test_rounds_go_on_for_the_time_within_their_bounds(seconds: float, rounds: int) -> None:
     clock = Clock()
     subjects = {name: clock.subject(name, repeat(0.5)) for name in "ab"}
-    found = measured(subjects, seconds=seconds, least=3, most=20, clock=clock)
+    found = measured(subjects, seconds=seconds, min_rounds=3, max_rounds=20, clock=clock)
     assert {timing.rounds for timing in found.timings.values()} == {rounds}
 
 
@@ -171,7 +173,7 @@ def test_a_device_is_waited_for_before_and_after() -> None:
         clock.now += pending[0]
         pending[0] = 0.0
 
-    found = measured({"a": launch}, seconds=0, least=5, synchronize=synchronize, clock=clock)
+    found = measured({"a": launch}, seconds=0, min_rounds=5, synchronize=synchronize, clock=clock)
     assert found.timings["a"].times == (3000.0,) * 5
 
 
@@ -221,7 +223,7 @@ def test_what_a_device_tells_is_taken_in_place_of_the_clock() -> None:
         clock.now += 5.0
         return 2.5
 
-    found = measured({"a": launch}, seconds=0, least=5, calls=5, clock=clock)
+    found = measured({"a": launch}, seconds=0, min_rounds=5, calls=5, clock=clock)
     assert found.timings["a"].times == (0.5,) * 5
 
 
@@ -241,7 +243,7 @@ class Toy(Session):
         session = self
 
         class ToyBound(Bound):
-            apart = session.apart
+            excludes_copies = session.apart
 
             def _run(self) -> float | None:
                 return session.told
@@ -309,7 +311,7 @@ def test_somebody_else_repeats_the_timed_subject() -> None:
             call()
             clock.calls.append(")")
 
-    found = measured(subjects, seconds=0, least=3, clock=clock, timed="b", repeat=repeats)
+    found = measured(subjects, seconds=0, min_rounds=3, clock=clock, timed="b", repeat=repeats)
     assert asked == [3]
     assert "".join(clock.calls) == "a(b)cc(b)aa(b)cc(b)a"
     assert {timing.times for timing in found.timings.values()} == {(500.0,) * 3}
@@ -379,7 +381,9 @@ def test_bound_runs_that_give_the_same_pass(bound: type[Bound]) -> None:
     require_same(session, graphs, [batch], Tolerance())
 
 
-@pytest.mark.parametrize("options", [{"least": 0}, {"least": 5, "most": 4}, {"calls": 0}])
+@pytest.mark.parametrize(
+    "options", [{"min_rounds": 0}, {"min_rounds": 5, "max_rounds": 4}, {"calls": 0}]
+)
 def test_nothing_to_measure_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one round"):
         measured({"a": lambda: None}, **options)

@@ -172,6 +172,27 @@ def test_a_folder_that_pytest_takes_for_the_tests_is_refused(
     assert joined.ret == pytest.ExitCode.OK
 
 
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_a_folder_that_is_yet_to_be_made_is_refused_once(
+    toy: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: list[str]
+) -> None:
+    """Made by this run, it would be what the workers of -n take for the place of the tests."""
+    project, missing = toy.mkdir("project"), toy.path / "elsewhere"
+    for name in ("tox.ini", "conftest.py", "test_graphs.py"):
+        (toy.path / name).rename(project / name)
+    monkeypatch.chdir(project)
+
+    result = toy.runpytest_subprocess(*workers, "--onnxdet", "--onnxdet-cache", str(missing))
+    inside = toy.runpytest("--collect-only", "--onnxdet", "--onnxdet-cache", "cache")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().count("ERROR") == 1
+    result.stderr.fnmatch_lines([f"ERROR: *once this folder is made*--onnxdet-cache={missing}"])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+    assert not missing.exists()
+    assert inside.ret == pytest.ExitCode.OK
+
+
 def test_a_name_registered_twice_is_a_usage_error(toy: pytest.Pytester) -> None:
     source = (toy.path / "conftest.py").read_text()
     toy.makeconftest(source.replace('"two_net"', '"one_net"'))

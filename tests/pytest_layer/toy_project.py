@@ -78,7 +78,7 @@ class ToyBench(Workbench):
     def results(self, case):
         return detections()
 
-    def found(self, case):
+    def candidates(self, case):
         return detections()
 
 

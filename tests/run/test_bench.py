@@ -181,10 +181,10 @@ def test_another_model_closes_what_the_last_one_held(
 
 
 def test_every_image_is_found_once(bench: Workbench, cases: dict[str, Case]) -> None:
-    found = bench.found(cases["one_net-static-b2"])
+    found = bench.candidates(cases["one_net-static-b2"])
 
     assert len(found) == len(Images())
-    assert bench.found(cases["one_net-static-b2"]) is found
+    assert bench.candidates(cases["one_net-static-b2"]) is found
 
 
 def test_singles_run_each_image_at_its_batchs_size(
@@ -203,7 +203,7 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
     bench: Workbench, cases: dict[str, Case]
 ) -> None:
     alone = cases["one_net-static-b1"]
-    found = bench.found(alone)
+    found = bench.candidates(alone)
     session = bench.session(alone)
     assert isinstance(session, CountingSession)
     ran = len(session.batches)
@@ -215,7 +215,7 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
 def kept_sets(bench: Workbench) -> set[str]:
     """The sets of detections that are in memory."""
     made = bench._memo._made
-    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("found", "recording")}
+    return {"-".join(map(str, key[:3])) for key in made if key[0] in ("candidates", "recording")}
 
 
 def test_detections_are_let_go_of_when_their_cases_are_done(
@@ -230,17 +230,17 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
             case = cases[f"one_net-{shape}-b{batch}"]
             bench.results(case)
             bench.raw_reference(case)
-            found = bench.found(case)
+            found = bench.candidates(case)
             bench.singles(case)
-            assert bench.found(case) is found  # which the case's next check asks for
+            assert bench.candidates(case) is found  # which the case's next check asks for
             seen.append(kept_sets(bench))
 
     def sides(shape: str, batch: int) -> set[str]:
-        return {f"{side}-{shape}-{batch}" for side in ("found", "recording")}
+        return {f"{side}-{shape}-{batch}" for side in ("candidates", "recording")}
 
     assert seen == [
         sides("static", 1),
-        sides("static", 2) | {"found-static-1"},  # static batches are compared with its images
+        sides("static", 2) | {"candidates-static-1"},  # static batches are compared with its images
         sides("dynamic", 1),
         sides("dynamic", 2),
     ]

@@ -125,7 +125,7 @@ class TensorRTBackend(Backend):
             last = self.engine(artifact, profile)
             try:
                 return last.path.read_bytes()
-            except FileNotFoundError:  # another process found it stale, and removed it just now
+            except FileNotFoundError:  # another process has just removed it as stale
                 last = self.engine(artifact, profile)
                 return last.path.read_bytes()
 

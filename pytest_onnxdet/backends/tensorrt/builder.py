@@ -1,4 +1,4 @@
-"""TensorRT engines: for which target, for which shapes; built once and kept."""
+"""TensorRT engines: for which target, for which shapes; built once and cached."""
 
 from __future__ import annotations
 
@@ -163,13 +163,13 @@ def _config(trt: Any, log: Any, builder: Any, network: Any, recipe: Recipe) -> A
 
 def _refused(parser: Any) -> str:
     """What the parser says, with the node that it stopped at."""
-    found = []
+    errors = []
     for i in range(parser.num_errors):
         error = parser.get_error(i)
         node, kind = _ask(error, "node_name"), _ask(error, "node_operator")
         where = f"node {node or error.node()}{f' ({kind})' if kind else ''}"
-        found.append(f"{where}: {error.desc()}")
-    return "; ".join(found) or "it gives no reason"
+        errors.append(f"{where}: {error.desc()}")
+    return "; ".join(errors) or "it gives no reason"
 
 
 def _ask(error: Any, name: str) -> str:
@@ -201,10 +201,10 @@ def device_fault(log: Any) -> str:
 
 
 def discard(entry: Artifact, data: bytes) -> None:
-    """Removes a kept engine that does not load, unless another process has replaced it already.
+    """Removes a cached engine that does not load, unless another process has replaced it already.
 
     Args:
-        entry: where it is kept.
+        entry: its place in the cache.
         data: the bytes that do not load.
     """
     from filelock import FileLock

@@ -102,10 +102,10 @@ def _by_process() -> Gpu | str:
     command = [sys.executable, "-I", driver.__file__]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_S)
-        found = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return f"no GPU: the driver does not answer ({type(error).__name__})"
-    return found if isinstance(found, str) else Gpu(found[0], (found[1], found[2]))
+    return answer if isinstance(answer, str) else Gpu(answer[0], (answer[1], answer[2]))
 
 
 def missing_binding() -> str | None:

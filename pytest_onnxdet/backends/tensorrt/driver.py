@@ -37,13 +37,13 @@ def ask() -> list[Any] | str:
     count = ctypes.c_int()
     if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "no GPU: the driver sees none; check CUDA_VISIBLE_DEVICES"
-    name, found = ctypes.create_string_buffer(256), []
+    name, capability = ctypes.create_string_buffer(256), []
     driver.cuDeviceGetName(name, len(name), 0)
     for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
         value = ctypes.c_int()
         driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
-        found.append(value.value)
-    return [name.value.decode(), *found]
+        capability.append(value.value)
+    return [name.value.decode(), *capability]
 
 
 if __name__ == "__main__":

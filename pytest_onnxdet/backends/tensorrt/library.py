@@ -21,7 +21,7 @@ class Library:
 
     Attributes:
         name: ``tensorrt`` or ``tensorrt_rtx``, as it is imported.
-        version: of the installed distribution; empty where that cannot be told.
+        version: of the installed distribution; empty where that is unknown.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Memory for outputs whose size only a run tells."""
+"""Memory for outputs whose size only a run decides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_allocator(trt: Any) -> Any:
 
         def _grown(self, size: int, alignment: int) -> int:
             # The bindings would print an exception and go on. Kept, it is what the run fails with;
-            # 0 tells the library that there is no memory.
+            # To the library 0 means that there is no memory.
             try:
                 if self.buffer is None or self.buffer.size < size:
                     # Given back first: the two need not fit side by side.

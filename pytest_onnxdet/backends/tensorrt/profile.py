@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Limits = tuple[int, int, int]
 
 # Below this no detector of the zoo has a last level; with a smaller minimum nothing is gained.
-LEAST_SIZE = 64
+MIN_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Profile:
     """The shapes that an engine of a dynamic graph takes, each as (N, H, W).
 
     Attributes:
-        least, most: the limits, each included.
-        usual: what kernels are chosen for.
+        least, most: TensorRT's min and max shape, each included.
+        usual: its opt shape, which kernels are chosen for.
     """
 
     least: Limits
@@ -39,7 +39,7 @@ class Profile:
     def of(cls, artifact: Artifact) -> Profile | None:
         """The range to build for at first; None for a static graph.
 
-        Up to the largest shape that the artifact is going to be given, where its maker said so
+        Up to the largest shape that the artifact will be fed, where its maker said so
         (:func:`pytest_onnxdet.backends.base.expecting`). Else up to the shape it was traced at,
         which may be smaller: full-size graphs are traced small. What a profile does not hold
         widens it, see :meth:`with_shape`, and that is a build in the middle of a run.
@@ -48,14 +48,14 @@ class Profile:
             return None
         known = artifact.info.get("largest_shape") or artifact.info.get("traced_shape")
         batch, _, height, width = known or (1, 3, 800, 1344)
-        least = (1, min(LEAST_SIZE, height), min(LEAST_SIZE, width))
-        return cls(least, (1, height, width), (batch, height, width))
+        smallest = (1, min(MIN_SIZE, height), min(MIN_SIZE, width))
+        return cls(smallest, (1, height, width), (batch, height, width))
 
     @classmethod
     def of_engine(cls, limits: Sequence[Sequence[int]]) -> Profile:
-        """Of the least, usual and most shape (N, 3, H, W) that an engine was built for."""
-        least, usual, most = ((int(n), int(h), int(w)) for n, _, h, w in limits)
-        return cls(least, usual, most)
+        """Of the min, opt and max shape (N, 3, H, W) that an engine was built for."""
+        smallest, optimal, largest = ((int(n), int(h), int(w)) for n, _, h, w in limits)
+        return cls(smallest, optimal, largest)
 
     def holds(self, shape: Limits) -> bool:
         """Whether an engine of this profile takes (N, H, W)."""
@@ -65,16 +65,16 @@ class Profile:
     def with_shape(self, shape: Limits) -> Profile:
         """The smallest profile that holds this one and (N, H, W)."""
         n, h, w = zip(self.least, shape, strict=True)
-        least = (min(n), min(h), min(w))
+        smallest = (min(n), min(h), min(w))
         n, h, w = zip(self.most, shape, strict=True)
-        return Profile(least, self.usual, (max(n), max(h), max(w)))
+        return Profile(smallest, self.usual, (max(n), max(h), max(w)))
 
     def __str__(self) -> str:
         return " to ".join("x".join(map(str, part)) for part in (self.least, self.most))
 
 
 def input_shapes(name: str, profile: Profile) -> tuple[tuple[int, ...], ...]:
-    """Least, usual and most shape of an input of the graph's contract.
+    """Min, opt and max shape of an input of the graph's contract.
 
     Raises:
         EngineError: the contract has no such input.

@@ -1,4 +1,4 @@
-"""Running an engine: memory for what goes in, output that only a run tells the size of, events."""
+"""Running an engine: memory for what goes in, output whose size only a run decides, events."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TensorRTSession(Session):
         self._trt = trt = self._library.load()
         self._log = make_log(trt)
         runtime = trt.Runtime(self._log)
-        engine = self._given(runtime) if is_engine(self.artifact) else self._built(runtime)
+        engine = self._loaded(runtime) if is_engine(self.artifact) else self._built(runtime)
         self._require_on_device(engine)
         context = engine.create_execution_context()
         if context is None:
@@ -87,7 +87,7 @@ class TensorRTSession(Session):
             if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
                 self._outputs[name] = allocator(self._gpu)
                 if not context.set_output_allocator(name, self._outputs[name]):
-                    raise self._failed(f"the output {name!r} takes no allocator of ours")
+                    raise self._failed(f"the output {name!r} takes no allocator")
         self._runtime, self._engine, self._context = runtime, engine, context
 
     def _require_on_device(self, engine: Any) -> None:
@@ -107,23 +107,23 @@ class TensorRTSession(Session):
                 raise self._failed(f"{name!r} lies in the host's memory, which no session reads")
 
     def _built(self, runtime: Any) -> Any:
-        """The graph's engine; a kept one that does not fit this machine is built again."""
+        """The graph's engine; a cached one that does not fit this machine is built again."""
         data = self._engine_for(self.profile, None)
         engine = None if data is None else self._deserialised(runtime, data)
         if engine is None:
-            again = self._engine_for(self.profile, data)
-            if again is not None:
+            rebuilt = self._engine_for(self.profile, data)
+            if rebuilt is not None:
                 warnings.warn(
-                    f"the kept engine of {self.artifact.path.name} does not load and is built "
+                    f"the cached engine of {self.artifact.path.name} does not load and is built "
                     f"again{tail(self._log)}",
                     stacklevel=5,
                 )
-                engine = self._deserialised(runtime, again)
+                engine = self._deserialised(runtime, rebuilt)
         if engine is None:
             raise self._failed("the engine was just built and does not load")
         return engine
 
-    def _given(self, runtime: Any) -> Any:
+    def _loaded(self, runtime: Any) -> Any:
         """The engine that the artifact is; what it takes becomes known."""
         trt = self._trt
         engine = self._deserialised(runtime, self.artifact.path.read_bytes())
@@ -191,7 +191,7 @@ class TensorRTSession(Session):
         """Makes sure that the engine takes (N, 3, H, W).
 
         Raises:
-            BackendError: a profile that was set, or an engine that was given, does not hold it.
+            BackendError: the profile that was set, or that an engine's file has, does not hold it.
         """
         n, _, h, w = shape
         profile = self.profile
@@ -238,7 +238,7 @@ class TensorRTSession(Session):
             output.error = None
         start = self._gpu.event() if timed else None
         done = context.execute_async_v3(self._gpu.stream)
-        errors = [one.error for one in self._outputs.values() if one.error is not None]
+        errors = [output.error for output in self._outputs.values() if output.error is not None]
         if not done or errors:
             text = "; ".join(
                 str(e) if isinstance(e, BackendError) else f"{type(e).__name__}: {e}"
@@ -252,19 +252,19 @@ class TensorRTSession(Session):
         return self._gpu.elapsed(start, end)
 
     def _fetch(self) -> Arrays:
-        """The outputs, whose sizes the allocators were told while the graph ran."""
+        """The outputs, whose sizes the allocators learnt while the graph ran."""
         import numpy as np
 
         engine: Any = self._engine
-        found: dict[str, NDArray[Any]] = {}
+        outputs: dict[str, NDArray[Any]] = {}
         self._gpu.synchronize()
         for name, allocator in self._outputs.items():
             dtype = self._trt.nptype(engine.get_tensor_dtype(name))
-            found[name] = np.empty(allocator.shape, dtype)
+            outputs[name] = np.empty(allocator.shape, dtype)
             if allocator.buffer is not None:
-                self._gpu.download(allocator.buffer, found[name])
+                self._gpu.download(allocator.buffer, outputs[name])
         self._gpu.synchronize()
-        return found
+        return outputs
 
     def _failed(self, why: str) -> BackendError:
         return BackendError(f"TensorRT, {self.artifact.path.name}: {why}{tail(self._log)}")
@@ -282,7 +282,7 @@ class TensorRTSession(Session):
 class TensorRTBound(Bound):
     """Inputs that stay on the device. Outputs stay there too, where the session has them."""
 
-    apart: ClassVar[bool] = True
+    excludes_copies: ClassVar[bool] = True
 
     def __init__(self, session: TensorRTSession, feeds: Arrays, placed: Placed) -> None:
         super().__init__(session, feeds)
@@ -304,7 +304,7 @@ class TensorRTBound(Bound):
 
 
 def is_engine(artifact: Artifact) -> bool:
-    """Whether a file is an engine rather than a graph; told by its name."""
+    """Whether a file is an engine rather than a graph, by its suffix."""
     return artifact.path.suffix != ".onnx"
 
 

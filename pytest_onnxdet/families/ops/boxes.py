@@ -81,7 +81,7 @@ class Candidates:
         ]
 
     def priors(self, index: Tensor) -> Tensor:
-        """The priors of the candidates with the given numbers.
+        """The priors of the candidates of these numbers.
 
         Args:
             index: int64 (N, K).
@@ -137,7 +137,7 @@ class Candidates:
         return level, index - bounds[level]
 
     def _of(self, level: Tensor, values: list[Any]) -> Any:
-        """Of one whole number a level, those of the given levels."""
+        """Of one whole number a level, those of these levels."""
         return values[0] if len(values) == 1 else stacked(values, self._device)[level]
 
 
@@ -164,7 +164,7 @@ def clip(boxes: Tensor, image_shape: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def set_apart(boxes: Tensor, groups: Tensor, used: Tensor) -> Tensor:
+def with_group_offsets(boxes: Tensor, groups: Tensor, used: Tensor) -> Tensor:
     """Boxes moved so that those of different groups do not overlap, as mmcv's ``batched_nms`` does.
 
     Suppression of the moved boxes would be that of each group by itself, were it not for rounding:
@@ -179,8 +179,8 @@ def set_apart(boxes: Tensor, groups: Tensor, used: Tensor) -> Tensor:
     Returns:
         float32 (N, P, 4).
     """
-    most = torch.where(used, boxes.amax(dim=2), 0.0).amax(dim=1)
-    return boxes + (groups.to(boxes.dtype) * (most + 1)[:, None])[..., None]
+    largest = torch.where(used, boxes.amax(dim=2), 0.0).amax(dim=1)
+    return boxes + (groups.to(boxes.dtype) * (largest + 1)[:, None])[..., None]
 
 
 def shared_length(start: Tensor, end: Tensor) -> Tensor:
@@ -246,12 +246,12 @@ def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
     centre = (priors[..., :2] + priors[..., 2:]) * 0.5
     size = priors[..., 2:] - priors[..., :2]
     shift = size * shift
-    most = abs(math.log(16 / 1000))
+    bound = abs(math.log(16 / 1000))
     if coder.add_ctr_clamp:
         shift = shift.clamp(min=-coder.ctr_clamp, max=coder.ctr_clamp)
-        stretch = stretch.clamp(max=most)
+        stretch = stretch.clamp(max=bound)
     else:
-        stretch = stretch.clamp(min=-most, max=most)
+        stretch = stretch.clamp(min=-bound, max=bound)
     centre = centre + shift
     size = size * stretch.exp()
     return torch.cat([centre - size * 0.5, centre + size * 0.5], dim=-1)

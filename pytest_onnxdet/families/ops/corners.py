@@ -60,19 +60,19 @@ def corner_pool(values: Tensor, mode: str, size: int | None = None) -> Tensor:
 @torch.jit.script
 def _take_in_turn(remains: Tensor, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     # The loop is all that cannot be done at once, and each of its eight operators costs time again
-    # in each round. No box is taken out of it: scores only fall, so what is below the least score
-    # is taken last, and the caller drops it.
+    # in each round. No box is taken out of it: scores only fall, so what is below ``min_score`` is
+    # taken last, and the caller drops it.
     start = torch.arange(scores.size(0), device=scores.device) * scores.size(1)
     slots = torch.arange(limit, device=scores.device)[:, None]
-    kept = torch.zeros([limit, scores.size(0)], dtype=scores.dtype, device=scores.device)
+    values = torch.zeros([limit, scores.size(0)], dtype=scores.dtype, device=scores.device)
     index = torch.zeros([limit, scores.size(0)], dtype=torch.int64, device=scores.device)
     for i in range(min(limit, scores.size(1))):
         best, at = scores.max(dim=1)
         now = slots == i
-        kept = torch.where(now, best, kept)
+        values = torch.where(now, best, values)
         index = torch.where(now, at, index)
         scores = scores * remains[at + start]
-    return kept, index
+    return values, index
 
 
 def soft_nms(
@@ -102,9 +102,9 @@ def soft_nms(
     remains = torch.where(meets, torch.exp(-(overlap * overlap) / sigma), 1.0)
     order = torch.arange(boxes.shape[1], device=boxes.device)
     remains = torch.where(order[:, None] == order[None], 0.0, remains)
-    kept, index = (
-        one.transpose(0, 1) for one in _take_in_turn(remains.flatten(0, 1), scores, limit)
+    values, index = (
+        part.transpose(0, 1) for part in _take_in_turn(remains.flatten(0, 1), scores, limit)
     )
     # mmcv keeps the first box whatever its score.
     first = torch.arange(limit, device=boxes.device) == 0
-    return torch.where(first | (kept >= min_score), kept, 0.0), index
+    return torch.where(first | (values >= min_score), values, 0.0), index

@@ -24,14 +24,14 @@ ensure_torchvision()  # mmcv, imported where an operator runs in PyTorch, import
 def _non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float) -> Tensor:
     from mmcv.ops import nms
 
-    kept = []
+    selected = []
     for n, c in torch.nonzero((scores > 0).any(dim=2)).tolist():
         index = torch.nonzero(scores[n, c] > 0)[:, 0]
         _, keep = nms(boxes[n, index], scores[n, c, index], iou_threshold)
         keep = index[keep[:limit]]
         where = torch.tensor([[n, c]], device=boxes.device).expand(len(keep), 2)
-        kept.append(torch.cat([where, keep[:, None]], dim=1))
-    return torch.cat(kept) if kept else boxes.new_zeros((0, 3), dtype=torch.int64)
+        selected.append(torch.cat([where, keep[:, None]], dim=1))
+    return torch.cat(selected) if selected else boxes.new_zeros((0, 3), dtype=torch.int64)
 
 
 @_non_max_suppression.register_fake
@@ -44,12 +44,12 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshold
     """Greedy non-maximum suppression, each image and class by itself.
 
     The ONNX operator NonMaxSuppression with a score threshold of 0: a box is dropped when its
-    intersection over union with a kept one is above ``iou_threshold``, as in mmcv's ``nms``.
+    intersection over union with a kept box is above ``iou_threshold``, as in mmcv's ``nms``.
 
     Args:
         boxes: float32 (N, P, 4), corners.
         scores: float32 (N, C, P); entries that are not above 0 do not take part.
-        limit: the most boxes kept for an image and class.
+        limit: the maximum of boxes kept for an image and class.
         iou_threshold: between 0 and 1.
 
     Returns:
@@ -178,12 +178,12 @@ class NeedsOpset(Exception):
     """A graph cannot be exact at the asked-for opset.
 
     Attributes:
-        least: the lowest opset that works.
+        min_opset: the lowest opset that works.
     """
 
-    def __init__(self, least: int, reason: str) -> None:
+    def __init__(self, min_opset: int, reason: str) -> None:
         super().__init__(reason)
-        self.least = least
+        self.min_opset = min_opset
 
 
 def _group_norm_symbolic(opset: int) -> Any:
@@ -218,8 +218,8 @@ def _group_norm_symbolic(opset: int) -> Any:
         shape = (0, _constant(groups, "i"), -1)
         grouped = g.op("Reshape", input, constant(*shape, *((0,) if maps else ())))
         centred = g.op("Sub", grouped, mean(grouped))
-        least = constant(_constant(eps, "f"), kind=torch.float32)
-        spread = g.op("Sqrt", g.op("Add", mean(g.op("Mul", centred, centred)), least))
+        epsilon = constant(_constant(eps, "f"), kind=torch.float32)
+        spread = g.op("Sqrt", g.op("Add", mean(g.op("Mul", centred, centred)), epsilon))
         result = g.op("Reshape", g.op("Div", centred, spread), g.op("Shape", input))
         per_channel = constant(1, -1, *[1] * (rank - 2))
         for name, values in (("Mul", weight), ("Add", bias)):

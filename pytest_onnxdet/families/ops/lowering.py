@@ -2,7 +2,7 @@
 
 A deploy model is written once and asks a :class:`Lowering` for the pieces that a runtime decides.
 ``onnxruntime`` uses ONNX's own NonMaxSuppression and RoiAlign and sizes that depend on the data:
-work is done for the candidates that exist, not for the most there could be.
+work is done for the candidates that exist, not for as many as there could be.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Lowering(ABC):
 
     @abstractmethod
     def top(
-        self, scores: Tensor, limit: int, floor: float, least: int = 0
+        self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
         """The best entries of each row.
 
         Args:
             scores: float32 (N, P), not negative.
-            limit: the most entries kept for a row; not positive: all.
+            limit: the maximum of entries kept for a row; not positive: all.
             floor: only entries above it are kept.
-            least: the fewest slots of the result, at most P.
+            min_slots: the minimum of slots of the result, at most P.
 
         Returns:
             float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns. In descending order
@@ -71,7 +71,7 @@ class Lowering(ABC):
         Args:
             scores: float32 (N, P), not negative, level after level.
             sizes: how many columns each level has.
-            limit: the most entries kept for a row and level; not positive: all.
+            limit: the maximum of entries kept for a row and level; not positive: all.
             floor: only entries above it are kept.
 
         Returns:
@@ -100,7 +100,7 @@ class Lowering(ABC):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Greedy class-wise suppression, then the best of each image.
 
@@ -108,10 +108,10 @@ class Lowering(ABC):
             boxes: float32 (N, P, 4) shared by the classes, or (N, C, P, 4).
             scores: float32 (N, C, P), 0 where a box is no candidate for a class.
             iou_threshold: overlap above which the lower-scored box of a class is dropped.
-            limit: the most detections of an image (``max_per_img``).
-            limit_per_class: the most detections of an image and class; 0: as many as ``limit``,
-                which cannot change the result.
-            least: the fewest slots of the result, 0 or 1; 1 needs P >= 1.
+            limit: the maximum of detections of an image (``max_per_img``).
+            limit_per_class: the maximum of detections of an image and class; 0: as many as
+                ``limit``, which cannot change the result.
+            min_slots: the minimum of slots of the result, 0 or 1; 1 needs P >= 1.
 
         Returns:
             float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) classes, -1
@@ -127,17 +127,17 @@ class Lowering(ABC):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`nms` of boxes that each belong to one class.
 
         Args:
             boxes: float32 (N, P, 4); scores: float32 (N, P); labels: int64 (N, P).
             classes: how many classes there are.
-            iou_threshold, limit, limit_per_class, least: as for :meth:`nms`.
+            iou_threshold, limit, limit_per_class, min_slots: as for :meth:`nms`.
         """
         spread = class_scores(scores, labels, classes)
-        return self.nms(boxes, spread, iou_threshold, limit, limit_per_class, least)
+        return self.nms(boxes, spread, iou_threshold, limit, limit_per_class, min_slots)
 
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
         """CornerNet's running maximum of maps (N, C, H, W) in one direction."""
@@ -151,11 +151,11 @@ class OnnxRuntimeLowering(Lowering):
     name = "onnxruntime"
 
     def top(
-        self, scores: Tensor, limit: int, floor: float, least: int = 0
+        self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
         count = most_above(scores, floor)
-        if least or limit > 0:
-            count = count.clamp(min=least or None, max=limit if limit > 0 else None)
+        if min_slots or limit > 0:
+            count = count.clamp(min=min_slots or None, max=limit if limit > 0 else None)
         values, index = torch.topk(scores, count, dim=1)
         return torch.where(values > floor, values, 0.0), index
 
@@ -168,8 +168,8 @@ class OnnxRuntimeLowering(Lowering):
             parts = zip(scores.split(list(sizes), dim=1), sizes, strict=True)
             levels = [torch.topk(part, _smaller(limit, size), dim=1) for part, size in parts]
             return _joined(levels, sizes)
-        # Few are above a threshold. All of them at once, of which each level's first stay, are
-        # cheaper to find than the best of each level.
+        # Few are above a threshold. Sorting all of them at once, and keeping the first of each
+        # level, is cheaper than a top-k of each level.
         values, index = self.top(scores, 0, floor)
         values = torch.where(_rank(index, sizes, limit) <= limit, values, 0.0)
         values, order = torch.topk(values, _smaller(limit * len(sizes), values.shape[1]), dim=1)
@@ -187,24 +187,24 @@ class OnnxRuntimeLowering(Lowering):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, classes, p = scores.shape
         per_class = min(limit, limit_per_class) if limit_per_class > 0 else limit
         if boxes.dim() == 4:  # a box for each class: every (image, class) is an image of its own
-            found = non_max_suppression(
+            selected = non_max_suppression(
                 boxes.reshape(-1, p, 4), scores.reshape(-1, 1, p), per_class, iou_threshold
             )
-            row, column = found[:, 0], found[:, 2]
+            row, column = selected[:, 0], selected[:, 2]
             image = quotient(row, classes)
             label = row - image * classes
             column = label * p + column
             at = image * (classes * p) + column
         else:
-            found = non_max_suppression(boxes, scores, per_class, iou_threshold)
-            image, label, column = found[:, 0], found[:, 1], found[:, 2]
+            selected = non_max_suppression(boxes, scores, per_class, iou_threshold)
+            image, label, column = selected[:, 0], selected[:, 1], selected[:, 2]
             at = (image * classes + label) * p + column
-        return self._best(scores.reshape(-1)[at], image, label, column, n, limit, least)
+        return self._best(scores.reshape(-1)[at], image, label, column, n, limit, min_slots)
 
     def nms_pairs(
         self,
@@ -215,14 +215,14 @@ class OnnxRuntimeLowering(Lowering):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         per_class = min(limit, limit_per_class) if limit_per_class > 0 else limit
         spread = class_scores(scores, labels, classes)
-        found = non_max_suppression(boxes, spread, per_class, iou_threshold)
-        image, label, column = found[:, 0], found[:, 1], found[:, 2]
+        selected = non_max_suppression(boxes, spread, per_class, iou_threshold)
+        image, label, column = selected[:, 0], selected[:, 1], selected[:, 2]
         score = scores.reshape(-1)[image * boxes.shape[1] + column]
-        return self._best(score, image, label, column, boxes.shape[0], limit, least)
+        return self._best(score, image, label, column, boxes.shape[0], limit, min_slots)
 
     @staticmethod
     def _best(
@@ -232,15 +232,15 @@ class OnnxRuntimeLowering(Lowering):
         column: Tensor,
         n: int,
         limit: int,
-        least: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is kept of all images, (M,) each, as (N, K): each image ranks its own."""
-        mine = image[None] == torch.arange(n, device=image.device)[:, None]
-        ranks = torch.where(mine, score[None], 0.0)
-        if least:  # one more entry, of score 0, for the slot of an image without detections
+        """The kept boxes of all images, (M,) each, as (N, K): ranked image by image."""
+        own = image[None] == torch.arange(n, device=image.device)[:, None]
+        ranks = torch.where(own, score[None], 0.0)
+        if min_slots:  # one more entry, of score 0, for the slot of an image without detections
             ranks = functional.pad(ranks, (0, 1))
             label, column = functional.pad(label, (0, 1)), functional.pad(column, (0, 1))
-        count = mine.sum(dim=1).amax().clamp(min=least, max=limit)
+        count = own.sum(dim=1).amax().clamp(min=min_slots, max=limit)
         ranked, rank = torch.topk(ranks, count, dim=1)
         return ranked, torch.where(ranked > 0, label[rank], -1), column[rank]
 
@@ -270,7 +270,7 @@ def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor
 
 
 def _rank(index: Tensor, sizes: Sequence[Any], limit: int) -> Tensor:
-    """The how-manieth of its level each entry is, from 1 on; 0 in levels that hold no more anyway.
+    """The rank of each entry within its level, from 1 on; 0 in levels of at most ``limit`` entries.
 
     Args:
         index: int64 (N, K), columns counted over all levels, the best first.
@@ -301,7 +301,7 @@ def _smaller(count: Any, size: Any) -> Any:
 
 
 def most_above(scores: Tensor, floor: float) -> Tensor:
-    """The most entries above ``floor`` that a row of scores (N, P) has, as an int64 scalar.
+    """The largest number of entries above ``floor`` in a row of scores (N, P), an int64 scalar.
 
     Summed in float32, which is several times faster than in int64, and exact up to 2**24, which is
     more than any detector finds above its threshold.

@@ -27,16 +27,16 @@ SCAN_STEPS = 10
 
 @torch.jit.script
 def _greedy(suppresses: Tensor, candidate: Tensor) -> Tensor:
-    # What is kept is what no kept box suppresses. Starting from all candidates, each round settles
-    # the boxes whose suppressors are settled, so the rounds end at the greedy choice.
-    kept = candidate
+    # A box is kept if no kept box suppresses it. Starting from all candidates, each round decides
+    # the boxes whose suppressors are decided, so the rounds end at the greedy choice.
+    keep = candidate
     changed = True
     while changed:
-        hit = torch.matmul(kept[:, None], suppresses)[:, 0]
-        settled = candidate * (hit < 0.5).to(candidate.dtype)
-        changed = bool((settled != kept).any())
-        kept = settled
-    return kept
+        hit = torch.matmul(keep[:, None], suppresses)[:, 0]
+        decided = candidate * (hit < 0.5).to(candidate.dtype)
+        changed = bool((decided != keep).any())
+        keep = decided
+    return keep
 
 
 class TensorRTLowering(Lowering):
@@ -45,13 +45,13 @@ class TensorRTLowering(Lowering):
     name = "tensorrt"
 
     def top(
-        self, scores: Tensor, limit: int, floor: float, least: int = 0
+        self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
-        kept = torch.where(scores > floor, scores, 0.0)
+        values = torch.where(scores > floor, scores, 0.0)
         if limit <= 0:
             columns = torch.arange(scores.shape[1], device=scores.device)[None]
-            return kept, columns + torch.zeros_like(scores, dtype=torch.int64)
-        return self._topk(kept, self.bounded(limit, "nms_pre"))
+            return values, columns + torch.zeros_like(scores, dtype=torch.int64)
+        return self._topk(values, self.bounded(limit, "nms_pre"))
 
     def bounded(self, count: int, key: str) -> int:
         if count > MOST_TOPK:
@@ -64,10 +64,10 @@ class TensorRTLowering(Lowering):
     def _topk(self, scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         """The best ``limit`` of scores (N, P), a constant number also where P is not known."""
         if self.fixed_shape:
-            found: tuple[Tensor, Tensor] = torch.topk(
+            best: tuple[Tensor, Tensor] = torch.topk(
                 scores, min(limit, int(scores.shape[1])), dim=1
             )
-            return found
+            return best
         values, index = torch.topk(functional.pad(scores, (0, limit)), limit, dim=1)
         index = torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
         # No more slots than there are entries: what follows compares all pairs of them.
@@ -86,10 +86,10 @@ class TensorRTLowering(Lowering):
         pooled = torch.zeros(())
         for level, (maps, scale) in enumerate(zip(features, scales, strict=True)):
             scaled = rows * scale - (0.5 if layer.aligned else 0.0)
-            mine = (levels == level).to(maps.dtype)[..., None, None]
+            on_level = (levels == level).to(maps.dtype)[..., None, None]
             across = axis_weights(scaled[..., 0], scaled[..., 2], width, maps.shape[3], layer)
             down = axis_weights(scaled[..., 1], scaled[..., 3], height, maps.shape[2], layer)
-            pooled = pooled + _weighted(maps, down * mine, across)
+            pooled = pooled + _weighted(maps, down * on_level, across)
         return pooled.flatten(0, 1), None
 
     def nms(
@@ -99,17 +99,17 @@ class TensorRTLowering(Lowering):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
         score, pair = self._topk(scores.flatten(1), MOST_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
         rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
-        found, labels, index = self.nms_pairs(
-            take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, least
+        score, labels, index = self.nms_pairs(
+            take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, min_slots
         )
-        return found, labels, torch.gather(at, 1, index)
+        return score, labels, torch.gather(at, 1, index)
 
     def nms_pairs(
         self,
@@ -120,7 +120,7 @@ class TensorRTLowering(Lowering):
         iou_threshold: float,
         limit: int,
         limit_per_class: int = 0,
-        least: int = 0,
+        min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x1, y1, x2, y2 = boxes.unbind(dim=2)
         shared = shared_length(x1, x2) * shared_length(y1, y2)
@@ -132,12 +132,12 @@ class TensorRTLowering(Lowering):
         )
         same = labels[:, :, None] == labels[:, None]
         suppresses = (overlap > iou_threshold) & first & same
-        kept = _greedy(suppresses.to(boxes.dtype), (scores > 0).to(boxes.dtype))
+        keep = _greedy(suppresses.to(boxes.dtype), (scores > 0).to(boxes.dtype))
         if 0 < limit_per_class < limit:
-            ahead = (first & same).to(boxes.dtype)
-            rank = torch.matmul(kept[:, None], ahead)[:, 0]
-            kept = kept * (rank < limit_per_class).to(kept.dtype)
-        score, index = self._topk(scores * kept, self.bounded(limit, "max_per_img"))
+            better = (first & same).to(boxes.dtype)
+            rank = torch.matmul(keep[:, None], better)[:, 0]
+            keep = keep * (rank < limit_per_class).to(keep.dtype)
+        score, index = self._topk(scores * keep, self.bounded(limit, "max_per_img"))
         return score, torch.where(score > 0, torch.gather(labels, 1, index), -1), index
 
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
@@ -178,12 +178,12 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
         extent = extent.clamp(min=1)
     step = (extent / bins)[..., None, None]
     if layer.sampling_ratio > 0:
-        most = layer.sampling_ratio
-        count = torch.full_like(step, float(most))
+        samples = layer.sampling_ratio
+        count = torch.full_like(step, float(samples))
     else:
-        most = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
+        samples = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
         count = torch.ceil(step)
-    sample = torch.arange(most, device=start.device)[None, None, None].to(start.dtype)
+    sample = torch.arange(samples, device=start.device)[None, None, None].to(start.dtype)
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
@@ -201,5 +201,5 @@ def _weighted(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:
     rows = torch.matmul(maps.flatten(1, 2), across.flatten(1, 2).transpose(1, 2))
     rows = rows.unflatten(1, (channels, -1)).unflatten(3, (-1, wide))
     rows = rows.permute(0, 3, 2, 1, 4).flatten(3)
-    found = torch.matmul(down, rows)
-    return found.reshape(n, k, down.shape[2], channels, wide).permute(0, 1, 3, 2, 4)
+    pooled = torch.matmul(down, rows)
+    return pooled.reshape(n, k, down.shape[2], channels, wide).permute(0, 1, 3, 2, 4)

@@ -102,7 +102,7 @@ def pool_rois(
 
 
 def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float) -> Tensor:
-    """Bilinear features at points given relative to boxes.
+    """Bilinear features at points relative to boxes.
 
     The order of operations is mmcv's ``rel_roi_point_to_rel_img_point``.
 
@@ -120,10 +120,10 @@ def sample_points(features: Tensor, boxes: Tensor, points: Tensor, scale: float)
     at = points * size[:, :, None] + boxes[:, :, None, :2]
     x, y = at[..., 0] / width * scale, at[..., 1] / height * scale
     grid = torch.stack([x, y], dim=-1) * 2.0 - 1.0
-    found = functional.grid_sample(features, grid, align_corners=False)
+    sampled = functional.grid_sample(features, grid, align_corners=False)
     # The rows are counted by the boxes: the exporter takes grid_sample's traced shape for fixed.
     rows = boxes.shape[0] * boxes.shape[1]
-    return found.permute(0, 2, 1, 3).reshape(rows, features.shape[1], points.shape[-2])
+    return sampled.permute(0, 2, 1, 3).reshape(rows, features.shape[1], points.shape[-2])
 
 
 def point_layer(extractor: Any) -> Any:
@@ -158,5 +158,5 @@ def pool_points(extractor: Any, features: tuple[Tensor, ...], boxes: Tensor) -> 
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     y = (torch.arange(height, device=boxes.device) + 0.5) / height
     points = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1)
-    found = sample_points(features[0], boxes, points, layer.spatial_scale)
-    return found.unflatten(2, (height, width))
+    sampled = sample_points(features[0], boxes, points, layer.spatial_scale)
+    return sampled.unflatten(2, (height, width))

@@ -17,7 +17,7 @@ _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON heade
 def read_header(path: Path) -> dict[str, Any]:
     """The metadata of a safetensors file: what was trained, how, and the AP it reached.
 
-    Returns {} for a file that is missing or broken: building the model is where that is told.
+    Returns {} for a file that is missing or broken: building the model raises for that.
     """
     try:
         with path.open("rb") as file:

@@ -37,7 +37,7 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing two reports found.
+    """The result of comparing two reports.
 
     Attributes:
         compared: the number of checks that ran on both sides, on the same device.
@@ -114,20 +114,20 @@ class Comparison:
 
     def _noise(self) -> list[str]:
         known = {case: value for case, value in self.detectable.items() if value is not None}
-        found = []
+        remarks = []
         if known:
             middle = sorted(known.values())[len(known) // 2]
-            case, most = max(known.items(), key=lambda item: item[1])
-            found.append(
+            case, largest = max(known.items(), key=lambda item: item[1])
+            remarks.append(
                 f"Latency: the smallest slow-down that counts is {middle:.1%} in the middle case "
-                f"and {most:.1%} in the noisiest ({case}). Of comparisons of two such reports, "
+                f"and {largest:.1%} in the noisiest ({case}). Of comparisons of two such reports, "
                 f"noise within the runs exceeds it anywhere in about {FALSE_ALARM:.0%}."
             )
         if unknown := len(self.detectable) - len(known):
-            found.append(
+            remarks.append(
                 f"{unknown} latency checks have no recorded noise: only the tolerance bounds them."
             )
-        return found
+        return remarks
 
 
 def compare(
@@ -196,9 +196,9 @@ def compare_with(
 
 def _by_key(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
     """The records by check, and those by device."""
-    found: dict[Key, dict[str, Record]] = {}
+    by_key: dict[Key, dict[str, Record]] = {}
     for record in in_order(records):
-        same = found.setdefault((*_case(record), record.check), {})
+        same = by_key.setdefault((*_case(record), record.check), {})
         first = same.get(record.device)
         if first is not None:  # a case checked by several tests: the worst, with all figures
             outcome = worst([first.outcome, record.outcome])
@@ -206,7 +206,7 @@ def _by_key(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
             metrics = {**first.metrics, **record.metrics}
             record = Record(**{**vars(base), "metrics": metrics})
         same[record.device] = record
-    return found
+    return by_key
 
 
 def _paired(
@@ -220,12 +220,12 @@ def _paired(
     gone: list[Record] = []
     new: list[Record] = []
     for key in dict.fromkeys([*here, *there]):
-        ours, theirs = dict(here.get(key, {})), dict(there.get(key, {}))
-        pairs += [(ours.pop(name), theirs.pop(name)) for name in list(ours) if name in theirs]
-        while ours and theirs:
-            pairs.append((ours.pop(next(iter(ours))), theirs.pop(next(iter(theirs)))))
-        gone += theirs.values()
-        new += ours.values()
+        now, before = dict(here.get(key, {})), dict(there.get(key, {}))
+        pairs += [(now.pop(name), before.pop(name)) for name in list(now) if name in before]
+        while now and before:
+            pairs.append((now.pop(next(iter(now))), before.pop(next(iter(before)))))
+        gone += before.values()
+        new += now.values()
     return pairs, gone, new
 
 
@@ -264,13 +264,13 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str, ..
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in environment.items():
         if isinstance(value, Mapping):
             prefix = "" if name == "versions" else f"{name} "
-            found.update({f"{prefix}{k}": str(v) for k, v in value.items()})
+            flat.update({f"{prefix}{k}": str(v) for k, v in value.items()})
         elif isinstance(value, list):
-            found[name] = ", ".join(map(str, value)) or "none"
+            flat[name] = ", ".join(map(str, value)) or "none"
         else:
-            found[name] = str(value)
-    return found
+            flat[name] = str(value)
+    return flat

@@ -57,12 +57,12 @@ def ratio_noise(record: Record) -> float | None:
     recorded, ratio = record.figure("ratio_iqr"), speedup(record)
     if recorded is not None and ratio:
         return recorded * ratio
-    ours = noise(record)
-    if ours is None:
+    relative = noise(record)
+    if relative is None:
         return None
     iqr, eager = record.figure("torch_iqr"), record.figure("torch_ms")
-    theirs = iqr / eager if iqr is not None and eager else ours
-    return math.hypot(ours, theirs)
+    eager_noise = iqr / eager if iqr is not None and eager else relative
+    return math.hypot(relative, eager_noise)
 
 
 def student(share: float, freedom: float) -> float:

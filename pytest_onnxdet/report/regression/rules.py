@@ -25,7 +25,7 @@ class Tolerances:
         parity: of each parity figure; a larger growth is a regression.
         tied: of the images, the share by which ``tied_images`` may grow, and at least by
             ``tied_least`` images; ``tied_detections`` in proportion, see :func:`tied_slack`.
-        mask_iou: of the least IoU of pasted masks; a larger drop is a regression.
+        mask_iou: of the smallest IoU of pasted masks; a larger drop is a regression.
         slowdown: of the ratio to PyTorch; a slow-down beyond it and beyond the noise is one.
     """
 
@@ -94,7 +94,7 @@ def outcome(now: Record, before: Record, excused: bool = False) -> list[Moved]:
 
 
 def device(now: Record, before: Record) -> list[Moved]:
-    """A check that passed on another device: nothing of it can be compared, which is told apart."""
+    """A check that passed on another device: it cannot be compared, and gets a row that says so."""
     return [_moved(now, "device", before.device, now.device, "none", True)]
 
 
@@ -150,7 +150,7 @@ def tied_slack(now: Record, tolerances: Tolerances) -> dict[str, int]:
     without, though nothing is worse; all of them are proven to be ties.
 
     Of detections, an image may have as many as one holds on average, and never fewer than 2: one
-    that PyTorch found and another one in its place.
+    of PyTorch's and another one in its place.
     """
     images = now.figure("images") or 0
     slack = max(tolerances.tied_least, int(tolerances.tied * images))
