@@ -101,7 +101,8 @@ def _with_choices(
     for number in range(MOST):
         if number == len(asked):
             break
-        decisions, noted = Decisions(asked[number]), []
+        decisions = Decisions(asked[number])
+        noted: list[Standing] = []
         with contextlib.ExitStack() as stack, contextlib.suppress(Unproven):
             if family.ties.levels:
                 stack.enter_context(played_back_levels(detector, decisions))
