@@ -73,8 +73,8 @@ class Ties:
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
         levels: whether regions take their features of a pyramid level that their size decides.
-        peaks: raw outputs, as logits, in which neighbours may both be peaks; in the order in which
-            mmdet looks at them.
+        peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
+            two that tie may be among the best; in the order in which mmdet looks at them.
         points: whether masks are refined at the points that are least certain.
         images: the greatest share of a random detector's images in which something ties.
     """
