@@ -66,17 +66,24 @@ class Ties:
 
     Attributes:
         order: which of equal values top-k takes: PyTorch leaves it open, ONNX does not.
-        suppression: which of overlapping boxes mmcv's plain ``batched_nms`` keeps.
-        proposals: whether suppression chooses proposals first, which later layers work on.
-        peaks: raw outputs, as logits, in which neighbours may both be peaks; in the order in which
-            mmdet looks at them.
+        suppression: which of overlapping boxes mmcv's plain ``batched_nms`` keeps, and which are
+            its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
+        confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
+            mmdet multiplies into scores.
+        proposals: whether suppression chooses proposals first, which later layers work on; of the
+            proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        levels: whether regions take their features of a pyramid level that their size decides.
+        peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
+            two that tie may be among the best; in the order in which mmdet looks at them.
         points: whether masks are refined at the points that are least certain.
         images: the greatest share of a random detector's images in which something ties.
     """
 
     order: bool = False
     suppression: bool = True
+    confidence: str | None = None
     proposals: bool = False
+    levels: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
     images: float = 0.0

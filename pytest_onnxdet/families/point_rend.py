@@ -155,5 +155,5 @@ POINT_REND = PointRendFamily(
     ),
     # Each of PointRend's 100 masks of an image has 784 points chosen of 12,544, so that of random
     # masks some tie in each image.
-    ties=Ties(proposals=True, points=True, images=1.0),
+    ties=Ties(proposals=True, levels=True, points=True, images=1.0),
 )

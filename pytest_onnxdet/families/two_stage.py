@@ -54,7 +54,7 @@ ROI_HEAD_METHODS = (
     "_mask_forward",
 )
 MASK_HEAD_METHODS = ("forward", "get_seg_masks")
-PROPOSALS_TIE = Ties(proposals=True)
+PROPOSALS_TIE = Ties(proposals=True, levels=True)
 #: What a two-stage detector has beside its RoI head.
 BOX_PARTS = (
     Part("rpn_head", ("mmdet.models.RPNHead",), (*HEAD_METHODS, "simple_test_rpn")),

@@ -20,7 +20,7 @@ from pytest_onnxdet.families.base import (
     named_levels,
     nms_threshold,
 )
-from pytest_onnxdet.families.family import Family, Part
+from pytest_onnxdet.families.family import Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, take_rows
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
 from pytest_onnxdet.models.calibrate import Calibration, Target, logit
@@ -123,6 +123,7 @@ YOLO = YoloFamily(
     name="yolo",
     heads=("mmdet.models.YOLOV3Head",),
     parts=(Part("bbox_head.bbox_coder", ("mmdet.core.bbox.coder.YOLOBBoxCoder",), ("decode",)),),
+    ties=Ties(confidence="conf_thr"),
     ignored={
         "nms_pre": "YOLOv3 in PyTorch does not read it, and neither does the graph; "
         "test_cfg.deploy_nms_pre caps the graph"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
 from pytest_onnxdet.reference.ties.points import watched_choices
+from pytest_onnxdet.reference.ties.replace import overridden
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
@@ -202,13 +203,10 @@ def _watched_masks(detector: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
 
         return get_seg_masks
 
-    for one in heads:
-        one.get_seg_masks = watch(one)
-    try:
-        yield seen
-    finally:
+    with contextlib.ExitStack() as stack:
         for one in heads:
-            del one.get_seg_masks
+            stack.enter_context(overridden(one, get_seg_masks=watch(one)))
+        yield seen
 
 
 def max_per_img(detector: nn.Module) -> int | None:

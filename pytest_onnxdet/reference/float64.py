@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.ties.replace import overridden
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
@@ -61,13 +62,18 @@ class Float64:
             for module in self._reference.detector.modules()
             if hasattr(module, "get_seg_masks")
         ]
-        for head in heads:
-            head.get_seg_masks = _pasting_in_float32(head)
-        try:
-            return self._reference.run(_double(batch))
-        finally:
+        points: list[Any] = [
+            module
+            for module in self._reference.detector.modules()
+            if hasattr(module, "get_roi_rel_points_test")
+        ]
+        with contextlib.ExitStack() as stack:
             for head in heads:
-                head.__dict__.pop("get_seg_masks", None)
+                stack.enter_context(overridden(head, get_seg_masks=_pasting_in_float32(head)))
+            for head in points:
+                chosen = _points_in_float64(head)
+                stack.enter_context(overridden(head, get_roi_rel_points_test=chosen))
+            return self._reference.run(_double(batch))
 
 
 def _pasting_in_float32(head: Any) -> Any:
@@ -84,6 +90,23 @@ def _pasting_in_float32(head: Any) -> Any:
         )
 
     return get_seg_masks
+
+
+def _points_in_float64(head: Any) -> Any:
+    """A point head's ``get_roi_rel_points_test`` for float64: mmdet gives float32 positions.
+
+    The points are mmdet's choice, their positions the centres of the same cells.
+    """
+    original = head.get_roi_rel_points_test
+
+    def get_roi_rel_points_test(mask_pred: Tensor, *rest: Any, **named: Any) -> Any:
+        index, _ = original(mask_pred, *rest, **named)
+        height, width = mask_pred.shape[-2:]
+        x = ((index % width).double() + 0.5) / width
+        y = (torch.div(index, width, rounding_mode="floor").double() + 0.5) / height
+        return index, torch.stack([x, y], dim=2)
+
+    return get_roi_rel_points_test
 
 
 def _double(batch: Batch) -> Batch:

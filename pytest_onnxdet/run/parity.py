@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_onnxdet.core.vocabulary import DEFAULT_PRECISION
 from pytest_onnxdet.run.ties import alternatives, most_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
+from pytest_onnxdet.verify.noise import narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
 def blame(bench: Workbench, case: Case) -> str:
     """Which stage changes the detections: lowering, export or runtime, in words."""
     from pytest_onnxdet.families import lower
-    from pytest_onnxdet.verify.localize import localize, standard_stages
+    from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
 
     # The deploy model of a static graph is another one, which takes shapes for numbers.
     deploy = lower(
@@ -75,13 +76,27 @@ def blame(bench: Workbench, case: Case) -> str:
         families=bench.families,
     )
     session = bench.session(case)
+    tolerance = case.spec.tolerance(case.backend.name, case.precision, session.device)
+    noise = noise_of(bench, case)
+
+    def settles(stage: Stage, index: int, found: Detections) -> Sequence[Detections]:
+        return alternatives(bench, case, tolerance, index, found, raw_session=stage.raw)
+
     return str(
         localize(
             bench.results(case),
-            standard_stages(deploy, bench.artifact(case), session, bench.batches(case)),
-            case.spec.tolerance(case.backend.name, case.precision, session.device),
+            standard_stages(
+                deploy,
+                bench.artifact(case),
+                session,
+                bench.batches(case),
+                raw_artifact=lambda: bench.artifact(case, postprocess=False),
+                raw_session=lambda: bench.session(case, postprocess=False),
+            ),
+            tolerance if noise is None else narrowed(tolerance, noise),
             classes=case.spec.classes,
             images=bench.names(case),
             max_per_img=bench.max_per_img(case.spec),
+            settles=settles,
         )
     )

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from pytest_onnxdet.models.structure import is_structure
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import ModelSpec, Tolerance
     from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Case
+    from pytest_onnxdet.verify.localize import Runs
 
 
 def most_tied(bench: Workbench, spec: ModelSpec) -> float:
@@ -35,6 +35,7 @@ def alternatives(
     index: int,
     candidate: Detections,
     singly: bool = False,
+    raw_session: Callable[[], Runs] | None = None,
 ) -> list[Detections]:
     """What PyTorch might have detected in one image of a case; see :func:`of_image`.
 
@@ -45,6 +46,7 @@ def alternatives(
         index: the image's place in the data set.
         candidate: what the backend finds in it.
         singly: whether the image is run alone, padded as in its batch.
+        raw_session: gives what computed the candidate's raw outputs; None: the backend did.
     """
     from pytest_onnxdet.data.batches import alone
 
@@ -57,7 +59,7 @@ def alternatives(
         batch,
         place,
         candidate,
-        lambda: bench.session(runs, postprocess=False),
+        raw_session or (lambda: bench.session(runs, postprocess=False)),
         tolerance,
         bench.max_per_img(case.spec),
     )
@@ -68,7 +70,7 @@ def of_image(
     batch: Batch,
     place: int,
     candidate: Detections,
-    raw_session: Callable[[], Session],
+    raw_session: Callable[[], Runs],
     tolerance: Tolerance,
     max_per_img: int | None,
 ) -> list[Detections]:

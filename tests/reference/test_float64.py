@@ -19,7 +19,7 @@ from pytest_onnxdet.run.cases import Settings  # noqa: E402
 from pytest_onnxdet.verify.noise import detection_noise  # noqa: E402
 
 
-@pytest.fixture(params=["retinanet", "mask_rcnn", "cornernet"])
+@pytest.fixture(params=["retinanet", "mask_rcnn", "point_rend", "cornernet"])
 def at_work(request, tmp_path):
     spec = builtin_registry().get(request.param)
     settings = Settings(cache=tmp_path, limit=2)

@@ -12,7 +12,7 @@ from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.models.build import build_detector, load_config
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.reference.detector import Reference
-from pytest_onnxdet.reference.ties.peaks import judge_peaks, played_back_peaks
+from pytest_onnxdet.reference.ties.peaks import judge_first, judge_peaks, played_back_peaks
 from pytest_onnxdet.reference.ties.proof import _with_peaks
 from pytest_onnxdet.reference.ties.suppression import Unproven
 
@@ -69,6 +69,29 @@ def test_mmdet_takes_them_for_its_corners_and_is_as_before_afterwards() -> None:
         assert peaks(ours) == [2]
         assert peaks(ours) == [1, 2]
     assert corner_head.get_local_maximum is original
+
+
+def best(values: torch.Tensor, count: int) -> list[int]:
+    return corner_head.get_topk_from_heatmap(values, k=count)[4][0].int().tolist()
+
+
+def test_of_corners_that_tie_for_the_last_place_either_is_taken() -> None:
+    original = corner_head.get_topk_from_heatmap
+    ours = heat(0.9, 0.0, 0.5, 0.0, 0.5 + UNIT, 0.0)
+    theirs = heat(0.9, 0.0, 0.5 + UNIT, 0.0, 0.5, 0.0)
+    assert best(ours, 2) == [0, 4]
+    with played_back_peaks([theirs.logit(), ours.logit()]):
+        peaks_of = [corner_head.get_local_maximum(ours, kernel=3) for _ in range(2)]
+        assert best(peaks_of[0], 2) == [0, 2]
+        assert best(peaks_of[1], 2) == [0, 4]
+    assert corner_head.get_topk_from_heatmap is original
+
+
+@pytest.mark.parametrize("theirs", [(0.9, 0.0, 0.5003, 0.0, 0.5), (0.4, 0.0, 0.5, 0.0, 0.5)])
+def test_a_corner_that_is_not_among_the_best_is_refused(theirs: tuple[float, ...]) -> None:
+    ours = heat(0.9, 0.0, 0.5, 0.0, 0.5002)
+    with pytest.raises(Unproven, match="among the best in one of the two only"):
+        judge_first(ours, heat(*theirs), 2)
 
 
 def test_each_image_of_a_batch_has_its_own_peaks() -> None:

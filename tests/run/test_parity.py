@@ -22,7 +22,7 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
         asked.append((detector, lowering, fixed_shape))
         return "deploy"
 
-    def stages(deploy: Any, *_: Any) -> list[Any]:
+    def stages(deploy: Any, *_: Any, **__: Any) -> list[Any]:
         assert deploy == "deploy"
         return [localize.Stage("lowering", lambda: [])]
 
@@ -36,6 +36,7 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
         "batches": [],
         "names": [],
         "max_per_img": None,
+        "recording": SimpleNamespace(noise=None),
     }
     bench: Any = SimpleNamespace(
         families="families",

@@ -60,6 +60,50 @@ def test_no_difference_and_a_sum_of_small_ones():
     assert "their sum is not" in str(blame)
 
 
+@pytest.mark.parametrize("stage", range(3))
+def test_a_step_that_decides_a_tie_otherwise_is_not_blamed(stage):
+    """BAD is what the reference might have found, too: asked of the stage that found it."""
+    asked = []
+
+    def settles(one, index, found):
+        asked.append((one.name, index))
+        assert found is BAD[1]
+        return [GOOD[1], BAD[1]]
+
+    results = [BAD if at == stage else GOOD for at in range(3)]
+    stages = [Stage(n, lambda r=r: r) for n, r in zip(NAMES, results, strict=True)]
+    assert localize(GOOD, stages, TOLERANCE).stage == NAMES[stage]
+    blame = localize(GOOD, stages[: stage + 1], TOLERANCE, settles=settles)
+    assert blame.stage is None and blame.note == "nothing differs here"
+    assert asked[0] == (NAMES[stage], 1)
+
+
+def test_what_differs_beside_a_tie_is_blamed():
+    other = nudge(GOOD[0], "boxes", 0, np.float32([1, 0, 0, 0]))
+    stages = [Stage("lowering", lambda: GOOD), Stage("export", lambda: [other, BAD[1]])]
+    blame = localize(
+        GOOD, stages, TOLERANCE, settles=lambda _, index, found: [found] if index else []
+    )
+    assert blame.stage == "export"
+    assert {fault.index for fault in blame.result.faults} == {0}
+
+
+def test_a_proof_that_fails_or_proves_nothing_leaves_the_blame():
+    def fail(*_):
+        raise RuntimeError("no raw outputs")
+
+    stages = [Stage("lowering", lambda: BAD)]
+    for settles in (fail, lambda *_: [], lambda *_: GOOD):
+        assert localize(GOOD, stages, TOLERANCE, settles=settles).stage == "lowering"
+
+
+def test_a_stage_that_loses_everything_is_not_saved_by_a_proof():
+    nothing = [empty(), empty()]
+    stages = [Stage("lowering", lambda: nothing)]
+    blame = localize(GOOD, stages, TOLERANCE, settles=lambda _, __, found: [found])
+    assert blame.stage == "lowering"
+
+
 class Eager:
     """A deploy model as the chain sees one: tensors in, tensors out, names of the outputs."""
 
@@ -96,6 +140,26 @@ def test_the_standard_chain(tmp_path, broken):
     stages = standard_stages(Eager(graphs[0]), artifact, Backend(graphs[2]), batches)
     assert tuple(stage.name for stage in stages) == NAMES
     assert localize(reference, stages, TOLERANCE).stage == NAMES[broken]
+
+
+def test_each_step_of_the_standard_chain_tells_its_own_raw_outputs(tmp_path):
+    artifact, batch = save(detector(), tmp_path / "model.onnx"), Batch(*feeds(0).values(), [])
+    deploy = Eager(detector())
+    deploy.raw = lambda *arrays: dict(zip(Eager.outputs, deploy(*arrays), strict=True))
+    stages = standard_stages(
+        deploy,
+        artifact,
+        Backend(detector()),
+        [],
+        raw_artifact=lambda: artifact,
+        raw_session=lambda: Backend(detector()),
+    )
+    for stage in stages:
+        found = stage.raw().run(batch)
+        np.testing.assert_allclose(found["dets"], run(detector(), feeds(0))["dets"], atol=1e-3)
+    assert [one.raw for one in standard_stages(deploy, artifact, Backend(None), [])][1:] == [
+        None
+    ] * 2
 
 
 def test_the_outputs_of_a_copy_are_more():

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_onnxdet.reference.ties.cuts import first
+from pytest_onnxdet.reference.ties.replace import overridden
 from pytest_onnxdet.reference.ties.rounding import score_slack
 from pytest_onnxdet.reference.ties.suppression import Unproven
 
@@ -28,20 +31,53 @@ def played_back_peaks(maps: Sequence[Tensor]) -> Iterator[None]:
             looks for peaks: top-left, bottom-right.
 
     Raises:
-        Unproven: within the block, where a peak is none by more than rounding.
+        Unproven: within the block, where a peak, or one among the best, is none by more than
+            rounding.
     """
     from mmdet.models.dense_heads import corner_head
 
-    original, left = corner_head.get_local_maximum, list(maps)
+    original, left, seen = corner_head.get_topk_from_heatmap, list(maps), []
 
     def chosen(heat: Tensor, kernel: int = 3) -> Tensor:
-        return heat * judge_peaks(heat, left.pop(0).sigmoid(), kernel)
+        theirs = left.pop(0).sigmoid()
+        peaks = judge_peaks(heat, theirs, kernel)
+        seen.append(theirs * peaks)
+        return heat * peaks
 
-    corner_head.get_local_maximum = chosen
-    try:
+    def best(scores: Tensor, k: int = 20) -> Any:
+        # All others are put behind them; what mmdet computes of these cells is its own.
+        return original(torch.where(judge_first(scores, seen.pop(0), k), scores, -1.0), k)
+
+    with overridden(corner_head, get_local_maximum=chosen, get_topk_from_heatmap=best):
         yield
-    finally:
-        corner_head.get_local_maximum = original
+
+
+def judge_first(heat: Tensor, theirs: Tensor, count: int) -> Tensor:
+    """Which cells are the best of ``theirs``, if rounding alone may make them the best of ``heat``.
+
+    Args:
+        heat: PyTorch's scores, float32 (N, C, H, W), 0 where no peak is.
+        theirs: the backend's; of equal ones the first are taken, as in ONNX.
+        count: how many are taken of each image.
+
+    Returns:
+        bool (N, C, H, W).
+
+    Raises:
+        Unproven: a cell is taken in one of the two, and not by a tie.
+    """
+    ours = heat.flatten(1)
+    index = torch.sort(theirs.flatten(1), dim=1, descending=True, stable=True).indices[:, :count]
+    taken = torch.zeros_like(ours, dtype=torch.bool).scatter(1, index, True)
+    for image, scores in zip(taken.numpy(), ours.numpy(), strict=True):
+        sure, possible = first(scores, count)
+        wrong = (image & ~possible) | (sure & ~image)
+        if wrong.any():
+            score = float(scores[wrong.argmax()])
+            raise Unproven(
+                f"a corner of score {score:.6g} is among the best in one of the two only"
+            )
+    return taken.reshape(heat.shape)
 
 
 def judge_peaks(heat: Tensor, theirs: Tensor, kernel: int) -> Tensor:

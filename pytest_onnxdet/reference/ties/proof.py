@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
@@ -15,10 +16,14 @@ OPEN = 0.01
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.families.family import Family
     from pytest_onnxdet.reference.detector import Reference
+    from pytest_onnxdet.reference.ties.standing import Standing
+    from pytest_onnxdet.reference.ties.suppression import Choice
 
 
 def alternatives(
@@ -54,7 +59,7 @@ def alternatives(
         from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
         two values that tie comes first.
     """
-    from pytest_onnxdet.reference.ties.suppression import Choice, Unproven, played_back
+    from pytest_onnxdet.reference.ties.suppression import Choice
 
     one = list(alone(batch))[place]
     made: list[Detections] = []
@@ -72,12 +77,62 @@ def alternatives(
         mine = proposals[place][proposals[place, :, 4] > 0]
         limit = reference.family.proposal_limit(reference.detector)
         choices.insert(0, Choice(mine[:, :4], mine[:, 4], mine[:, 5].astype(int), limit))
-    try:
-        with played_back(choices, tolerance):
-            chosen = reference.post_process(own, one, mask_ranges=ties.points)
-    except Unproven:
-        return made
+    chosen = _with_choices(reference, own, one, choices, tolerance)
     return [*made, *(one for one in chosen if open_share(one, tolerance.mask_prob) <= OPEN)]
+
+
+def _with_choices(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    choices: Sequence[Choice],
+    tolerance: Tolerance,
+) -> list[Detections]:
+    """The detections of one image where mmdet's suppressions keep what the backend kept.
+
+    Of each way to choose the levels of regions at a border, where the choices hold.
+    """
+    from pytest_onnxdet.reference.ties.levels import MOST, Decisions, played_back_levels
+    from pytest_onnxdet.reference.ties.suppression import Unproven, played_back
+
+    family, detector = reference.family, reference.detector
+    made: list[Detections] = []
+    asked: list[tuple[bool, ...]] = [()]
+    for number in range(MOST):
+        if number == len(asked):
+            break
+        decisions = Decisions(asked[number])
+        noted: list[Standing] = []
+        with contextlib.ExitStack() as stack, contextlib.suppress(Unproven):
+            if family.ties.levels:
+                stack.enter_context(played_back_levels(detector, decisions))
+            stack.enter_context(open_candidates(family, detector, noted))
+            with played_back(choices, tolerance, noted):
+                made += reference.post_process(raw, image, mask_ranges=family.ties.points)
+        asked += decisions.others()
+    return made
+
+
+@contextlib.contextmanager
+def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) -> Iterator[None]:
+    """For the duration of the block, mmdet suppresses all boxes that may be candidates.
+
+    Args:
+        family: the detector's.
+        detector: the detector.
+        noted: where it is noted, before each suppression, how its boxes stand.
+    """
+    from pytest_onnxdet.reference.ties.cuts import open_levels, open_regions
+    from pytest_onnxdet.reference.ties.thresholds import open_scores
+
+    model: Any = detector
+    with contextlib.ExitStack() as stack:
+        if family.ties.proposals:
+            stack.enter_context(open_regions(model.rpn_head, noted))
+        stack.enter_context(open_levels(noted))
+        head = family.head(detector)
+        stack.enter_context(open_scores(noted, head, family.ties.confidence))
+        yield
 
 
 def _with_peaks(

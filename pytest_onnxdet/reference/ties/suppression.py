@@ -15,7 +15,6 @@ work on from there, and what comes of it is PyTorch's own result for that choice
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.reference.ties.replace import replaced
 from pytest_onnxdet.reference.ties.rounding import box_slack, score_slack
+from pytest_onnxdet.reference.ties.standing import Standing
 
 Floats = NDArray[np.floating[Any]]
 
@@ -53,12 +54,16 @@ class Choice:
 
 
 @contextlib.contextmanager
-def played_back(choices: Sequence[Choice], tolerance: Tolerance) -> Iterator[None]:
+def played_back(
+    choices: Sequence[Choice], tolerance: Tolerance, noted: list[Standing] | None = None
+) -> Iterator[None]:
     """For the duration of the block, mmdet's suppressions give these choices, one after the other.
 
     Args:
         choices: of the suppressions of one image, in the order in which mmdet makes them.
         tolerance: by how much what was kept may differ from PyTorch's candidates.
+        noted: before each suppression, how the boxes stand that it gets, part by part; is emptied.
+            None or empty: all are candidates.
 
     Raises:
         Unproven: within the block, where a choice does not hold or there are not as many.
@@ -74,31 +79,32 @@ def played_back(choices: Sequence[Choice], tolerance: Tolerance) -> Iterator[Non
             raise Unproven(f"{nms_cfg['type']} does not only choose")
         if not left:
             raise Unproven("mmdet suppresses more often than the backend told choices")
-        rows = judge(
-            boxes.numpy(),
-            scores.numpy(),
-            idxs.numpy(),
+        standing = Standing.joined(noted) if noted else None
+        rows = np.arange(len(scores))
+        if noted and standing is not None:
+            noted.clear()
+            if len(standing) != len(scores):
+                raise Unproven(f"{len(scores)} boxes are suppressed, and {len(standing)} noted")
+            rows = np.flatnonzero(~standing.out)
+            standing = standing.taken(rows)
+        held = judge(
+            boxes.numpy()[rows],
+            scores.numpy()[rows],
+            idxs.numpy()[rows],
             nms_cfg.get("iou_threshold", nms_cfg.get("iou_thr")),
             left.pop(0),
             tolerance,
             class_agnostic,
+            standing,
         )
-        kept = torch.from_numpy(rows)
+        kept = torch.from_numpy(rows[held])
         kept = kept[scores[kept].argsort(descending=True, stable=True)]
         return torch.cat([boxes[kept], scores[kept, None]], dim=1), kept
 
-    # mmdet's modules import it by name.
-    loaded = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
-    holders = [module for module in loaded if vars(module).get("batched_nms") is original]
-    for module in holders:
-        vars(module)["batched_nms"] = chosen
-    try:
+    with replaced(original, chosen):
         yield
         if any(len(choice.scores) for choice in left):
             raise Unproven("the backend keeps boxes where mmdet has no candidate")
-    finally:
-        for module in holders:
-            vars(module)["batched_nms"] = original
 
 
 def judge(
@@ -109,13 +115,15 @@ def judge(
     choice: Choice,
     tolerance: Tolerance,
     class_agnostic: bool = False,
+    standing: Standing | None = None,
 ) -> NDArray[np.int64]:
     """The candidates that a choice keeps, if greedy suppression may keep just these.
 
     Each kept box must be a candidate, within the allowances, and no more may be kept than allowed.
     No two of a label may surely overlap by more than the threshold. Each candidate that is not kept
     must perhaps overlap by more with a kept one of its label that perhaps scores higher; or, where
-    as many are kept as may be, perhaps score no higher than the last. "Surely" and "perhaps": with
+    as many are kept as may be, perhaps score no higher than the last; or perhaps be no candidate,
+    as a limit that comes before suppression has it. "Surely" and "perhaps": with
     every coordinate and score off by what rounding can do (see the module
     ``rounding`` beside this one), which is far less than the allowances.
 
@@ -125,6 +133,7 @@ def judge(
         choice: what was kept.
         tolerance: ``box_px`` and ``score`` are the allowances.
         class_agnostic: whether boxes of all labels suppress each other.
+        standing: which of them are candidates only perhaps; none may be out. None: all are ones.
 
     Returns:
         int64 (K,), the rows of the kept.
@@ -142,6 +151,7 @@ def judge(
     step = float(boxes.max(initial=0.0)) + 1
     kept = np.zeros(len(scores), dtype=bool)
     kept[rows] = True
+    unexplained = ~kept
     for label in np.unique(labels):
         slack = box_slack(boxes, step * float(label))
         mine = np.flatnonzero(labels == label)
@@ -156,9 +166,13 @@ def judge(
         dropped = ((possible > iou_threshold) & ahead).any(axis=1)
         if choice.limit is not None and len(rows) >= choice.limit:
             dropped |= (scores - tie)[others] <= last
-        if not dropped.all():
-            at = others[~dropped][0]
-            raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} is not kept")
+        unexplained[others[dropped]] = False
+    standing = standing or Standing(np.zeros_like(kept), np.zeros_like(kept))
+    wrong = standing.objection(kept, unexplained)
+    if wrong is not None:
+        at = wrong[0]
+        told = "is kept, and too many like it" if kept[at] else "is not kept"
+        raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} {told}")
     return rows
 
 

@@ -1,0 +1,48 @@
+"""Standing in for a function of mmdet's or mmcv's, for the duration of a block."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def replaced(original: Any, substitute: Any) -> Iterator[None]:
+    """For the duration of the block, all loaded modules that hold a function hold another.
+
+    mmdet's modules import functions by name, each module for itself.
+
+    Args:
+        original: the function; modules hold it by its own name.
+        substitute: what is called instead.
+    """
+    name = original.__name__
+    loaded = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    holders = [module for module in loaded if vars(module).get(name) is original]
+    for module in holders:
+        vars(module)[name] = substitute
+    try:
+        yield
+    finally:
+        for module in holders:
+            vars(module)[name] = original
+
+
+@contextlib.contextmanager
+def overridden(owner: Any, **attributes: Any) -> Iterator[None]:
+    """For the duration of the block, an object has other attributes of its own.
+
+    Args:
+        owner: an instance; what its class has stays as it is.
+        attributes: by name.
+    """
+    before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    vars(owner).update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del vars(owner)[name]
+        vars(owner).update(before)
