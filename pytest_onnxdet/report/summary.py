@@ -89,4 +89,6 @@ def _remarks(records: list[Record]) -> tuple[str, ...]:
         found.append(furthest)
     if tied := figures.ties(records):
         found.append(tied)
+    if unreached := figures.unreached(records):
+        found.append(unreached)
     return tuple(found)

@@ -79,7 +79,7 @@ def test_every_mini_has_a_size_that_holds_every_image(name: str) -> None:
 
 def test_limit_cuts_images_and_evaluation(shapes: Dataset) -> None:
     few = load_dataset(SPEC, config(), limit=3)
-    assert len(few) == 3 == len(few.image_ids) and len(shapes) == 72
+    assert len(few) == 3 == len(few.image_ids) and len(shapes) == 73
     assert few.evaluate(perfect(few))["bbox_mAP"] == pytest.approx(1.0)
     with pytest.raises(DataError, match="no images"):
         load_dataset(SPEC, config(), limit=0)
@@ -111,7 +111,7 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
     assert set(shapes.evaluate(boxes_only)) & {"bbox_mAP", "segm_mAP"} == {"bbox_mAP"}
     nothing = [[np.zeros((0, 5), np.float32)] * 3] * len(shapes)
     assert shapes.evaluate(nothing)["bbox_mAP"] == 0.0
-    with pytest.raises(DataError, match="1 results for 72 images"):
+    with pytest.raises(DataError, match="1 results for 73 images"):
         shapes.evaluate(nothing[:1])
 
 
