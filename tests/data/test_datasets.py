@@ -115,6 +115,26 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
         shapes.evaluate(nothing[:1])
 
 
+def test_what_is_found_in_the_crowd_counts_neither_for_nor_against(shapes: Dataset) -> None:
+    results = perfect(shapes)
+    info = shapes.coco.data_infos[-1]
+    height, width = info["height"], info["width"]
+    rng = np.random.default_rng(1)
+    boxes, masks = [], []
+    for _ in range(3):
+        corner = rng.uniform(0, 60, (40, 2))
+        scored = np.hstack([corner, corner + rng.uniform(5, 60, (40, 2)), np.full((40, 1), 0.99)])
+        boxes.append(scored.astype(np.float32))
+        masks.append([rng.random((height, width)) < 0.5 for _ in range(40)])
+    for last in ((boxes, masks), ([np.zeros((0, 5), np.float32)] * 3, [[], [], []])):
+        found = shapes.evaluate([*results[:-1], last])
+        assert found["bbox_mAP"] == found["segm_mAP"] == 1.0
+    # In any other image such detections cost.
+    size = shapes.coco.data_infos[0]["height"], shapes.coco.data_infos[0]["width"]
+    wrong = [[rng.random(size) < 0.5 for _ in range(40)] for _ in range(3)]
+    assert shapes.evaluate([(boxes, wrong), *results[1:]])["bbox_mAP"] < 1.0
+
+
 def test_registry_names_what_there_is() -> None:
     registry = builtin_datasets()
     registry.register(replace(SPEC, name="mine"))
