@@ -115,7 +115,8 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
         shapes.evaluate(nothing[:1])
 
 
-def test_what_is_found_in_the_crowd_counts_neither_for_nor_against(shapes: Dataset) -> None:
+def test_what_is_found_in_the_crowd_counts_neither_for_nor_against() -> None:
+    shapes = load_dataset(SPEC, config())  # evaluating encodes a data set's polygons in place
     results = perfect(shapes)
     info = shapes.coco.data_infos[-1]
     height, width = info["height"], info["width"]
