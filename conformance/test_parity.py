@@ -31,5 +31,6 @@ def test_parity(
         tolerance,
         tie_proofs(bench, case, tolerance),
     )
-    onnxdet_record(verdict.metrics, **said_of_views(case.spec))
+    cuts = bench.recording(case).cuts
+    onnxdet_record(verdict.metrics, cuts_reached=cuts, **said_of_views(case.spec))
     verdict.raise_for(case.id, locate=lambda: blame(bench, case))

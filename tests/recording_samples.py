@@ -54,4 +54,5 @@ def recording(*found: Detections, raw: int = 1) -> Recording:
         detections=found,
         raw=tuple(outputs),
         versions=VERSIONS,
+        cuts={"nms_pre": 0, "max_per_img": 1},
     )

@@ -1,6 +1,10 @@
 """Write the validation split of the drawn scenes: PNG files and a COCO json.
 
 Running it again gives the same bytes. Usage: python tools/draw_scenes.py [--out DIR]
+
+At the end comes a crowd, in which every mini detector has more candidates than it keeps. It is
+annotated as COCO annotates crowds, one region a class with ``iscrowd``: what a detector finds there
+counts neither for nor against its AP, while parity compares all of it.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pytest_onnxdet.data.scenes import CLASSES, VAL_SEED, Scene, draw_scene
+from pytest_onnxdet.data.scenes import CLASSES, VAL_SEED, Scene, draw_crowd, draw_scene
 
 COUNT = 72
+CROWDS = 1
 EMPTY = (7, 23, 40, 58)
 DEFAULT = Path(__file__).resolve().parents[1] / "pytest_onnxdet" / "data" / "shapes"
 
@@ -45,23 +50,49 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[st
     return found
 
 
+def crowd_annotations(image_id: int, first_id: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """COCO annotations of a crowd, height and width ``size``: the whole image for each class."""
+    height, width = size
+    return [
+        {
+            "id": first_id + label,
+            "image_id": image_id,
+            "category_id": label + 1,
+            "bbox": [0.0, 0.0, float(width), float(height)],
+            "area": float(height * width),
+            "segmentation": {"size": [height, width], "counts": [0, height * width]},
+            "iscrowd": 1,
+        }
+        for label in range(len(CLASSES))
+    ]
+
+
 def main() -> None:
     """Draw and write the split."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT)
     parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--crowds", type=int, default=CROWDS, help="crowded scenes at the end")
     args = parser.parse_args()
     cv2.setNumThreads(0)
     (args.out / "val").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    for index in range(args.count):
-        scene = draw_scene(VAL_SEED, index, empty=index in EMPTY)
+    for index in range(args.count + args.crowds):
+        crowded = index >= args.count
+        if crowded:
+            scene = draw_crowd(VAL_SEED, index)
+        else:
+            scene = draw_scene(VAL_SEED, index, empty=index in EMPTY)
         name = f"{index:03d}.png"
         cv2.imwrite(str(args.out / "val" / name), scene.image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         height, width = scene.image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
-        objects += coco_annotations(scene, index + 1, len(objects) + 1)
+        first = len(objects) + 1
+        if crowded:
+            objects += crowd_annotations(index + 1, first, (height, width))
+        else:
+            objects += coco_annotations(scene, index + 1, first)
     document = {
         "info": {"description": "Drawn circles, squares and triangles, validation split"},
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],

@@ -23,7 +23,7 @@ from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.reference.recording import Recording
 
 #: What a file says it is written in. A reader takes no other: raise it with any change.
-FORMAT = 2
+FORMAT = 3
 _RAW, _EXACT = "raw", "exact"
 
 
@@ -56,6 +56,7 @@ def write(path: Path, recording: Recording) -> None:
         "versions": dict(recording.versions),
         "noise": None if recording.noise is None else _figures(recording.noise),
         "raw": len(recording.raw),
+        "cuts": dict(recording.cuts),
     }
     arrays: dict[str, NDArray[Any]] = {
         "format": np.array(FORMAT, dtype=np.int64),
@@ -119,6 +120,7 @@ def read(path: Path) -> Recording:
             detections=tuple(_detections(arrays)),
             raw=raw,
             versions=about["versions"],
+            cuts=about["cuts"],
             noise=None if about["noise"] is None else _noise(about["noise"], arrays, raw),
         )
     except FileNotFoundError as error:

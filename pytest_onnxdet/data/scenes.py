@@ -21,6 +21,11 @@ MAX_OBJECTS = 6
 EMPTY_FRACTION = 0.06
 # Where shapes lie over one another, at least this part of each stays visible.
 MIN_VISIBLE = 0.6
+# A crowd: more shapes than any mini gives detections of, the largest beneath, on a scene of the
+# shape that the minis' test pipelines make the most of.
+CROWD_SIZE = (160, 200)
+CROWD_OBJECTS = 300
+CROWD_SIDES = (40.0, 8.0)
 _SHIFT = 4  # cv2 draws with 1/16 px
 
 
@@ -78,6 +83,26 @@ def draw_scene(seed: int, index: int, empty: bool | None = None) -> Scene:
     return Scene(image, boxes, np.array(labels, np.int64), tuple(polygons))
 
 
+def draw_crowd(seed: int, index: int) -> Scene:
+    """Draw crowd ``index`` of the split ``seed``: shapes upon shapes, hidden ones among them.
+
+    Ordinary scenes hold so few objects that no detector has more candidates than its test_cfg
+    keeps. In a crowd it has.
+    """
+    rng = np.random.default_rng([seed, index, CROWD_OBJECTS])
+    height, width = CROWD_SIZE
+    image = _background(rng, height, width)
+    largest, least = CROWD_SIDES
+    polygons: list[NDArray[np.float32]] = []
+    labels = rng.integers(len(CLASSES), size=CROWD_OBJECTS)
+    for label, size in zip(labels, np.geomspace(largest, least, CROWD_OBJECTS), strict=True):
+        polygon = _shape(rng, int(label), float(size), height, width)
+        polygons.append(polygon)
+        _paint(rng, image, polygon)
+    boxes = np.array([[*p.min(0), *p.max(0)] for p in polygons], np.float32)
+    return Scene(image, boxes, labels.astype(np.int64), tuple(polygons))
+
+
 def _background(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Stripes and soft blobs between two near colours, few levels so that PNGs stay small."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -98,6 +123,11 @@ def _outline(rng: Generator, label: int, height: int, width: int) -> NDArray[np.
     largest = 0.62 * min(height, width)
     # Uniform in the logarithm: as many small ones as large ones.
     size = float(np.exp(rng.uniform(np.log(20.0), np.log(largest))))
+    return _shape(rng, label, size, height, width)
+
+
+def _shape(rng: Generator, label: int, size: float, height: int, width: int) -> NDArray[np.float32]:
+    """A shape of about this size in pixels, wholly inside the image: float32 (p, 2)."""
     turn = rng.uniform(-0.2, 0.2)
     if label == 0:
         angles = np.linspace(0, 2 * np.pi, 33)[:-1]

@@ -91,6 +91,19 @@ class DenseFamily(Family):
         nms_threshold(head.test_cfg)
         return DenseDetector(detector, lowering, limits)
 
+    def candidate_head(self, detector: nn.Module) -> Any:
+        return self.head(detector)
+
+    def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
+        """Of each level's pairs of prior and class, those above the threshold."""
+        head = self.head(detector)
+        counts = []
+        for level in outputs[0]:
+            rows = joined([level], head.cls_out_channels)
+            scores = sigmoid(rows) if head.use_sigmoid_cls else rows.softmax(dim=-1)[..., :-1]
+            counts.append((scores > head.test_cfg.score_thr).sum(dim=(1, 2)).tolist())
+        return counts
+
     def calibration(self, detector: nn.Module) -> Calibration:
         head: Any = self.head(detector)
         level = logit(head.test_cfg.score_thr)

@@ -223,6 +223,22 @@ class Family(ABC):
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
         return None
 
+    def candidate_head(self, detector: nn.Module) -> Any:
+        """The head whose candidates ``nms_pre`` cuts level by level; None where nothing is cut."""
+        return None
+
+    def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
+        """How many candidates the levels have where ``nms_pre`` acts.
+
+        Args:
+            detector: one that has a :meth:`candidate_head`.
+            outputs: what that head's ``forward`` gave for a batch.
+
+        Returns:
+            For each level the images' counts.
+        """
+        raise NotImplementedError(f"family {self.name!r} has a candidate_head: count for it")
+
     def least_opset(self, detector: nn.Module, lowering: str) -> Need:
         """What the detector's layers need, known before it is traced; 11 where nothing does.
 

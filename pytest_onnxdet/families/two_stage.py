@@ -303,6 +303,14 @@ class TwoStageFamily(Family):
             )
         return results
 
+    def candidate_head(self, detector: nn.Module) -> Any:
+        model: Any = detector
+        return model.rpn_head
+
+    def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
+        """All priors: proposals have no threshold."""
+        return [[level[0].numel()] * len(level) for level in outputs[0]]
+
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
         return int(model.rpn_head.test_cfg.max_per_img)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +43,8 @@ class Recording:
         versions: of the packages that decided the results, by name.
         noise: how far PyTorch's float32 is from float64, measured on the batches of ``raw``; None:
             not measured.
+        cuts: in how many images each of the detector's limits on candidates was reached, by the
+            limit's name in test_cfg (``proposals``: the proposal network's max_per_img).
 
     Raises:
         ValueError: its parts are not of the same images.
@@ -56,6 +58,7 @@ class Recording:
     raw: tuple[Mapping[str, NDArray[np.float32]], ...]
     versions: Mapping[str, str]
     noise: Noise | None = None
+    cuts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = {len(self.images), len(self.sizes), len(self.detections)}

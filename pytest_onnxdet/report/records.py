@@ -31,7 +31,8 @@ class Record:
             * ``build``: seconds, engine_bytes (``bytes`` is read too)
             * ``parity``: images, detections, matched, missed, extra, max_box_px, max_score,
               max_mask, min_mask_iou, raw_max_abs, raw_max_rel; tied_images, tied_detections: what
-              differs from PyTorch where that was proven to be a tie of floats
+              differs from PyTorch where that was proven to be a tie of floats; cuts_reached: in how
+              many images PyTorch reached each limit on candidates, by the limit's name
             * ``parity``, ``accuracy``: augmentation, where the test pipeline makes several views
               of an image, of which the first alone was run
             * ``accuracy``: for X in bbox_mAP, segm_mAP: X_torch, X, X_delta

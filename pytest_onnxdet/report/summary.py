@@ -89,4 +89,6 @@ def _remarks(records: list[Record]) -> tuple[str, ...]:
         remarks.append(furthest)
     if tied := figures.ties(records):
         remarks.append(tied)
+    if unreached := figures.unreached(records):
+        remarks.append(unreached)
     return tuple(remarks)

@@ -214,22 +214,27 @@ class Workbench:
         """
 
         def load() -> Recording:
+            from pytest_onnxdet.run.cuts import Counting
             from pytest_onnxdet.run.noise import measuring
             from pytest_onnxdet.run.recordings import Recordings, versions
 
             recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
-            return recordings.get(
-                recordings.identity(reference.detector, self.dataset(case.spec), batches),
-                lambda: record(
-                    reference,
+
+            def run() -> Recording:
+                counting = Counting(reference)
+                made = record(
+                    counting,
                     batches,
                     size=case.batch,
                     images=self.names(case),
                     versions=versions(),
                     measure=measuring(reference),
-                ),
-            )
+                )
+                return replace(made, cuts=counting.reached)
+
+            parts = recordings.identity(reference.detector, self.dataset(case.spec), batches)
+            return recordings.get(parts, run)
 
         self._forget_recordings(case)
         return self._once(case.spec, ("recording", case.shape, case.batch), load)

@@ -40,7 +40,7 @@ def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) ->
 
     assert len(again.detections) == len(found)
     assert all(same(a, b) for a, b in zip(again.detections, found, strict=True))
-    for name in ("inputs", "batch", "images", "sizes", "versions"):
+    for name in ("inputs", "batch", "images", "sizes", "versions", "cuts"):
         assert getattr(again, name) == getattr(made, name)
     assert (again.noise is None) == (made.noise is None)
     if made.noise is not None and again.noise is not None:

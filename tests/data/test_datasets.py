@@ -79,7 +79,7 @@ def test_every_mini_has_a_size_that_holds_every_image(name: str) -> None:
 
 def test_limit_cuts_images_and_evaluation(shapes: Dataset) -> None:
     few = load_dataset(SPEC, config(), limit=3)
-    assert len(few) == 3 == len(few.image_ids) and len(shapes) == 72
+    assert len(few) == 3 == len(few.image_ids) and len(shapes) == 73
     assert few.evaluate(perfect(few))["bbox_mAP"] == pytest.approx(1.0)
     with pytest.raises(DataError, match="no images"):
         load_dataset(SPEC, config(), limit=0)
@@ -111,8 +111,29 @@ def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None
     assert set(shapes.evaluate(boxes_only)) & {"bbox_mAP", "segm_mAP"} == {"bbox_mAP"}
     nothing = [[np.zeros((0, 5), np.float32)] * 3] * len(shapes)
     assert shapes.evaluate(nothing)["bbox_mAP"] == 0.0
-    with pytest.raises(DataError, match="1 results for 72 images"):
+    with pytest.raises(DataError, match="1 results for 73 images"):
         shapes.evaluate(nothing[:1])
+
+
+def test_what_is_found_in_the_crowd_counts_neither_for_nor_against() -> None:
+    shapes = load_dataset(SPEC, config())  # evaluating encodes a data set's polygons in place
+    results = perfect(shapes)
+    info = shapes.coco.data_infos[-1]
+    height, width = info["height"], info["width"]
+    rng = np.random.default_rng(1)
+    boxes, masks = [], []
+    for _ in range(3):
+        corner = rng.uniform(0, 60, (40, 2))
+        scored = np.hstack([corner, corner + rng.uniform(5, 60, (40, 2)), np.full((40, 1), 0.99)])
+        boxes.append(scored.astype(np.float32))
+        masks.append([rng.random((height, width)) < 0.5 for _ in range(40)])
+    for last in ((boxes, masks), ([np.zeros((0, 5), np.float32)] * 3, [[], [], []])):
+        found = shapes.evaluate([*results[:-1], last])
+        assert found["bbox_mAP"] == found["segm_mAP"] == 1.0
+    # In any other image such detections cost.
+    size = shapes.coco.data_infos[0]["height"], shapes.coco.data_infos[0]["width"]
+    wrong = [[rng.random(size) < 0.5 for _ in range(40)] for _ in range(3)]
+    assert shapes.evaluate([(boxes, wrong), *results[1:]])["bbox_mAP"] < 1.0
 
 
 def test_registry_names_what_there_is() -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from pytest_onnxdet.data.datasets import SHAPES
-from pytest_onnxdet.data.scenes import CLASSES, MIN_VISIBLE, VAL_SEED, draw_scene
+from pytest_onnxdet.data.scenes import (
+    CLASSES,
+    CROWD_OBJECTS,
+    MIN_VISIBLE,
+    VAL_SEED,
+    draw_crowd,
+    draw_scene,
+)
 
 DOCUMENT = json.loads((SHAPES / "annotations.json").read_text())
 
@@ -52,7 +59,9 @@ def test_the_split_is_as_promised() -> None:
 
 
 def test_areas_are_those_of_the_polygons() -> None:
-    for annotation in DOCUMENT["annotations"]:
+    single = [a for a in DOCUMENT["annotations"] if not a["iscrowd"]]
+    assert len(single) > 200
+    for annotation in single:
         polygon = np.array(annotation["segmentation"][0], np.float32).reshape(-1, 2)
         assert annotation["area"] == pytest.approx(cv2.contourArea(polygon), rel=1e-3)
         x, y, w, h = annotation["bbox"]
@@ -76,7 +85,8 @@ def test_hidden_parts_stay_small() -> None:
 def test_drawing_the_split_again_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["draw_scenes.py", "--out", str(tmp_path), "--count", "12"])
+    asked = ["--out", str(tmp_path), "--count", "12", "--crowds", "0"]
+    monkeypatch.setattr(sys, "argv", ["draw_scenes.py", *asked])
     draw_scenes.main()
     drawn = sorted((tmp_path / "val").glob("*.png"))
     assert len(drawn) == 12
@@ -85,3 +95,27 @@ def test_drawing_the_split_again_gives_the_same_bytes(
     again = json.loads((tmp_path / "annotations.json").read_text())
     assert again["images"] == DOCUMENT["images"][:12]
     assert again["annotations"] == DOCUMENT["annotations"][: len(again["annotations"])]
+
+
+def test_the_last_image_is_a_crowd_and_is_drawn_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw_scenes.py", "--out", str(tmp_path)])
+    draw_scenes.main()
+    last = DOCUMENT["images"][-1]
+    shipped = SHAPES / "val" / last["file_name"]
+    assert shipped.stat().st_size < 60_000
+    assert (tmp_path / "val" / last["file_name"]).read_bytes() == shipped.read_bytes()
+    assert json.loads((tmp_path / "annotations.json").read_text()) == DOCUMENT
+    regions = [a for a in DOCUMENT["annotations"] if a["iscrowd"]]
+    assert {a["image_id"] for a in regions} == {last["id"]}
+    assert [a["category_id"] for a in regions] == [1, 2, 3]
+    assert all(a["bbox"] == [0, 0, last["width"], last["height"]] for a in regions)
+
+
+def test_a_crowd_is_a_function_of_seed_and_index_and_lies_inside() -> None:
+    one, again, other = draw_crowd(5, 3), draw_crowd(5, 3), draw_crowd(5, 4)
+    assert np.array_equal(one.image, again.image) and not np.array_equal(one.image, other.image)
+    assert len(one.boxes) == len(one.labels) == len(one.polygons) == CROWD_OBJECTS
+    height, width = one.image.shape[:2]
+    assert (one.boxes >= 0).all() and (one.boxes <= [width, height, width, height]).all()

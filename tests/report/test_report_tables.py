@@ -334,6 +334,22 @@ def test_ties_are_told_and_have_columns(record):
     assert not any("Ties" in remark for remark in summarize(records[2:], ENVIRONMENT).remarks)
 
 
+def test_limits_that_no_image_reached_are_told(record):
+    records = [
+        record("ssd", metrics={"cuts_reached": {"nms_pre": 0, "max_per_img": 0}}),
+        record("ssd", batch=2, metrics={"cuts_reached": {"nms_pre": 0, "max_per_img": 1}}),
+        record("fcos", metrics={"cuts_reached": {"nms_pre": 0, "max_per_img": 0}}),
+        record("detr"),
+    ]
+    told = (
+        "No image reached these limits, so nothing shows that they hold: nms_pre (fcos, ssd); "
+        "max_per_img (fcos)."
+    )
+    assert told in summarize(records, ENVIRONMENT).remarks
+    reached = [record("ssd", metrics={"cuts_reached": {"nms_pre": 1, "max_per_img": 1}})]
+    assert not any("limits" in remark for remark in summarize(reached, ENVIRONMENT).remarks)
+
+
 def test_failures_are_numbered_before_what_was_skipped(record):
     notes = Notes(
         [
