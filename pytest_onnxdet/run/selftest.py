@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.run.cases import Case
     from pytest_onnxdet.verify.verdict import Verdict
 
-#: How many places of a fault are tried in each graph.
-PLACES = {"quick": 1, "full": 4}
-#: In quick: images, and images a batch. The third image of a batch shows what two do not.
-QUICK_IMAGES, QUICK_BATCH = 6, 3
 #: Batches that are kept rather than read anew for every mutant.
 _KEPT_BYTES = 512_000_000
 

@@ -195,7 +195,9 @@ class _Trial:
             ] = None
             self.refuted = True
             return None
-        found = next((one for one in possible if not self._compare([one], [candidate]).faults), None)
+        found = next(
+            (one for one in possible if not self._compare([one], [candidate]).faults), None
+        )
         self.refuted = self.refuted or found is None
         return found
 

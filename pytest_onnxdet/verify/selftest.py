@@ -183,9 +183,7 @@ def unseen(
     kinds = Counter(fault.kind for fault in result.faults)
     reason = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
     below = not result.faults
-    return MutantResult(
-        operator, place, BELOW if below else SURVIVED, reason=reason, effect=effect
-    )
+    return MutantResult(operator, place, BELOW if below else SURVIVED, reason=reason, effect=effect)
 
 
 def _margin(faults: Sequence[Mismatch]) -> float | None:

@@ -78,6 +78,11 @@ def _limit(value: Array) -> bool:
     return value.size == 1 and abs(float(value)) > 1e-3 and bool(np.isfinite(value).all())
 
 
+def _share(value: Array) -> bool:
+    """A threshold of scores, between 0 and 1."""
+    return value.size == 1 and 1e-3 < float(value.reshape(())) < 1
+
+
 def _halve_topk(editor: Editor, place: str) -> bool:
     """TopK takes half as many, one at least."""
     node = editor.node(place)
@@ -153,7 +158,7 @@ OPERATORS = (
         "score_threshold",
         "a threshold is 0.1 too high",
         lambda v: v + 0.1,
-        _operands(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _limit),
+        _operands(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _share),
     ),
     Operator(
         "topk_k",
