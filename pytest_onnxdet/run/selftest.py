@@ -231,6 +231,10 @@ class MutantBench(Workbench):
         """The good bench's."""
         return self.good.recording(case)
 
+    def names(self, case: Case) -> list[str]:
+        """The good bench's."""
+        return self.good.names(case)
+
     def batches(self, case: Case) -> Batches:
         """The case's images, shared by all mutants."""
         return self._owner.batches(case)

@@ -7,14 +7,14 @@ from typing import Any
 
 import onnx
 
-from pytest_onnxdet.verify.mutants.editing import Editor, attribute, become, set_attribute
+from pytest_onnxdet.verify.mutants.editing import Editor, attribute, become, handle, set_attribute
 from pytest_onnxdet.verify.mutants.operator import Operator
 
 Change = Callable[[onnx.NodeProto], bool]
 
 
 def _nodes(*kinds: str) -> Callable[[Editor], Sequence[str]]:
-    return lambda editor: [node.name for node in editor.of_type(*kinds)]
+    return lambda editor: [handle(node) for node in editor.of_type(*kinds)]
 
 
 def _on_node(change: Change, *kinds: str) -> Callable[[Editor, str], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.verify.mutants.editing import Editor
+from pytest_onnxdet.verify.mutants.editing import Editor, handle
 from pytest_onnxdet.verify.mutants.operator import Operator
 
 Array = NDArray[Any]
@@ -35,7 +35,7 @@ def _operands(
             for at in range(len(node.input)):
                 value = editor.floats(node, at)
                 if value is not None and value.size and wanted(value):
-                    found.append(f"{node.name}#{at}")
+                    found.append(f"{handle(node)}#{at}")
         return found
 
     return find
@@ -165,13 +165,13 @@ OPERATORS = (
         "constants",
         "half as many candidates are kept",
         _halve_topk,
-        lambda editor: [node.name for node in editor.of_type("TopK")],
+        lambda editor: [handle(node) for node in editor.of_type("TopK")],
     ),
     Operator(
         "grid_from_one",
         "constants",
         "a grid counts from 1",
         _shift_range,
-        lambda editor: [node.name for node in editor.of_type("Range")],
+        lambda editor: [handle(node) for node in editor.of_type("Range")],
     ),
 )

@@ -44,12 +44,12 @@ class Editor:
         return [value.name for value in self.model.graph.input]
 
     def of_type(self, *kinds: str) -> list[onnx.NodeProto]:
-        """The nodes of these operators that have a name, which a place needs."""
-        return [node for node in self.nodes if node.op_type in kinds and node.name]
+        """The nodes of these operators."""
+        return [node for node in self.nodes if node.op_type in kinds]
 
-    def node(self, name: str) -> onnx.NodeProto | None:
-        """The node of that name."""
-        return next((node for node in self.nodes if node.name == name), None)
+    def node(self, place: str) -> onnx.NodeProto | None:
+        """The node of that :func:`handle`."""
+        return next((node for node in self.nodes if handle(node) == place), None)
 
     def value(self, name: str) -> NDArray[Any] | None:
         """A constant's value; None for what is computed."""
@@ -161,6 +161,11 @@ class Editor:
     def _name(self, kind: str) -> str:
         self._added += 1
         return f"{MARK}_{kind}_{self._added}"
+
+
+def handle(node: onnx.NodeProto) -> str:
+    """What tells a node from others: its name, or what it gives where it has none."""
+    return node.name or next(iter(node.output), "")
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

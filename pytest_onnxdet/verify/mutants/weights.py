@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pytest_onnxdet.verify.mutants.editing import Editor, attribute
+from pytest_onnxdet.verify.mutants.editing import Editor, attribute, handle
 from pytest_onnxdet.verify.mutants.operator import Operator
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 def layers(editor: Editor) -> list[str]:
     """Nodes with a constant weight of two dimensions or more."""
-    return [node.name for node in editor.of_type(*LAYERS) if _weight(editor, node) is not None]
+    return [handle(node) for node in editor.of_type(*LAYERS) if _weight(editor, node) is not None]
 
 
 def _weight(editor: Editor, node: onnx.NodeProto) -> Array | None:
@@ -113,7 +113,7 @@ def _with_bias(
 
 def _biased(editor: Editor) -> list[str]:
     found = editor.of_type("Conv", "ConvTranspose", "Gemm")
-    return [node.name for node in found if editor.floats(node, 2) is not None]
+    return [handle(node) for node in found if editor.floats(node, 2) is not None]
 
 
 def _change_bias(change: Callable[[Array], Array]) -> Callable[[Editor, str], bool]:
