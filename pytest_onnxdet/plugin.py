@@ -26,6 +26,8 @@ from pytest_onnxdet.pytest_layer.fixtures import (  # noqa: F401  (pytest finds 
     onnxdet_workbench,
 )
 
+#: What ``--onnxdet-selftest`` runs, and nothing else does.
+SELFTEST = "test_selftest.py"
 _HERE = Path(__file__).resolve().parent
 
 
@@ -57,9 +59,24 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_onnxdet.pytest_layer.collect import start
 
-    start(config)
+    place = conformance_folder()
+    if start(config).selftest:
+        place /= SELFTEST
+    else:
+        config.pluginmanager.register(_WithoutSelfTest(), "onnxdet-without-selftest")
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        config.args = [str(conformance_folder())]
+        config.args = [str(place)]
+
+
+class _WithoutSelfTest:
+    """Keeps the self-test out of a run that did not ask for it."""
+
+    def __init__(self) -> None:
+        self._file = conformance_folder() / SELFTEST
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Passes over the self-test."""
+        return True if collection_path == self._file else None
 
 
 class _Hidden:

@@ -184,7 +184,7 @@ def model_run(model: str, setting: Setting, images: int, cache: Path) -> dict[st
         stack.enter_context(bench)
         case = Case(spec, _Backend(setting), setting.shape, setting.batch)
         tolerance = spec.tolerance(case.backend.name, case.precision, "cpu")
-        both = sides(bench, case, bench.results(case), bench.found(case))
+        both = sides(bench, case, bench.results(case), bench.candidates(case))
         verdict = judge(both, tolerance, tie_proofs(bench, case, tolerance))
         noise = noise_of(bench, case)
         allowed = tolerance if noise is None else narrowed(tolerance, noise)

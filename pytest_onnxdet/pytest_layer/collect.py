@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.models.spec import ModelSpec
 
 
-def start(config: pytest.Config) -> None:
-    """Makes the cases and takes part in the run from here on.
+def start(config: pytest.Config) -> Settings:
+    """Makes the cases and takes part in the run from here on; returns what was asked for.
 
     Raises:
         pytest.UsageError: the request cannot be met.
@@ -58,6 +58,7 @@ def start(config: pytest.Config) -> None:
         except ReportError as error:
             raise pytest.UsageError(f"--onnxdet-baseline: {error}") from error
         config.pluginmanager.register(gate, "onnxdet-baseline")
+    return settings
 
 
 def make_suite(config: pytest.Config, settings: Settings) -> Suite:
@@ -186,6 +187,11 @@ class SuitePlugin:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Runs every test that takes an onnxdet fixture once for each case."""
         if "onnxdet_case" not in metafunc.fixturenames:
+            return
+        if "onnxdet_fault" in metafunc.fixturenames:
+            from pytest_onnxdet.pytest_layer.faults import parametrize
+
+            parametrize(metafunc, self.suite, self._unrunnable)
             return
         building = metafunc.definition.get_closest_marker("build") is not None
         running = "onnxdet_session" in metafunc.fixturenames

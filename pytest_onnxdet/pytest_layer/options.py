@@ -145,6 +145,16 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--onnxdet-strict", action="store_true", default=None, help=strict)
     parser.addini("onnxdet_strict", "Like --onnxdet-strict.", type="bool", default=False)
+    selftest = (
+        "Verify the suite itself: put known faults into each model's good graph, one at a time, "
+        "and fail where the checks do not see one that shows. 'quick' (default): every fault once, "
+        "on 6 images; 'full': in up to 4 places, on all images. Batches of 3 and dynamic shapes "
+        "unless --onnxdet-batch or --onnxdet-shape is given; nothing else is verified then."
+    )
+    group.addoption(
+        "--onnxdet-selftest", nargs="?", const="quick", metavar="quick|full", help=selftest
+    )
+    parser.addini("onnxdet_selftest", "Like --onnxdet-selftest.", type="string", default="")
     for option in OPTIONS:
         group.addoption(
             f"--onnxdet-{option.name}",
@@ -180,7 +190,12 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_onnxdet.core.paths import user_cache
     from pytest_onnxdet.core.vocabulary import NONE
     from pytest_onnxdet.models.structure import LIMIT
-    from pytest_onnxdet.run.cases import Settings
+    from pytest_onnxdet.run.cases import (
+        SELFTEST_BATCH,
+        SELFTEST_IMAGES,
+        SELFTEST_PLACES,
+        Settings,
+    )
 
     values = _Values(config)
     for option in OPTIONS:
@@ -188,13 +203,17 @@ def read_settings(config: pytest.Config) -> Settings:
             values.refuse_mistaken(option.name)
     random = values.text("checkpoints") == NONE
     limit = next(iter(values.numbers("limit")), None)
+    selftest = next(iter(values.chosen("selftest", tuple(SELFTEST_PLACES))), "")
+    if limit is None and selftest == "quick":
+        limit = SELFTEST_IMAGES
     return Settings(
         cache=values.folder("cache") or user_cache(),
         models=values.words("model"),
         profile=values.word("profile") or "mini",
         backends=values.words("backend"),
-        shapes=values.chosen("shape", SHAPES) or SHAPES,
-        batches=tuple(values.numbers("batch")) or DEFAULT_BATCHES,
+        shapes=values.chosen("shape", SHAPES) or (("dynamic",) if selftest else SHAPES),
+        batches=tuple(values.numbers("batch"))
+        or ((SELFTEST_BATCH,) if selftest else DEFAULT_BATCHES),
         precisions=values.words("precision") or (DEFAULT_PRECISION,),
         checkpoints=None if random else values.folder("checkpoints", exists=True),
         random_weights=random,
@@ -203,6 +222,7 @@ def read_settings(config: pytest.Config) -> Settings:
         baseline=values.file("baseline"),
         limit=LIMIT if random and limit is None else limit,
         strict=_is_strict(config),
+        selftest=selftest,
     )
 
 

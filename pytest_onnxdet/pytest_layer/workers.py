@@ -26,7 +26,12 @@ class CaseScheduling(LoadScopeScheduling):
     def __init__(self, cases: Iterable[Case], config: Any, log: Any) -> None:
         super().__init__(config, log)
         self._groups = {case.id: f"{case.spec.name} {case.shape}" for case in cases}
+        self._models = {case.spec.name for case in cases}
 
     def _split_scope(self, nodeid: str) -> str:
         parameters = nodeid.rpartition("[")[2].removesuffix("]")
-        return self._groups.get(parameters, nodeid)
+        if parameters in self._groups:
+            return self._groups[parameters]
+        # The self-test's: a case or a model, and a fault.
+        owner = parameters.rpartition("-")[0]
+        return self._groups.get(owner, owner if owner in self._models else nodeid)

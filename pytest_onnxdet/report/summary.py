@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_onnxdet.report import figures, tables
+from pytest_onnxdet.report import figures, mutants, tables
 from pytest_onnxdet.report.layout import Note, Notes, Table, many
 from pytest_onnxdet.report.machine import describe
 from pytest_onnxdet.report.records import OUTCOMES, Record, in_order
@@ -43,12 +43,14 @@ def summarize(records: Iterable[Record], environment: Mapping[str, Any]) -> Summ
     ordered = in_order(records)
     notes = Notes(ordered)
     verdict, state = _verdict(ordered)
+    checked, tested = mutants.split(ordered)
     made = [
-        *tables.support(ordered, notes),
-        tables.results(ordered, notes),
-        figures.latency(ordered, notes),
-        figures.builds(ordered, notes),
-        *figures.details(ordered, notes),
+        *tables.support(checked, notes),
+        tables.results(checked, notes),
+        figures.latency(checked, notes),
+        figures.builds(checked, notes),
+        *mutants.tables(tested, notes),
+        *figures.details(checked, notes),
     ]
     return Summary(
         verdict=verdict,
@@ -82,8 +84,11 @@ def _remarks(records: list[Record]) -> tuple[str, ...]:
     profiles = sorted({r.profile for r in records})
     if profiles:
         remarks.append(f"Profile: {', '.join(profiles)}.")
-    compared = [r for r in records if r.check in ("parity", "accuracy") and r.outcome != "skipped"]
-    if records and not compared:
+    checked, tested = mutants.split(records)
+    if tested:
+        remarks.append(mutants.sentence(tested))
+    compared = [r for r in checked if r.check in ("parity", "accuracy") and r.outcome != "skipped"]
+    if checked and not compared:
         remarks.append("No detection was compared with PyTorch: neither parity nor accuracy ran.")
     if furthest := figures.worst_parity(records):
         remarks.append(furthest)

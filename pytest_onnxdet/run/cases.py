@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from pytest_onnxdet.models.registry import ModelRegistry
 
 
+#: The extents of a self-test: how many places of each fault are tried in a graph.
+SELFTEST_PLACES = {"quick": 1, "full": 4}
+#: A self-test's images a batch, and in ``quick`` its images. The third image of a batch shows what
+#: two do not.
+SELFTEST_BATCH, SELFTEST_IMAGES = 3, 6
+
+
 class SettingsError(ValueError):
     """The request cannot be met as it stands; the message lists what exists."""
 
@@ -53,6 +60,7 @@ class Settings:
         strict: refuse a model whose test pipeline augments, rather than say so.
         baseline: an earlier run's report.json to compare with; None: none.
         limit: only the first so many images of a data set; None: all.
+        selftest: ``quick`` or ``full``: mutants are what is verified; empty: no self-test.
     """
 
     cache: Path
@@ -69,6 +77,7 @@ class Settings:
     random_weights: bool = False
     baseline: Path | None = None
     strict: bool = False
+    selftest: str = ""
 
 
 @dataclass(frozen=True, eq=False)

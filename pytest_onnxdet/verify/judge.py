@@ -93,10 +93,14 @@ class TieProofs:
             the allowances, is accepted and counted.
         most: the greatest share of images that may be accepted so, rounded up, and one at least
             unless it is 0.
+        thorough: whether every image is asked about. Without it none is once the verdict is red:
+            after an image that has no proof, or where the raw outputs differ. The verdict is the
+            same, the figures of ties are not complete.
     """
 
     alternatives: Alternatives
     most: float = 1.0
+    thorough: bool = True
 
     def allowed(self, images: int) -> int:
         """How many of so many images may be accepted by proof."""
@@ -128,6 +132,7 @@ class _Trial:
     )
     faults: list[str] = field(default_factory=list)
     broken: dict[str, None] = field(default_factory=dict)  # what proofs raised, once each
+    refuted: bool = False  # whether an image had no proof
 
     def __post_init__(self) -> None:
         self.prove = cache(self._prove)
@@ -176,6 +181,8 @@ class _Trial:
         sides = self.sides
         if self.proofs is None:
             return None
+        if not self.proofs.thorough and (self.faults or self.refuted):
+            return None
         candidate = (sides.singles if singly and sides.singles else sides.candidate)[index]
         start = time.perf_counter()
         try:
@@ -186,8 +193,13 @@ class _Trial:
                 f"looking for a proof of ties failed after {spent:.1f} s: "
                 f"{type(error).__name__}: {error}"
             ] = None
+            self.refuted = True
             return None
-        return next((one for one in possible if not self._compare([one], [candidate]).faults), None)
+        found = next(
+            (one for one in possible if not self._compare([one], [candidate]).faults), None
+        )
+        self.refuted = self.refuted or found is None
+        return found
 
     def _detections(self, first: ParityResult) -> tuple[ParityResult, tuple[ImageVerdict, ...]]:
         """Judges the images, of which ``first`` is the comparison before any proof."""

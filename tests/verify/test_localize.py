@@ -10,7 +10,7 @@ from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.graph.cut import with_outputs
 from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
-from pytest_onnxdet.verify.mutate import mutations
+from pytest_onnxdet.verify.mutants import operators
 from pytest_onnxdet.verify.nodes import first_differing_node, ort_runner, scope, tensors
 
 NAMES = ("lowering", "export", "runtime")
@@ -129,7 +129,7 @@ class Backend:
 
 @pytest.mark.parametrize("broken", range(3))
 def test_the_standard_chain(tmp_path, broken):
-    mistake = next(m for m in mutations() if m.name == "box_shift").apply(detector())
+    mistake = next(m for m in operators() if m.name == "box_shift").apply(detector())
     graphs = [mistake if at >= broken else detector() for at in range(3)]
     batches = [
         Batch(values["input"], values["image_shape"], [{"scale_factor": np.ones(4)}] * 2)

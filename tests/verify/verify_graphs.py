@@ -70,8 +70,10 @@ detector (float[N, 3, H, W] input, int64[N, 2] image_shape)
   which_4 = Expand (which_1, four_wide)
   chosen = GatherElements <axis = 1> (inside, which_4)
   best_1 = Unsqueeze (best, i2)
-  dets = Concat <axis = 2> (chosen, best_1)
+  filled = Concat <axis = 2> (chosen, best_1)
   used = Greater (best, zero)
+  used_1 = Unsqueeze (used, i2)
+  dets = Where (used_1, filled, zero)
   labels = Where (used, kind, minus)
 {tail}
 }}
