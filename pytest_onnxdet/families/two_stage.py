@@ -328,9 +328,8 @@ class TwoStageFamily(Family):
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
         rpn = model.rpn_head
-        # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out
-        # otherwise, a fifth of a level's best thousand scores repeat another, and which are kept is
-        # left to chance.
+        # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out without,
+        # a fifth of a level's best thousand scores repeat another, and chance decides among them.
         passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append([Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)])

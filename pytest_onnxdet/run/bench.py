@@ -23,7 +23,7 @@ from pytest_onnxdet.data.batches import Batches, alone
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.models.channels import input_channels
-from pytest_onnxdet.reference.recording import packed, record
+from pytest_onnxdet.reference.recording import packed
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
 from pytest_onnxdet.run.reading import read_outputs
@@ -214,27 +214,12 @@ class Workbench:
         """
 
         def load() -> Recording:
-            from pytest_onnxdet.run.cuts import Counting
-            from pytest_onnxdet.run.noise import measuring
-            from pytest_onnxdet.run.recordings import Recordings, versions
+            from pytest_onnxdet.run.recordings import Recordings, recorded
 
             recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
-
-            def run() -> Recording:
-                counting = Counting(reference)
-                made = record(
-                    counting,
-                    batches,
-                    size=case.batch,
-                    images=self.names(case),
-                    versions=versions(),
-                    measure=measuring(reference),
-                )
-                return replace(made, cuts=counting.reached)
-
             parts = recordings.identity(reference.detector, self.dataset(case.spec), batches)
-            return recordings.get(parts, run)
+            return recordings.get(parts, lambda: recorded(reference, batches, self.names(case)))
 
         self._forget_recordings(case)
         return self._once(case.spec, ("recording", case.shape, case.batch), load)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,16 @@ from filelock import FileLock
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
 from pytest_onnxdet.export.identity import code_digest
-from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording
+from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording, record
+from pytest_onnxdet.run.cuts import Counting
+from pytest_onnxdet.run.noise import measuring
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_onnxdet.data.batches import Batches
     from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.reference.detector import Reference
 
 
 VERSIONS = ("torch", "mmdet", "mmcv-full", "numpy", "opencv-python-headless", "opencv-python")
@@ -87,6 +91,26 @@ class Recordings:
             made = record()
             write(place, made)
             return made
+
+
+def recorded(reference: Reference, batches: Batches, images: Sequence[str]) -> Recording:
+    """Runs every batch, measures the noise on the first ones, and counts the limits reached.
+
+    Args:
+        reference: the detector.
+        batches: the images.
+        images: their file names, in order.
+    """
+    counting = Counting(reference)
+    made = record(
+        counting,
+        batches,
+        size=batches.size,
+        images=images,
+        versions=versions(),
+        measure=measuring(reference),
+    )
+    return replace(made, cuts=counting.reached)
 
 
 def _images_digest(dataset: Dataset) -> str:
