@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 Arrays = Mapping[str, NDArray[Any]]
 
 #: How much farther than PyTorch a backend may be from float64, at a map's worst element and by
-#: root mean square. Of two equally good roundings the worst of a few hundred elements differ by up
-#: to 2.1 and the means by up to 1.6 (twelve minis, ONNX Runtime, batch 1 and 2, four batches); a
-#: layer whose weights are scaled by 1.0004 is off by hundreds.
-WORST, MEAN = 3.0, 2.0
+#: root mean square. Of two equally good roundings of one map the worst of a few hundred elements
+#: are seen to differ by up to 2.6 and the means by up to 1.8 (twelve minis, ONNX Runtime, batch 1
+#: to 3, a crowd among the images); twice that keeps clean runs below half of the allowance. A layer
+#: whose weights are scaled by 1.0004, or rounded to fp16, is off by hundreds.
+WORST, MEAN = 6.0, 4.0
 
 
 @dataclass(frozen=True)
