@@ -25,7 +25,8 @@ def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegis
 
     Raises:
         BuildError: it cannot be built.
-        UnsupportedPart: no family takes it, or none says how it is calibrated.
+        UnsupportedPart: no family takes it.
+        NotCalibratedError: none says how it is calibrated.
     """
     detector = build_detector(replace(spec, weights=None))
     calibration = families.of(detector).calibration(detector)

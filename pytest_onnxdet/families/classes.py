@@ -24,6 +24,12 @@ class UnsupportedPart(Exception):
     """A detector uses a part that has no lowering; the message names it and what is supported."""
 
 
+class NotCalibratedError(UnsupportedPart):
+    """Nobody says what makes a detector's random weights detect something; it may well lower."""
+
+    stage = "build"
+
+
 def resolve(kind: Kind) -> Any:
     """The class; of a text it is imported.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_onnxdet.families.classes import (
     Kind,
+    NotCalibratedError,
     UnsupportedPart,
     at_path,
     nearest,
@@ -252,9 +253,9 @@ class Family(ABC):
         """What to set so that random weights detect something.
 
         Raises:
-            UnsupportedPart: nobody said; such detectors are verified with weights.
+            NotCalibratedError: nobody said; such detectors are verified with weights.
         """
-        raise UnsupportedPart(
+        raise NotCalibratedError(
             f"{type(detector).__name__}: family {self.name!r} does not say how random weights are "
             "calibrated: override `calibration`, or verify it with a checkpoint"
         )

@@ -35,7 +35,7 @@ def make_detector(
 
     Raises:
         BuildError: it cannot be built, or its weights do not load.
-        UnsupportedPart: its weights are random, and no family says how it is calibrated.
+        NotCalibratedError: its weights are random, and no family says how it is calibrated.
     """
     import torch
 

@@ -15,6 +15,7 @@ from pytest_onnxdet.data.batches import collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.families import UnsupportedPart, lower
+from pytest_onnxdet.families.classes import NotCalibratedError
 from pytest_onnxdet.families.family import Family
 from pytest_onnxdet.families.registry import (
     FamilyRegistry,
@@ -312,5 +313,5 @@ def test_random_weights_of_a_head_that_nobody_calibrates_are_refused() -> None:
             raise NotImplementedError
 
     mine = Mine("mine", ("mmdet.models.RetinaHead",))
-    with pytest.raises(UnsupportedPart, match="family 'mine' does not say how random weights"):
+    with pytest.raises(NotCalibratedError, match="family 'mine' does not say how random weights"):
         mine.calibration(mini("retinanet"))

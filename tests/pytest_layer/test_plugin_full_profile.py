@@ -22,7 +22,7 @@ from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.build import BuildError
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
-from pytest_onnxdet.pytest_layer.outcome import STAGES
+from pytest_onnxdet.pytest_layer.outcome import STAGES, told
 from pytest_onnxdet.pytest_layer.stash import SUITE
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Settings
@@ -172,6 +172,17 @@ def test_what_is_raised_on_purpose_is_known_by_its_name() -> None:
         module, _, kind = name.rpartition(".")
         found = getattr(importlib.import_module(module), kind)
         assert f"{found.__module__}.{found.__qualname__}" == name
+
+
+def test_a_part_without_a_lowering_is_no_fault_of_the_export() -> None:
+    """Wherever it is raised; weights that nobody calibrates are not even built."""
+    from pytest_onnxdet.export.options import ExportError, NoLoweringError
+    from pytest_onnxdet.families.classes import NotCalibratedError, UnsupportedPart
+
+    stages = {kind: told(kind("why")) for kind in (UnsupportedPart, NoLoweringError)}
+    assert set(stages.values()) == {("lowering", "why")}
+    assert told(ExportError("why")) == ("export", "why")
+    assert told(NotCalibratedError("why")) == ("build", "why")
 
 
 def test_no_checkpoints_by_option(project: pytest.Pytester) -> None:
