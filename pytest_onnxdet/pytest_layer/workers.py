@@ -25,8 +25,15 @@ class CaseScheduling(LoadScopeScheduling):
 
     def __init__(self, cases: Iterable[Case], config: Any, log: Any) -> None:
         super().__init__(config, log)
-        self._groups = {case.id: f"{case.spec.name} {case.shape}" for case in cases}
-        self._models = {case.spec.name for case in cases}
+        self.remember(cases)
+
+    def remember(self, cases: Iterable[Case]) -> None:
+        """Names the groups: of each case, and of each model's mutants those of its first case."""
+        self._groups: dict[str, str] = {}
+        self._models: dict[str, str] = {}
+        for case in cases:
+            self._groups[case.id] = f"{case.spec.name} {case.shape}"
+            self._models.setdefault(case.spec.name, self._groups[case.id])
 
     def _split_scope(self, nodeid: str) -> str:
         parameters = nodeid.rpartition("[")[2].removesuffix("]")
@@ -34,4 +41,4 @@ class CaseScheduling(LoadScopeScheduling):
             return self._groups[parameters]
         # The self-test's: a case or a model, and a fault.
         owner = parameters.rpartition("-")[0]
-        return self._groups.get(owner, owner if owner in self._models else nodeid)
+        return self._groups.get(owner) or self._models.get(owner, nodeid)

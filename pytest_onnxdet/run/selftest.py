@@ -243,7 +243,7 @@ class MutantBench(Workbench):
         """The case's graph with the fault; of raw outputs, where the fault is in them, too."""
         good = self.good.artifact(case, postprocess)
         operator = self._operator
-        if operator is None or not (postprocess or operator.raw):
+        if operator is None or not (postprocess or operator.in_raw(self._place)):
             return good
         return self._once(case.spec, ("mutant", good.key), lambda: self._mutate(good, operator))
 

@@ -3,6 +3,7 @@
 import pytest
 
 from pytest_onnxdet.pytest_layer.stash import SUITE
+from pytest_onnxdet.pytest_layer.workers import CaseScheduling
 from pytest_onnxdet.run.cases import Settings
 
 
@@ -59,3 +60,17 @@ def test_a_run_without_it_has_none_of_it(project: pytest.Pytester) -> None:
     result = project.runpytest("--onnxdet", "--onnxdet-model=ssd", "--collect-only", "-q")
     result.stdout.no_fnmatch_line("*test_selftest*")
     result.stdout.fnmatch_lines(["*test_parity*"])
+
+
+def test_a_model_and_its_mutants_stay_with_one_worker(project: pytest.Pytester) -> None:
+    config = project.parseconfigure("--onnxdet", "--onnxdet-selftest", "--onnxdet-model=ssd,fcos")
+    scheduling = CaseScheduling.__new__(CaseScheduling)
+    CaseScheduling.remember(scheduling, config.stash[SUITE].cases)
+    scopes = {
+        scheduling._split_scope(f"test_selftest.py::test_selftest[{name}]")
+        for name in ("ssd-weight", "ssd-scale_weight_1.0004@2", "ssd-onnxruntime-dynamic-b3-cut")
+    }
+    assert len(scopes) == 1
+    other = scheduling._split_scope("test_selftest.py::test_selftest[fcos-weight]")
+    assert other not in scopes
+    assert scheduling._split_scope("test_else.py::test_it[a-b]") == "test_else.py::test_it[a-b]"

@@ -230,3 +230,26 @@ def test_a_mask_pixel_that_does_not_tie_is_refused(proofs, at):
     assert not verdict.ok
     assert "mask_iou: 1" in verdict.message
     assert verdict.metrics["mask_ties"] == 0
+
+
+def test_a_judge_that_is_not_thorough_asks_no_more_than_it_needs():
+    """The verdict is the same: it is red after one image without a proof, or for raw outputs."""
+    bad = [nudge(one, "boxes", 0, np.float32([1, 0, 0, 0])) for one in GOOD]
+    asked = []
+
+    def settle(index, candidate, singly):
+        asked.append(index)
+        return [candidate] if index == 0 else []
+
+    proofs = TieProofs(settle, thorough=False)
+    assert not judge(Sides(GOOD, bad), TOLERANCE, proofs).ok
+    assert asked == [0, 1]
+    asked.clear()
+    assert not judge(Sides(GOOD, bad), TOLERANCE, TieProofs(settle)).ok
+    assert asked == [0, 1, 2, 3]
+    asked.clear()
+    raw, other = ({"cls": np.full((1, 2), value, np.float32)} for value in (1, 2))
+    assert not judge(Sides(GOOD, bad, raw_reference=raw, raw=other), TOLERANCE, proofs).ok
+    assert not asked
+    proven = TieProofs(lambda index, candidate, singly: [candidate], thorough=False)
+    assert judge(Sides(GOOD, bad), TOLERANCE, proven).ok

@@ -158,3 +158,12 @@ def test_a_shared_constant_changes_for_one_node_alone():
     bad = BY_NAME["scale_factor"].apply(model)
     found = run(bad, {"input": np.ones(1, np.float32)})["y"]
     assert found == pytest.approx(2.02 + 2)
+
+
+def test_raw_outputs_have_the_same_fault_where_the_name_says_the_same_node():
+    assert BY_NAME["weight"].in_raw("/Conv_3")
+    assert BY_NAME["resize_mode"].in_raw("/neck/Resize")
+    assert BY_NAME["scale_term"].in_raw("/bbox_head/gn/Add#1")
+    assert not BY_NAME["exp_softplus"].in_raw("/Exp_1")
+    assert not BY_NAME["box_shift"].in_raw("")
+    assert BY_NAME["input_mean"].in_raw("")

@@ -27,7 +27,7 @@ def _on_node(change: Change, *kinds: str) -> Callable[[Editor, str], bool]:
 
 def _fault(name: str, description: str, change: Change, *kinds: str) -> Operator:
     return Operator(
-        name, "attributes", description, _on_node(change, *kinds), _nodes(*kinds), raw=True
+        name, "attributes", description, _on_node(change, *kinds), _nodes(*kinds), scoped=True
     )
 
 
@@ -191,7 +191,7 @@ OPERATORS = (
         "a ReLU ends at 1",
         _relu_six,
         _nodes("Relu"),
-        raw=True,
+        scoped=True,
     ),
     _fault(
         "leaky_slope",

@@ -106,7 +106,7 @@ def _shift_range(editor: Editor, place: str) -> bool:
 
 
 def _fault(name: str, description: str, change: Callable[[Array], Array], where: Any) -> Operator:
-    return Operator(name, "constants", description, _change(change), where)
+    return Operator(name, "constants", description, _change(change), where, scoped=True)
 
 
 OPERATORS = (

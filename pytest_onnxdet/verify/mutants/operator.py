@@ -30,6 +30,8 @@ class Operator:
         where: the names of the places, nodes as a rule.
         raw: whether the graph of the raw outputs, exported alike, has the same fault in the same
             place.
+        scoped: likewise, of places inside a module of the network, ``/neck/Resize``: what is not of
+            one, ``/Exp_1``, is another node there.
         caught_by: which check is to see it: ``parity``, or ``export`` for what no run shows.
         min_batch: the fault shows at this batch size and above.
     """
@@ -40,8 +42,13 @@ class Operator:
     change: Callable[[Editor, str], bool]
     where: Callable[[Editor], Sequence[str]] = whole
     raw: bool = False
+    scoped: bool = False
     caught_by: str = "parity"
     min_batch: int = 1
+
+    def in_raw(self, place: str) -> bool:
+        """Whether the graph of the raw outputs has the fault, too, if it has the place."""
+        return self.raw or (self.scoped and "/" in place.strip("/"))
 
     def places(self, model: onnx.ModelProto) -> tuple[str, ...]:
         """Where the fault might be put into a graph."""
