@@ -22,7 +22,7 @@ from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.build import BuildError
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
-from pytest_onnxdet.pytest_layer.outcome import STAGES, told
+from pytest_onnxdet.pytest_layer.outcome import STAGES, stage_and_message
 from pytest_onnxdet.pytest_layer.stash import SUITE
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Settings
@@ -179,10 +179,10 @@ def test_a_part_without_a_lowering_is_no_fault_of_the_export() -> None:
     from pytest_onnxdet.export.options import ExportError, NoLoweringError
     from pytest_onnxdet.families.classes import NotCalibratedError, UnsupportedPart
 
-    stages = {kind: told(kind("why")) for kind in (UnsupportedPart, NoLoweringError)}
+    stages = {kind: stage_and_message(kind("why")) for kind in (UnsupportedPart, NoLoweringError)}
     assert set(stages.values()) == {("lowering", "why")}
-    assert told(ExportError("why")) == ("export", "why")
-    assert told(NotCalibratedError("why")) == ("build", "why")
+    assert stage_and_message(ExportError("why")) == ("export", "why")
+    assert stage_and_message(NotCalibratedError("why")) == ("build", "why")
 
 
 def test_no_checkpoints_by_option(project: pytest.Pytester) -> None:

@@ -1,5 +1,6 @@
 """The workbench without a detector: what it memoises, shares out and asks of the exporter."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from pytest_onnxdet.families.family import Ties
 from pytest_onnxdet.models.checkpoint import BuildError
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+from pytest_onnxdet.reference.ties import proof
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings, make_cases
 from pytest_onnxdet.run.recordings import Recordings
@@ -272,7 +274,7 @@ def test_a_warm_run_asks_pytorch_for_nothing(
             monkeypatch.setattr(fresh, "reference", lambda spec: Counted())
             monkeypatch.setattr(fresh, "names", lambda case: ["a.png", "b.png", "c.png"])
             monkeypatch.setattr(Recordings, "identity", lambda *_: {})
-            monkeypatch.setattr("pytest_onnxdet.run.noise.measuring", lambda reference: None)
+            monkeypatch.setattr("pytest_onnxdet.run.recordings.measuring", lambda reference: None)
             assert len(fresh.results(case)) == 3
             seen.append([outputs["dets"].copy() for outputs in fresh.raw_reference(case)])
             assert len(fresh.raw(case)) == len(seen[-1]) == 2
@@ -347,7 +349,9 @@ class Settling:
     def __init__(self, two_stage: bool = False, suppresses: bool = True):
         self.two_stage, self.suppresses = two_stage, suppresses
         ties = Ties(order=not two_stage, proposals=two_stage, points=two_stage)
-        self.family = SimpleNamespace(ties=ties, proposal_limit=lambda detector: 7)
+        self.family = SimpleNamespace(
+            ties=ties, proposal_limit=lambda detector: 7, head=lambda detector: None
+        )
 
     def raw(self, batch: Any) -> dict[str, Any]:
         return {"dets": np.full((len(batch.images), 1, 5), 1, np.float32)}
@@ -404,6 +408,8 @@ def test_what_mmdet_may_make_of_its_own_raw_outputs(
             proposals = np.float32([[[0, 0, 9, 9, 0.5, 0], [0] * 5 + [-1]]] * len(dets))
             return {"dets": dets} | ({"proposals": proposals} if reference.two_stage else {})
 
+    # Which boxes are candidates is asked of mmdet's own modules, which the stand-in has none of.
+    monkeypatch.setattr(proof, "open_candidates", lambda *_: nullcontext())
     monkeypatch.setattr(bench, "reference", lambda spec: reference)
     monkeypatch.setattr(bench, "max_per_img", lambda spec: 5)
     monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))

@@ -75,7 +75,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
 def verdict(bench: Workbench, case: Case) -> Verdict:
     """The judge's, as the suite asks it."""
     tolerance = case.spec.tolerance(case.backend.name, case.precision, "cpu")
-    both = sides(bench, case, bench.results(case), bench.found(case))
+    both = sides(bench, case, bench.results(case), bench.candidates(case))
     return judge(both, tolerance, tie_proofs(bench, case, tolerance))
 
 

@@ -108,7 +108,8 @@ def _with_choices(
                 stack.enter_context(played_back_levels(detector, decisions))
             stack.enter_context(open_candidates(family, detector, noted))
             with played_back(choices, tolerance, noted):
-                made += reference.post_process(raw, image, mask_ranges=family.ties.points)
+                results = reference.post_process(raw, image, mask_ranges=family.ties.points)
+            made += results  # only now it is sure that every choice was asked for, and holds
         asked += decisions.others()
     return made
 
