@@ -26,6 +26,8 @@ ROOMS = (
     "reference",
     "bundle",
     "backends",
+    "verify",  # a recording's noise is measured with its matching
+    "run",  # which makes recordings, counts their limits and asks for their noise
 )
 #: Whose classes are known by the version of what is installed.
 VERSIONED = frozenset({"torch", "builtins", "abc", "typing", "collections"})

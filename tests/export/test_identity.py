@@ -3,13 +3,16 @@
 from typing import Any
 
 import pytest
-from mmdet.datasets import PIPELINES
-from mmdet.datasets.pipelines import Normalize
 
 from pytest_onnxdet.export.identity import code_digest, identity
 from pytest_onnxdet.export.options import ExportOptions
 from pytest_onnxdet.models.build import build_detector
 from pytest_onnxdet.models.registry import builtin_registry
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+
+ensure_torchvision()  # mmdet imports it
+from mmdet.datasets import PIPELINES  # noqa: E402
+from mmdet.datasets.pipelines import Normalize  # noqa: E402
 
 
 @pytest.fixture(scope="module")
