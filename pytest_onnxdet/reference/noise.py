@@ -90,7 +90,7 @@ def map_noise(exact: Sequence[Arrays], samples: Sequence[Sequence[Arrays]]) -> d
     """
     if not samples or any(len(sample) != len(exact) for sample in samples):
         raise ValueError("noise needs float32 results of the very batches that float64 has")
-    found: dict[str, MapNoise] = {}
+    noise: dict[str, MapNoise] = {}
     for name in exact[0] if exact else ():
         size = sum(batch[name].size for batch in exact)
         greatest = max(float(np.abs(batch[name]).max(initial=0.0)) for batch in exact)
@@ -104,5 +104,5 @@ def map_noise(exact: Sequence[Arrays], samples: Sequence[Sequence[Arrays]]) -> d
             rms = max(
                 rms, float(np.sqrt(sum(float((gap**2).sum()) for gap in gaps) / max(1, size)))
             )
-        found[name] = MapNoise(worst, rms, float(np.spacing(np.float32(greatest))))
-    return found
+        noise[name] = MapNoise(worst, rms, float(np.spacing(np.float32(greatest))))
+    return noise

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_onnxdet.core.vocabulary import DEFAULT_PRECISION
-from pytest_onnxdet.run.ties import alternatives, most_tied
+from pytest_onnxdet.run.ties import alternatives, max_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
 from pytest_onnxdet.verify.noise import narrowed
 
@@ -60,7 +60,7 @@ def sides(
 
 def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
     """mmdet's own proofs, on PyTorch's raw outputs, for as many images as the spec expects."""
-    return TieProofs(partial(alternatives, bench, case, tolerance), most_tied(bench, case.spec))
+    return TieProofs(partial(alternatives, bench, case, tolerance), max_tied(bench, case.spec))
 
 
 def blame(bench: Workbench, case: Case) -> str:
@@ -79,8 +79,8 @@ def blame(bench: Workbench, case: Case) -> str:
     tolerance = case.spec.tolerance(case.backend.name, case.precision, session.device)
     noise = noise_of(bench, case)
 
-    def settles(stage: Stage, index: int, found: Detections) -> Sequence[Detections]:
-        return alternatives(bench, case, tolerance, index, found, raw_session=stage.raw)
+    def of_stage(stage: Stage, index: int, candidate: Detections) -> Sequence[Detections]:
+        return alternatives(bench, case, tolerance, index, candidate, raw_session=stage.raw)
 
     return str(
         localize(
@@ -97,6 +97,6 @@ def blame(bench: Workbench, case: Case) -> str:
             classes=case.spec.classes,
             images=bench.names(case),
             max_per_img=bench.max_per_img(case.spec),
-            settles=settles,
+            alternatives=of_stage,
         )
     )

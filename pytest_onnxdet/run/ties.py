@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.verify.localize import Runs
 
 
-def most_tied(bench: Workbench, spec: ModelSpec) -> float:
+def max_tied(bench: Workbench, spec: ModelSpec) -> float:
     """The greatest share of a model's images in which parity may rest on a proof.
 
     The spec says so; of random weights, which nobody measured, the family, too.

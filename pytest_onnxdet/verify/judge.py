@@ -5,7 +5,7 @@ same numbers. Three things are compared: the heads' raw outputs, every detection
 and a batch with its images one by one. A difference is accepted only with a proof that floats tie:
 of mask pixels at the threshold the numbers themselves prove it
 (:mod:`pytest_onnxdet.verify.compare`), of all else :class:`TieProofs` has to say what the reference
-might have found, too. A comparison of nothing fails.
+might have detected, too. A comparison of nothing fails.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Sides:
 
 
 class Alternatives(Protocol):
-    """Says what else the reference might have found, deciding float ties as the candidate did."""
+    """What else the reference might have detected, deciding float ties as the candidate did."""
 
     def __call__(self, index: int, candidate: Detections, singly: bool) -> Sequence[Detections]:
         """The reference's other results of one image; none where nothing ties.
@@ -91,20 +91,20 @@ class TieProofs:
     Attributes:
         alternatives: asked for each image that differs. A candidate that equals one of them, within
             the allowances, is accepted and counted.
-        most: the greatest share of images that may be accepted so, rounded up, and one at least
-            unless it is 0.
+        max_share: the greatest share of images that may be accepted so, rounded up, and one at
+            least unless it is 0.
         thorough: whether every image is asked about. Without it none is once the verdict is red:
             after an image that has no proof, or where the raw outputs differ. The verdict is the
             same, the figures of ties are not complete.
     """
 
     alternatives: Alternatives
-    most: float = 1.0
+    max_share: float = 1.0
     thorough: bool = True
 
     def allowed(self, images: int) -> int:
         """How many of so many images may be accepted by proof."""
-        return max(1, math.ceil(self.most * images)) if self.most else 0
+        return max(1, math.ceil(self.max_share * images)) if self.max_share else 0
 
 
 def judge(sides: Sides, tolerance: Tolerance, proofs: TieProofs | None = None) -> Verdict:
@@ -177,7 +177,7 @@ class _Trial:
         )
 
     def _prove(self, index: int, singly: bool) -> Detections | None:
-        """What the reference might have found in an image, too, if the candidate finds just it."""
+        """What the reference might have detected in an image, too, if the candidate has just it."""
         sides = self.sides
         if self.proofs is None:
             return None
@@ -195,11 +195,11 @@ class _Trial:
             ] = None
             self.refuted = True
             return None
-        found = next(
+        alternative = next(
             (one for one in possible if not self._compare([one], [candidate]).faults), None
         )
-        self.refuted = self.refuted or found is None
-        return found
+        self.refuted = self.refuted or alternative is None
+        return alternative
 
     def _detections(self, first: ParityResult) -> tuple[ParityResult, tuple[ImageVerdict, ...]]:
         """Judges the images, of which ``first`` is the comparison before any proof."""
@@ -207,23 +207,23 @@ class _Trial:
         by_image: dict[int, list[Mismatch]] = {}
         for mismatch in first.faults:
             by_image.setdefault(mismatch.index, []).append(mismatch)
-        settled: dict[int, Detections] = {}
+        accepted: dict[int, Detections] = {}
         if not first.vacuous:  # what compared nothing is not saved by a proof
             proven = {index: self.prove(index, False) for index in sorted(by_image)}
-            settled = {index: one for index, one in proven.items() if one is not None}
-        if settled:
-            ours = [settled.get(index, one) for index, one in enumerate(sides.reference)]
+            accepted = {index: one for index, one in proven.items() if one is not None}
+        if accepted:
+            ours = [accepted.get(index, one) for index, one in enumerate(sides.reference)]
             final = self._compare(ours, sides.candidate)
         ties = Counter(m.index for m in final.mismatches if m.kind == "mask_tie")
         if self.proofs is not None:
-            self.metrics["tied_images"] = len(settled)
+            self.metrics["tied_images"] = len(accepted)
             self.metrics["tied_detections"] = len(
-                {(f.index, f.reference, f.candidate) for f in first.faults if f.index in settled}
+                {(f.index, f.reference, f.candidate) for f in first.faults if f.index in accepted}
             )
-            if len(settled) > self.proofs.allowed(len(sides.reference)):
+            if len(accepted) > self.proofs.allowed(len(sides.reference)):
                 self.faults.append(
-                    f"float ties explain {len(settled)} of {len(sides.reference)} image(s), more "
-                    f"than the {self.proofs.most:.0%} that the model's spec expects: "
+                    f"float ties explain {len(accepted)} of {len(sides.reference)} image(s), more "
+                    f"than the {self.proofs.max_share:.0%} that the model's spec expects: "
                     f"{first.format()}"
                 )
         if not final.ok:
@@ -233,20 +233,20 @@ class _Trial:
             if empty:
                 names = ", ".join(dict.fromkeys(self._name(i) or f"image {i}" for i in empty))
                 self.faults.append(f"the reference finds nothing in {names}")
-        images = [self._image(i, by_image, settled, ties) for i in range(len(sides.reference))]
+        images = [self._image(i, by_image, accepted, ties) for i in range(len(sides.reference))]
         return final, tuple(images)
 
     def _image(
         self,
         index: int,
         faults: Mapping[int, Sequence[Mismatch]],
-        settled: Mapping[int, Detections],
+        accepted: Mapping[int, Detections],
         ties: Mapping[int, int],
     ) -> ImageVerdict:
         name = self._name(index)
         kinds = Counter(mismatch.kind for mismatch in faults.get(index, ()))
         reasons = [f"{kind}: {count}" for kind, count in kinds.items()]
-        if kinds and index not in settled:
+        if kinds and index not in accepted:
             return ImageVerdict(index, name, DIFFERENT, ", ".join(reasons))
         if kinds:
             reasons.append("the reference, deciding float ties alike, finds the same")

@@ -1,11 +1,12 @@
-"""Which stage is to blame for a difference, and which node.
+"""Which stage is to blame for a difference.
 
 From the reference to a backend's result lie three steps: PyTorch's detector → the deploy model
 in PyTorch (*lowering*) → its graph, run without optimisations (*export*) → the backend
 (*runtime*). Each result is compared with the one before it, so a fault is blamed on the step that
 made it and not on all that repeat it. Where floats tie a step may decide otherwise and is not to
-blame: what it finds is proven as the judge has it proven. For a fault of export or runtime,
-:mod:`pytest_onnxdet.verify.nodes` names the node.
+blame: what it finds is proven as the judge has it proven. The node at fault is not looked
+for here; :func:`pytest_onnxdet.verify.nodes.first_differing_node` does that, for one graph in two
+runtimes or two graphs that share their tensors' names.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Stage:
     raw: Callable[[], Runs] | None = None
 
 
-#: What the reference might have found in an image, too, deciding float ties as a stage did.
-Settles = Callable[[Stage, int, Detections], Iterable[Detections]]
+#: What else the reference might have detected in an image, deciding float ties as a stage did.
+StageAlternatives = Callable[[Stage, int, Detections], Iterable[Detections]]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Blame:
         agreed = f" ({', '.join(self.before)} agree)" if self.before else ""
         if self.stage is None:
             return f"no stage to blame: {self.note}{agreed}"
-        told = self.note or (self.result.format(limit=2) if self.result else "")
-        return f"stage to blame: {self.stage}{agreed}: {told}"
+        text = self.note or (self.result.format(limit=2) if self.result else "")
+        return f"stage to blame: {self.stage}{agreed}: {text}"
 
 
 def localize(
@@ -87,7 +88,7 @@ def localize(
     classes: Sequence[str] = (),
     images: Sequence[str] = (),
     max_per_img: int | None = None,
-    settles: Settles | None = None,
+    alternatives: StageAlternatives | None = None,
 ) -> Blame:
     """Walks the chain and names the first step that changes the detections.
 
@@ -98,37 +99,38 @@ def localize(
         classes: class names in label order.
         images: file names.
         max_per_img: where the reference is cut.
-        settles: asked for each image that a stage changes. A stage is not blamed for a result that
-            the reference might have, too. With it nothing else counts as a tie of whole boxes.
+        alternatives: asked for each image that a stage changes. A stage is not blamed for a result
+            that the reference might have, too. With them nothing else counts as a tie of whole
+            boxes.
     """
-    cut = max_per_img if settles is None else None
+    cut = max_per_img if alternatives is None else None
     more: dict[str, Any] = {"classes": classes, "images": images, "max_per_img": cut}
 
-    def compare(before: Sequence[Detections], stage: Stage, found: Any) -> ParityResult:
-        """Two neighbours, the first with what the reference might have found as the second did."""
-        result = compare_detections(before, found, tolerance, **more)
-        if settles is None or not result.faults or result.vacuous:
+    def compare(before: Sequence[Detections], stage: Stage, candidate: Any) -> ParityResult:
+        """Two neighbours, the first with those of its alternatives that the second equals."""
+        result = compare_detections(before, candidate, tolerance, **more)
+        if alternatives is None or not result.faults or result.vacuous:
             return result
         alike = list(before)
         for index in {fault.index for fault in result.faults}:
-            possible = _possible(settles, stage, index, found[index])
+            possible = _possible(alternatives, stage, index, candidate[index])
             alike[index] = next(
-                (one for one in possible if not _differ(one, found[index], tolerance, more)),
+                (one for one in possible if not _differ(one, candidate[index], tolerance, more)),
                 before[index],
             )
-        return compare_detections(alike, found, tolerance, **more)
+        return compare_detections(alike, candidate, tolerance, **more)
 
     previous: Sequence[Detections] = reference
     names: tuple[str, ...] = ()
     for stage in stages:
         try:
-            found = stage.run()
-            result = compare(previous, stage, found)
+            candidate = stage.run()
+            result = compare(previous, stage, candidate)
         except Exception as error:  # whatever a stage raises, it is the stage to blame
             return Blame(stage.name, names, None, f"{type(error).__name__}: {error}")
         if result.faults:
             return Blame(stage.name, names, result)
-        previous, names = found, (*names, stage.name)
+        previous, names = candidate, (*names, stage.name)
     if not stages:
         return Blame(None, names, None, "there is no stage")
     whole = compare(reference, stages[-1], previous)
@@ -138,12 +140,12 @@ def localize(
 
 
 def _possible(
-    settles: Settles, stage: Stage, index: int, found: Detections
+    alternatives: StageAlternatives, stage: Stage, index: int, candidate: Detections
 ) -> Iterable[Detections]:
-    """What else the reference might have found; nothing where looking for it fails."""
+    """What else the reference might have detected; nothing where looking for it fails."""
     try:
-        return list(settles(stage, index, found))
-    except Exception:  # the difference is told all the same
+        return list(alternatives(stage, index, candidate))
+    except Exception:  # the difference is reported all the same
         return []
 
 

@@ -140,12 +140,12 @@ def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> 
 
     from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.structure import structure_spec
-    from pytest_onnxdet.run.ties import most_tied
+    from pytest_onnxdet.run.ties import max_tied
 
     spec = REGISTRY.get(name, "mini")
     reference = SimpleNamespace(
         family=builtin_families().get("point_rend" if name == "point_rend" else "dense")
     )
     bench: Any = SimpleNamespace(reference=lambda spec: reference)
-    assert most_tied(bench, structure_spec(spec)) == share
-    assert most_tied(bench, spec) == spec.tied_images
+    assert max_tied(bench, structure_spec(spec)) == share
+    assert max_tied(bench, spec) == spec.tied_images

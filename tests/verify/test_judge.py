@@ -12,8 +12,8 @@ from pytest_onnxdet.verify.verdict import DIFFERENT, EMPTY, SAME, TIED
 GOOD = [detections(s) for s in range(4)]
 
 
-def ask(candidate, reference=GOOD, settle=None, most_tied=1.0, **more):
-    proofs = None if settle is None else TieProofs(settle, most_tied)
+def ask(candidate, reference=GOOD, alternatives=None, max_tied=1.0, **more):
+    proofs = None if alternatives is None else TieProofs(alternatives, max_tied)
     return judge(Sides(reference, candidate, classes=CLASSES, **more), TOLERANCE, proofs)
 
 
@@ -114,17 +114,17 @@ def test_a_proven_tie_is_accepted_and_counted():
     """Deciding ties as the candidate did, the reference finds what the candidate finds."""
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
     near = nudge(other[3], "boxes", 2, np.float32([0.005, 0, 0.005, 0]))
-    figures = check(other, settle=lambda index, candidate, singly: [GOOD[index], near])
+    figures = check(other, alternatives=lambda index, candidate, singly: [GOOD[index], near])
     assert (figures["tied_images"], figures["tied_detections"]) == (1, 2)  # one missed, one extra
     assert figures["max_box_px"] == pytest.approx(0.005, abs=1e-4)  # what is left is told
     assert figures["missed"] == figures["extra"] == 0
-    assert check(GOOD, settle=lambda index, candidate, singly: [])["tied_images"] == 0
+    assert check(GOOD, alternatives=lambda index, candidate, singly: [])["tied_images"] == 0
 
 
 @pytest.mark.parametrize("again", [[], [GOOD[3]]])
 def test_a_difference_that_is_not_proven_a_tie_fails(again):
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    error = failure(other, settle=lambda index, candidate, singly: again)
+    error = failure(other, alternatives=lambda index, candidate, singly: again)
     assert "image 3" in error.message
     assert error.metrics["tied_images"] == 0
 
@@ -132,26 +132,32 @@ def test_a_difference_that_is_not_proven_a_tie_fails(again):
 def test_a_batch_that_ties_otherwise_than_its_singles_needs_both_proven():
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
     runs = {False: GOOD, True: other}
-    assert check(GOOD, singles=other, settle=lambda index, candidate, singly: [runs[singly][index]])
-    error = failure(GOOD, singles=other, settle=lambda index, candidate, singly: [GOOD[index]])
+    assert check(
+        GOOD, singles=other, alternatives=lambda index, candidate, singly: [runs[singly][index]]
+    )
+    error = failure(
+        GOOD, singles=other, alternatives=lambda index, candidate, singly: [GOOD[index]]
+    )
     assert "one by one" in error.message
 
 
 def test_ties_cannot_make_up_for_finding_nothing():
     nothing = [empty() for _ in GOOD]
-    error = failure(nothing, settle=lambda index, candidate, singly: [empty()])
+    error = failure(nothing, alternatives=lambda index, candidate, singly: [empty()])
     assert error.metrics["tied_images"] == 0
 
 
 def test_more_proven_ties_than_the_spec_expects_fail():
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    runs = {"settle": lambda index, candidate, singly: [other[index]]}
-    assert check(other, most_tied=0.25, **runs)["tied_images"] == 1
-    assert check(other, most_tied=0.01, **runs)["tied_images"] == 1  # of four images, one
-    error = failure(other, most_tied=0.0, **runs)
+    runs = {"alternatives": lambda index, candidate, singly: [other[index]]}
+    assert check(other, max_tied=0.25, **runs)["tied_images"] == 1
+    assert check(other, max_tied=0.01, **runs)["tied_images"] == 1  # of four images, one
+    error = failure(other, max_tied=0.0, **runs)
     assert "float ties explain 1 of 4 image(s), more than the 0% that" in error.message
     both = [nudge(GOOD[0], "boxes", 2, np.float32([9, 0, 9, 0])), *other[1:]]
-    error = failure(both, most_tied=0.25, settle=lambda index, candidate, singly: [both[index]])
+    error = failure(
+        both, max_tied=0.25, alternatives=lambda index, candidate, singly: [both[index]]
+    )
     assert "float ties explain 2 of 4 image(s), more than the 25% that" in error.message
 
 
@@ -160,7 +166,7 @@ def test_with_a_proof_at_hand_a_tie_at_the_cut_needs_it_too():
     moved = nudge(GOOD[0], "boxes", last, np.float32([300, 0, 300, 0]))
     other = [moved, *GOOD[1:]]
     assert check(other, max_per_img=len(GOOD[0]))["order_only"] == 1
-    failure(other, max_per_img=len(GOOD[0]), settle=lambda index, candidate, singly: [])
+    failure(other, max_per_img=len(GOOD[0]), alternatives=lambda index, candidate, singly: [])
 
 
 def test_every_image_gets_a_verdict_of_its_own():
@@ -170,7 +176,7 @@ def test_every_image_gets_a_verdict_of_its_own():
     verdict = ask(
         candidate,
         reference,
-        settle=lambda index, candidate, singly: [other] if index == 1 else [],
+        alternatives=lambda index, candidate, singly: [other] if index == 1 else [],
         images=names,
     )
     assert [image.outcome for image in verdict.images] == [SAME, TIED, DIFFERENT, EMPTY]
@@ -192,14 +198,14 @@ def test_an_image_of_nothing_fails_where_every_one_has_to_count():
 
 
 def test_a_search_for_a_proof_that_fails_does_not_hide_the_fault():
-    def settle(index, candidate, singly):
+    def alternatives(index, candidate, singly):
         raise RuntimeError("no memory")
 
     other = [*GOOD[:3], nudge(GOOD[3], "boxes", 2, np.float32([9, 0, 9, 0]))]
-    text = failure(other, settle=settle).message
+    text = failure(other, alternatives=alternatives).message
     assert "missed: 1" in text
     assert text.count("RuntimeError: no memory") == 1
-    assert "no memory" not in ask(GOOD, settle=settle).message
+    assert "no memory" not in ask(GOOD, alternatives=alternatives).message
 
 
 def masked(at):
@@ -213,20 +219,20 @@ def masked(at):
 
 @pytest.mark.parametrize("proofs", [None, lambda index, candidate, singly: []])
 def test_a_mask_pixel_within_rounding_of_the_threshold_is_a_proven_tie(proofs):
-    verdict = ask(masked(0.49999), masked(0.50001), settle=proofs)
+    verdict = ask(masked(0.49999), masked(0.50001), alternatives=proofs)
     assert verdict.ok
     assert verdict.metrics["mask_ties"] == 1
     assert verdict.metrics["min_mask_iou"] < TOLERANCE.mask_iou
     (image,) = verdict.tied
     assert image.reason == "1 mask(s) differ only in pixels that tie at the threshold"
-    assert ask(masked(0.6), masked(0.6), settle=proofs).metrics["mask_ties"] == 0
+    assert ask(masked(0.6), masked(0.6), alternatives=proofs).metrics["mask_ties"] == 0
 
 
 @pytest.mark.parametrize("proofs", [None, lambda index, candidate, singly: []])
 @pytest.mark.parametrize("at", [0.5004, 0.51, 0.9])
 def test_a_mask_pixel_that_does_not_tie_is_refused(proofs, at):
     """Also within the allowance for probabilities, which is no statement about ties."""
-    verdict = ask(masked(0.4996), masked(at), settle=proofs)
+    verdict = ask(masked(0.4996), masked(at), alternatives=proofs)
     assert not verdict.ok
     assert "mask_iou: 1" in verdict.message
     assert verdict.metrics["mask_ties"] == 0
@@ -237,15 +243,15 @@ def test_a_judge_that_is_not_thorough_asks_no_more_than_it_needs():
     bad = [nudge(one, "boxes", 0, np.float32([1, 0, 0, 0])) for one in GOOD]
     asked = []
 
-    def settle(index, candidate, singly):
+    def alternatives(index, candidate, singly):
         asked.append(index)
         return [candidate] if index == 0 else []
 
-    proofs = TieProofs(settle, thorough=False)
+    proofs = TieProofs(alternatives, thorough=False)
     assert not judge(Sides(GOOD, bad), TOLERANCE, proofs).ok
     assert asked == [0, 1]
     asked.clear()
-    assert not judge(Sides(GOOD, bad), TOLERANCE, TieProofs(settle)).ok
+    assert not judge(Sides(GOOD, bad), TOLERANCE, TieProofs(alternatives)).ok
     assert asked == [0, 1, 2, 3]
     asked.clear()
     raw, other = ({"cls": np.full((1, 2), value, np.float32)} for value in (1, 2))

@@ -62,18 +62,18 @@ def test_no_difference_and_a_sum_of_small_ones():
 
 @pytest.mark.parametrize("stage", range(3))
 def test_a_step_that_decides_a_tie_otherwise_is_not_blamed(stage):
-    """BAD is what the reference might have found, too: asked of the stage that found it."""
+    """BAD is what the reference might have detected, too: asked of the stage that did."""
     asked = []
 
-    def settles(one, index, found):
+    def alternatives(one, index, candidate):
         asked.append((one.name, index))
-        assert found is BAD[1]
+        assert candidate is BAD[1]
         return [GOOD[1], BAD[1]]
 
     results = [BAD if at == stage else GOOD for at in range(3)]
     stages = [Stage(n, lambda r=r: r) for n, r in zip(NAMES, results, strict=True)]
     assert localize(GOOD, stages, TOLERANCE).stage == NAMES[stage]
-    blame = localize(GOOD, stages[: stage + 1], TOLERANCE, settles=settles)
+    blame = localize(GOOD, stages[: stage + 1], TOLERANCE, alternatives=alternatives)
     assert blame.stage is None and blame.note == "nothing differs here"
     assert asked[0] == (NAMES[stage], 1)
 
@@ -82,7 +82,10 @@ def test_what_differs_beside_a_tie_is_blamed():
     other = nudge(GOOD[0], "boxes", 0, np.float32([1, 0, 0, 0]))
     stages = [Stage("lowering", lambda: GOOD), Stage("export", lambda: [other, BAD[1]])]
     blame = localize(
-        GOOD, stages, TOLERANCE, settles=lambda _, index, found: [found] if index else []
+        GOOD,
+        stages,
+        TOLERANCE,
+        alternatives=lambda _, index, candidate: [candidate] if index else [],
     )
     assert blame.stage == "export"
     assert {fault.index for fault in blame.result.faults} == {0}
@@ -93,14 +96,14 @@ def test_a_proof_that_fails_or_proves_nothing_leaves_the_blame():
         raise RuntimeError("no raw outputs")
 
     stages = [Stage("lowering", lambda: BAD)]
-    for settles in (fail, lambda *_: [], lambda *_: GOOD):
-        assert localize(GOOD, stages, TOLERANCE, settles=settles).stage == "lowering"
+    for alternatives in (fail, lambda *_: [], lambda *_: GOOD):
+        assert localize(GOOD, stages, TOLERANCE, alternatives=alternatives).stage == "lowering"
 
 
 def test_a_stage_that_loses_everything_is_not_saved_by_a_proof():
     nothing = [empty(), empty()]
     stages = [Stage("lowering", lambda: nothing)]
-    blame = localize(GOOD, stages, TOLERANCE, settles=lambda _, __, found: [found])
+    blame = localize(GOOD, stages, TOLERANCE, alternatives=lambda _, __, candidate: [candidate])
     assert blame.stage == "lowering"
 
 
