@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
+from pytest_onnxdet.verify.coco_eval import DatasetDetections, StreamedEval
 
 # The methods through which results reach the matching.
 _OWN = (
@@ -55,10 +55,10 @@ def streamed(dataset: Any, detections: Sequence[Detections]) -> Iterator[None]:
             kinds.append("segm")
         return dict.fromkeys(kinds), None
 
-    def load_results(entries: Any) -> Found:
+    def load_results(entries: Any) -> DatasetDetections:
         if not any(len(image) for image in detections):
             raise IndexError("no entries")  # as pycocotools; mmdet says what it means
-        return Found(dataset.img_ids, dataset.cat_ids, detections)
+        return DatasetDetections(dataset.img_ids, dataset.cat_ids, detections)
 
     own = place.mmcv, place.COCOeval
     # Of masks, mmdet goes through the entries and takes the boxes out: here are none.

@@ -1,4 +1,4 @@
 """Numbers of the runtimes that lowerings keep to. Imports nothing."""
 
-#: The most entries that TensorRT's TopK gives.
-MOST_TOPK = 3840
+#: The maximum of entries that TensorRT's TopK gives.
+MAX_TOPK = 3840

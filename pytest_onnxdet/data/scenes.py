@@ -92,10 +92,10 @@ def draw_crowd(seed: int, index: int) -> Scene:
     rng = np.random.default_rng([seed, index, CROWD_OBJECTS])
     height, width = CROWD_SIZE
     image = _background(rng, height, width)
-    largest, least = CROWD_SIDES
+    largest, smallest = CROWD_SIDES
     polygons: list[NDArray[np.float32]] = []
     labels = rng.integers(len(CLASSES), size=CROWD_OBJECTS)
-    for label, size in zip(labels, np.geomspace(largest, least, CROWD_OBJECTS), strict=True):
+    for label, size in zip(labels, np.geomspace(largest, smallest, CROWD_OBJECTS), strict=True):
         polygon = _shape(rng, int(label), float(size), height, width)
         polygons.append(polygon)
         _paint(rng, image, polygon)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 INPUTS = ("input", "image_shape")
-LEAST_OPSET, LATEST_OPSET = 11, 20
+MIN_OPSET, LATEST_OPSET = 11, 20
 
 # A dynamic graph is traced at a batch and a size that no case verifies: what the tracer baked in
 # shows as a difference.
@@ -67,9 +67,9 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.shape not in ("static", "dynamic"):
             raise ValueError(f"shape is {self.shape!r}; it is 'static' or 'dynamic'")
-        if not LEAST_OPSET <= self.opset <= LATEST_OPSET:
+        if not MIN_OPSET <= self.opset <= LATEST_OPSET:
             raise ExportError(
-                f"opset {self.opset} is not supported: {LEAST_OPSET} to {LATEST_OPSET} are"
+                f"opset {self.opset} is not supported: {MIN_OPSET} to {LATEST_OPSET} are"
             )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1]
 #: Steps of a side that keep what networks ask of a size: multiples of 32, CornerNet's canvas.
-STEP, LEAST = 128, 96
+STEP, MIN_SIDE = 128, 96
 #: What a gross difference is: rounding moves no box (px) and no score by so much, and brings few
 #: detections in or out. What a graph is held to is parity; this is whether it is the same network.
 BOX, SCORE, SHARE = 2.0, 0.01, 0.1
@@ -62,7 +62,7 @@ def second_sizes(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 def _small(side: int) -> int:
     small = (side - 1) % STEP + 1
-    while small < LEAST or small == side:
+    while small < MIN_SIDE or small == side:
         small += STEP
     return small
 

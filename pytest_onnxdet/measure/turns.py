@@ -44,7 +44,7 @@ LEAD_IN = 0.25
 #: the next one finds them awake, on cores that PyTorch needs when it is its turn.
 PAUSE = 0.05
 #: With the pauses, measuring ends after so many times the seconds that were asked for.
-AT_MOST = 3
+MAX_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def measure(
             returns a float it is taken as the milliseconds, as a device's events measure them;
             else the clock is taken.
         seconds: there are as many rounds as take so long, all subjects together and without the
-            pauses between them, or `AT_MOST` times as long with the pauses, by one round after the
-            warm-up which does not count, ...
+            pauses between them, or `MAX_TIMES` times as long with the pauses, by one round after
+            the warm-up which does not count, ...
         min_rounds, max_rounds: ... but there are at least and at most so many.
         calls: how many units of work a call does; times are for one of them.
         timed: the subject that ``repeat`` calls; None: the first.
@@ -196,7 +196,7 @@ def measure(
         whole = max(clock() - begin, 1e-9)
         rounds = min(
             seconds / max(whole - paused, 1e-9),
-            AT_MOST * seconds / whole,
+            MAX_TIMES * seconds / whole,
         )
         count = min(max(math.ceil(rounds - 1e-6), min_rounds), max_rounds)
         turns.repeat(repeat or in_a_loop, count)

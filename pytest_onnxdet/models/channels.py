@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-USUAL = 3
+DEFAULT = 3
 #: Pixels of a side that any stem takes.
 SIDE = 64
 
@@ -32,9 +32,9 @@ def input_channels(detector: Any) -> int:
         if isinstance(module, nn.Conv2d)
     ]
     if not isinstance(backbone, nn.Module) or not convolutions:
-        return USUAL
+        return DEFAULT
     first: int = convolutions[0].in_channels
-    for count in dict.fromkeys((first, USUAL, first // 4, 1, 4)):
+    for count in dict.fromkeys((first, DEFAULT, first // 4, 1, 4)):
         if count and _takes(backbone, convolutions, count):
             return count
     return first

@@ -78,12 +78,12 @@ class Reference:
             )
             seen = watching.enter_context(_watched_masks(self.detector))
             watching.enter_context(torch.no_grad())
-            found = results(images, metas)
+            output = results(images, metas)
         detections = []
         cfg: Any = getattr(self.detector, "cfg", None)
-        masked = any(isinstance(result, tuple) for result in found)
+        masked = any(isinstance(result, tuple) for result in output)
         threshold = mask_threshold(cfg.model) if masked else THRESHOLD
-        for result in found:
+        for result in output:
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)

@@ -165,9 +165,9 @@ class _Selecting:
 def _soft_nms(operator: Any, boxes: Tensor, scores: Tensor, dets: Tensor, **named: Any) -> Any:
     """Soft-NMS, which also writes boxes and lowered scores, into ``dets`` (K, 5)."""
     written = dets.float()
-    kept = operator(boxes.float(), scores.float(), written, **named)
+    keep = operator(boxes.float(), scores.float(), written, **named)
     dets.copy_(written)
-    return kept
+    return keep
 
 
 def _single(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What PyTorch found in a set of images, as data.
+"""What PyTorch detected in a set of images, as data.
 
 A :class:`Recording` is the reference's side of every comparison, and all of it that leaves the
 machine where PyTorch is: this module needs numpy alone. Files are written and read by
@@ -25,7 +25,7 @@ RAW_BATCHES = 4
 #: Of a data set's mask probabilities those of the first images are kept: up to so many images and
 #: bytes, of these few in any case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's
 #: 224 x 224 they take 20 MB. Pasted masks are compared for all images.
-PROBABILITY_IMAGES, PROBABILITY_BYTES, PROBABILITY_LEAST = 100, 256_000_000, 4
+PROBABILITY_IMAGES, PROBABILITY_BYTES, PROBABILITY_MIN = 100, 256_000_000, 4
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ def record(
             for meta in batch.metas[: batch.valid]:
                 height, width = meta["ori_shape"][:2]
                 sizes.append((int(height), int(width)))
-            found = reference.run(batch)
+            detected = reference.run(batch)
             if len(raw) < RAW_BATCHES:
                 raw.append(reference.raw(batch))
                 first.append(batch)
-                seen.extend(found)
-            yield from found
+                seen.extend(detected)
+            yield from detected
 
     detections = tuple(packed(results()))
     return Recording(
@@ -158,7 +158,7 @@ def packed(results: Iterable[Detections]) -> list[Detections]:
         for number, one in enumerate(results):
             spent += 0 if one.mask_probs is None else one.mask_probs.nbytes
             fits = number < PROBABILITY_IMAGES and spent <= PROBABILITY_BYTES
-            yield one.packed(number < PROBABILITY_LEAST or fits)
+            yield one.packed(number < PROBABILITY_MIN or fits)
 
     return in_little_memory(images())
 

@@ -144,14 +144,14 @@ def ties(records: Sequence[Record]) -> str:
 
 def unreached(records: Sequence[Record]) -> str:
     """One sentence on the limits that no image reached; empty where each was reached somewhere."""
-    most: dict[tuple[str, str], int] = {}
+    greatest: dict[tuple[str, str], int] = {}
     for record in records:
         reached = record.metrics.get("cuts_reached") if record.check == "parity" else None
         for cut, images in (reached or {}).items():
             key = (cut, record.model)
-            most[key] = max(most.get(key, 0), int(images))
+            greatest[key] = max(greatest.get(key, 0), int(images))
     without: dict[str, list[str]] = {}
-    for (cut, model), images in most.items():
+    for (cut, model), images in greatest.items():
         if not images:
             without.setdefault(cut, []).append(model)
     parts = [f"{cut} ({', '.join(models)})" for cut, models in without.items()]

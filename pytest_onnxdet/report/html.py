@@ -13,7 +13,7 @@ from pytest_onnxdet.report.template import TEMPLATE
 if TYPE_CHECKING:
     import jinja2
 
-_MOST_LINES = 40
+_MAX_LINES = 40
 
 
 def render(summary: Summary) -> str:
@@ -21,7 +21,7 @@ def render(summary: Summary) -> str:
     by_outcome = {o: [r for r in summary.records if r.outcome == o] for o in OUTCOMES}
     return _template().render(
         summary=summary,
-        most=_MOST_LINES,
+        max_lines=_MAX_LINES,
         signs=SIGNS,
         by_outcome={outcome: records for outcome, records in by_outcome.items() if records},
         identified=identified,

@@ -7,7 +7,7 @@ import re
 from pytest_onnxdet.report.layout import SIGNS, Cell, Note, Table, clean, identified
 from pytest_onnxdet.report.summary import Summary
 
-_MOST_LINES = 20
+_MAX_LINES = 20
 _LEGEND = "✓ passed, ✗ failed, skip: skipped, xfail: known failure, –: not run."
 
 
@@ -81,7 +81,7 @@ def _note(note: Note) -> str:
         head = escape(note.subject)
     if note.outcome == "error":
         head += " (error)"
-    reason = note.lines(_MOST_LINES)
+    reason = note.lines(_MAX_LINES)
     longest = max((len(run) for line in reason for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"\\[{note.number}\\] {head}", "", f"{fence}text", *reason, fence])

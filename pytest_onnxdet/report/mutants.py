@@ -50,10 +50,10 @@ def tables(mutants: Sequence[Record], notes: Notes) -> list[Table]:
     for name in dict.fromkeys(_operator(r) for r in mutants):
         cells = [Cell(clean(name))]
         for model in models:
-            found = [r for r in mutants if _operator(r) == name and _column(labels, r) == model]
-            texts = list(dict.fromkeys(map(_said, found)))
-            state = "failed" if any(r.outcome in ("failed", "error") for r in found) else ""
-            cells.append(Cell(", ".join(texts), state, notes.of([r for r in found if state])))
+            tried = [r for r in mutants if _operator(r) == name and _column(labels, r) == model]
+            texts = list(dict.fromkeys(map(_said, tried)))
+            state = "failed" if any(r.outcome in ("failed", "error") for r in tried) else ""
+            cells.append(Cell(", ".join(texts), state, notes.of([r for r in tried if state])))
         rows.append(tuple(cells))
     remarks = (
         sentence(mutants),

@@ -92,7 +92,7 @@ a { color: inherit; }
 {{ note.subject }}
 {% endif %}
 </p>
-<pre tabindex="0">{{ note.lines(most) | join('\\n') }}</pre>
+<pre tabindex="0">{{ note.lines(max_lines) | join('\\n') }}</pre>
 </div>
 {% endfor %}
 </section>

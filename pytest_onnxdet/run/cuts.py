@@ -57,17 +57,17 @@ class Counting:
                 outputs = watching.enter_context(_noted(self._head, "forward"))
             if PROPOSALS in self.reached:
                 proposals = watching.enter_context(_noted(detector.rpn_head, "simple_test_rpn"))
-            found = self._reference.run(batch)
+            results = self._reference.run(batch)
         if outputs:
             family = self._reference.family
             levels = family.candidates_of_levels(detector, outputs[-1])
-            most = [max(counts) for counts in zip(*levels, strict=True)]
+            largest = [max(counts) for counts in zip(*levels, strict=True)]
             # A level is cut where it has more candidates; one of just as many loses none.
-            self._count(NMS_PRE, [count - 1 for count in most[: batch.valid]])
+            self._count(NMS_PRE, [count - 1 for count in largest[: batch.valid]])
         if proposals:
             self._count(PROPOSALS, [len(one) for one in proposals[-1][: batch.valid]])
-        self._count(MAX_PER_IMG, [len(one) for one in found])
-        return found
+        self._count(MAX_PER_IMG, [len(one) for one in results])
+        return results
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """The heads' outputs of the batch, uncounted."""

@@ -28,7 +28,7 @@ from pytest_onnxdet.export.options import ExportError, ExportOptions, NoLowering
 if TYPE_CHECKING:
     from torch import nn
 
-APART = "in another process"
+OTHER_PROCESS = "in another process"
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from pytest_onnxdet.run.second_export import serve; serve()"
@@ -40,7 +40,7 @@ class SecondExport(NamedTuple):
 
     Attributes:
         path: its file.
-        where: :data:`APART`, or that it was made in the same process and why.
+        where: :data:`OTHER_PROCESS`, or that it was made in the same process and why.
     """
 
     path: Path
@@ -89,8 +89,8 @@ class SecondExporter:
             why = f"the other one could not load it: {answer['message']}"
             return SecondExport(path, f"in the same process, as {why}")
         if "failed" in answer:
-            raise ExportError(f"a second export, {APART}, failed: {answer['message']}")
-        return SecondExport(path, APART)
+            raise ExportError(f"a second export, {OTHER_PROCESS}, failed: {answer['message']}")
+        return SecondExport(path, OTHER_PROCESS)
 
     def close(self) -> None:
         """Ends the process and deletes its files; calling it twice is harmless."""

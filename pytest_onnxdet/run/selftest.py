@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.run.cases import Case
     from pytest_onnxdet.verify.verdict import Verdict
 
-#: Batches that are kept rather than read anew for every mutant.
-_KEPT_BYTES = 512_000_000
+#: Bytes of batches that stay in memory rather than are read anew for every mutant.
+_CACHE_BYTES = 512_000_000
 
 
 class SelfTest:
@@ -131,33 +131,33 @@ class SelfTest:
     def _verdict(self, mutant: MutantBench) -> Verdict:
         """As conformance/test_parity.py comes to it."""
         case, tolerance = self.case, self._tolerance()
-        found = mutant.candidates(case)
+        candidates = mutant.candidates(case)
         proofs = replace(tie_proofs(mutant, case, tolerance), thorough=False)
-        return judge(sides(mutant, case, mutant.results(case), found), tolerance, proofs)
+        return judge(sides(mutant, case, mutant.results(case), candidates), tolerance, proofs)
 
     def _tolerance(self) -> Tolerance:
         case = self.case
         device = self.bench.session(case).device
         return case.spec.tolerance(case.backend.name, case.precision, device)
 
-    def _accuracy(self, found: list[Any]) -> None:
+    def _accuracy(self, candidates: list[Any]) -> None:
         """As conformance/test_accuracy.py, where PyTorch's AP on these images is not 0."""
         bench, case = self.bench, self.case
         check_accuracy(
             bench.dataset(case.spec).coco,
             bench.results(case),
-            found,
+            candidates,
             tolerance=self._tolerance(),
             case_id=case.id,
         )
 
-    def _moved(self, found: list[Any]) -> float | None:
+    def _moved(self, candidates: list[Any]) -> float | None:
         """How far box AP is from the good graph's; None where there is none."""
         if is_structure(self.case.spec):
             return None
         coco, good = self.bench.dataset(self.case.spec).coco, self.bench.candidates(self.case)
         try:
-            return float(compare_ap(coco, good, found, ("bbox",))["bbox_mAP_delta"])
+            return float(compare_ap(coco, good, candidates, ("bbox",))["bbox_mAP_delta"])
         except AccuracyError:
             return None
 
@@ -283,14 +283,14 @@ class KeptBatches(Batches):
             fill=batches.fill,
             channels=batches.channels,
         )
-        self._kept: dict[int, Batch] = {}
+        self._cache: dict[int, Batch] = {}
         self._bytes = 0
 
     def __getitem__(self, number: int) -> Batch:
-        if number not in self._kept:
+        if number not in self._cache:
             batch = super().__getitem__(number)
-            if self._bytes + batch.images.nbytes > _KEPT_BYTES:
+            if self._bytes + batch.images.nbytes > _CACHE_BYTES:
                 return batch
-            self._kept[number] = batch
+            self._cache[number] = batch
             self._bytes += batch.images.nbytes
-        return self._kept[number]
+        return self._cache[number]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pytest_onnxdet.data.detections import Detections
-from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
+from pytest_onnxdet.verify.coco_eval import DatasetDetections, StreamedEval
 
 _MAX_DETS = 100  # an image; mmdet takes AP at this one of its proposal_nums
 
@@ -22,13 +22,13 @@ class AccuracyError(Exception):
     """AP cannot be computed, or means nothing; the message says why."""
 
 
-def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "bbox") -> float:
+def average_precision(dataset: Any, results: Sequence[Detections], metric: str = "bbox") -> float:
     """COCO AP over IoU 0.50:0.95, all areas, at most 100 detections per image, on the 0-1 scale.
 
     Args:
         dataset: the data room's Dataset; or mmdet's CocoDataset, or anything with its ``coco``
             (a pycocotools COCO), ``img_ids`` and ``cat_ids``, in the order of images and labels.
-        found: one entry for each of ``img_ids``.
+        results: one entry for each of ``img_ids``.
         metric: ``bbox`` or ``segm``.
 
     Raises:
@@ -37,8 +37,8 @@ def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "
     """
     dataset = _annotations(dataset)
     images, categories = list(dataset.img_ids), list(dataset.cat_ids)
-    _check(images, categories, found, metric)
-    evaluation = StreamedEval(dataset.coco, Found(images, categories, found), metric)
+    _check(images, categories, results, metric)
+    evaluation = StreamedEval(dataset.coco, DatasetDetections(images, categories, results), metric)
     evaluation.params.catIds = categories
     evaluation.params.imgIds = images
     evaluation.params.maxDets = [_MAX_DETS]
@@ -54,19 +54,19 @@ def average_precision(dataset: Any, found: Sequence[Detections], metric: str = "
 
 
 def _check(
-    images: Sequence[Any], categories: Sequence[Any], found: Sequence[Detections], metric: str
+    images: Sequence[Any], categories: Sequence[Any], results: Sequence[Detections], metric: str
 ) -> None:
-    if len(images) != len(found):
-        raise AccuracyError(f"{len(found)} image(s) were run, the data set has {len(images)}")
-    if metric == "segm" and any(one.masks is None for one in found):
+    if len(images) != len(results):
+        raise AccuracyError(f"{len(results)} image(s) were run, the data set has {len(images)}")
+    if metric == "segm" and any(one.masks is None for one in results):
         raise AccuracyError("segm AP needs masks, and the detections have none")
-    for one in found:
+    for one in results:
         unknown = one.labels[(one.labels < 0) | (one.labels >= len(categories))]
         if len(unknown):
             raise AccuracyError(f"label {unknown[0]} is none of the {len(categories)} categories")
         if np.isnan(one.scores).any():
             raise AccuracyError("a score is not a number (NaN)")
-    if not any(len(one) for one in found):
+    if not any(len(one) for one in results):
         raise AccuracyError(f"nothing was detected in {len(images)} image(s)")
 
 
@@ -92,12 +92,12 @@ def compare_ap(
     """
     figures: dict[str, float] = {}
     for metric in metrics:
-        for suffix, side, found in (
+        for suffix, side, results in (
             ("_torch", "PyTorch", reference),
             ("", "the backend", candidate),
         ):
             try:
-                figures[f"{metric}_mAP{suffix}"] = average_precision(dataset, found, metric)
+                figures[f"{metric}_mAP{suffix}"] = average_precision(dataset, results, metric)
             except AccuracyError as error:
                 raise AccuracyError(f"{side}: {error}") from error
         figures[f"{metric}_mAP_delta"] = figures[f"{metric}_mAP"] - figures[f"{metric}_mAP_torch"]

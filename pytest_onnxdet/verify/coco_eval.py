@@ -24,7 +24,7 @@ _CHUNK = 100  # images at a time
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetDetections:
     """What was detected in a data set.
 
     Attributes:
@@ -47,16 +47,16 @@ class StreamedEval(COCOeval):
     Args:
         truth: a pycocotools COCO; of an object ``area``, ``bbox``, ``category_id``, ``iscrowd``
             and, for masks, ``segmentation`` count.
-        found: what is evaluated.
+        results: what is evaluated.
         kind: ``bbox`` or ``segm``. Areas are then those of boxes or of masks, as mmdet has them.
 
     Raises:
         ValueError: a score is NaN, or hotcoco refuses something else that it is given.
     """
 
-    def __init__(self, truth: Any, found: Found, kind: str) -> None:
+    def __init__(self, truth: Any, results: DatasetDetections, kind: str) -> None:
         super().__init__(truth, None, kind)
-        self.found = found
+        self.results = results
 
     eval: dict[str, Any]
 
@@ -101,17 +101,17 @@ class StreamedEval(COCOeval):
         # Numbered from 1 on: pycocotools takes the match of object 0 for none.
         for number, one in enumerate(objects, 1):
             one["id"] = number
-        truth, found = COCO(), COCO()
+        truth, detected = COCO(), COCO()
         truth.dataset = {"images": images, "categories": categories, "annotations": objects}
         for number, one in enumerate(detections, 1):
             box = one.get("bbox")
             area = _area(one["segmentation"]) if box is None else box[2] * box[3]
             one |= {"id": number, "area": area, "iscrowd": 0}
-        found.dataset = {**truth.dataset, "annotations": detections}
+        detected.dataset = {**truth.dataset, "annotations": detections}
         with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
             truth.createIndex()
-            found.createIndex()
-            slow = COCOeval(truth, found, self.params.iouType)
+            detected.createIndex()
+            slow = COCOeval(truth, detected, self.params.iouType)
             for name in ("iouThrs", "recThrs", "maxDets", "areaRng", "areaRngLbl"):
                 setattr(slow.params, name, getattr(self.params, name))
             slow.evaluate()
@@ -125,7 +125,7 @@ class StreamedEval(COCOeval):
 
     def _chunks(self) -> Iterator[tuple[list[Any], list[Any], list[Any]]]:
         """Images, objects and detections, a few images at a time, in the order of image ids."""
-        at = {image: index for index, image in enumerate(self.found.images)}
+        at = {image: index for index, image in enumerate(self.results.images)}
         rank = {category: number for number, category in enumerate(self.params.catIds)}
         for start in range(0, len(self.params.imgIds), _CHUNK):
             images: list[Any] = []
@@ -137,7 +137,7 @@ class StreamedEval(COCOeval):
                 images.append({"id": number, **size})
                 objects += self._objects(image, number, rank)
                 if image in at:
-                    detections += self._detections(self.found.detections[at[image]], number, rank)
+                    detections += self._detections(self.results.detections[at[image]], number, rank)
             yield images, objects, detections
 
     def _objects(self, image: Any, number: int, rank: dict[Any, int]) -> Iterator[dict[str, Any]]:
@@ -157,24 +157,24 @@ class StreamedEval(COCOeval):
             yield entry
 
     def _detections(
-        self, found: Detections, number: int, rank: dict[Any, int]
+        self, result: Detections, number: int, rank: dict[Any, int]
     ) -> Iterator[dict[str, Any]]:
         """Those of one image, class by class, as mmdet writes them into a COCO result file."""
         masks = None
         if self.params.iouType == "segm":
-            masks = found.packed().masks
+            masks = result.packed().masks
             assert isinstance(masks, RunLengthMasks)
             encoded = masks.encoded
-        corners = found.boxes.astype(np.float64)
+        corners = result.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        ranks = [rank.get(self.found.categories[label], -1) for label in found.labels]
+        ranks = [rank.get(self.results.categories[label], -1) for label in result.labels]
         for k in np.argsort(ranks, kind="stable"):
             if ranks[k] < 0:
                 continue  # of a category that is not looked at
             entry: dict[str, Any] = {
                 "image_id": number,
                 "category_id": ranks[k] if self.params.useCats else 0,
-                "score": float(found.scores[k]),
+                "score": float(result.scores[k]),
             }
             entry |= {"bbox": boxes[k]} if masks is None else {"segmentation": encoded[k]}
             yield entry

@@ -107,8 +107,8 @@ class _Image:
 
     def compare(self, max_per_img: int | None) -> None:
         pairs = match(self.ours, self.theirs, self.tolerance)
-        least = self.tolerance.least_score
-        ours, theirs = (~(one.scores < least) for one in (self.ours, self.theirs))  # NaN counts
+        threshold = self.tolerance.least_score
+        ours, theirs = (~(one.scores < threshold) for one in (self.ours, self.theirs))  # NaN counts
         counted = [(i, j) for i, j in pairs if ours[i] or theirs[j]]
         self.result.matched += len(counted)
         for i, j in counted:
@@ -206,12 +206,14 @@ class _Image:
 
         Written so that NaN is beyond every allowance.
         """
-        least = key == "mask_iou"
+        higher_is_better = key == "mask_iou"
         entry = self._mismatch(kind, value, allowed, i, j, note)
         known = self.result.worst.get(key)
-        if known is None or not (value >= known.value if least else value <= known.value):
+        if known is None or not (
+            value >= known.value if higher_is_better else value <= known.value
+        ):
             self.result.worst[key] = entry
-        if not (value >= allowed if least else value <= allowed):
+        if not (value >= allowed if higher_is_better else value <= allowed):
             self.result.mismatches.append(entry)
 
     def _order(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -265,8 +267,8 @@ class _Image:
             self.result.order_only += 1
             yield pair
 
-    def _class(self, found: Detections, at: int) -> str:
-        label = int(found.labels[at])
+    def _class(self, detections: Detections, at: int) -> str:
+        label = int(detections.labels[at])
         return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
     def _mismatch(

@@ -9,7 +9,7 @@ import onnx
 import onnx.numpy_helper
 from onnx import TensorProto
 
-from pytest_onnxdet.core.limits import MOST_TOPK
+from pytest_onnxdet.core.limits import MAX_TOPK
 from pytest_onnxdet.graph.walk import DEFAULT_DOMAINS, model_nodes, opset
 
 # What builders refuse where there is no GPU (tensorrt_rtx 1.7); see docs/tensorrt.md.
@@ -50,17 +50,17 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
     if recorded is not None and opset(model) != recorded:
         faults.append(f"opset: the graph has {opset(model)}, the exporter recorded {recorded}")
     inputs = tuple(info.get("inputs") or ("input", "image_shape"))
-    found = {value.name: value for value in model.graph.output}
-    masks = "masks" in info.get("outputs", found)
+    named = {value.name: value for value in model.graph.output}
+    masks = "masks" in info.get("outputs", named)
     outputs = ("dets", "labels", "masks") if masks else ("dets", "labels")
     weights = {tensor.name for tensor in model.graph.initializer}
-    given = [value for value in model.graph.input if value.name not in weights]
+    fed = [value for value in model.graph.input if value.name not in weights]
     static = info.get("static_shape")
     channels = int(info.get("channels", static[1] if static else CHANNELS))
     # A runtime that needs fixed sizes inside pads its detections to a fixed count.
     fixed_count = info.get("lowering", "onnxruntime") != "onnxruntime"
     for side, wanted, values in (
-        ("input", inputs, given),
+        ("input", inputs, fed),
         ("output", outputs, list(model.graph.output)),
     ):
         names = tuple(value.name for value in values)
@@ -100,8 +100,8 @@ def _builder_faults(model: onnx.ModelProto) -> list[str]:
         count = known.get(node.input[1])
         if count is None:
             faults.append(f"TopK {node.name}: its K is computed, and TensorRT takes a constant")
-        elif (k := int(onnx.numpy_helper.to_array(count).max())) > MOST_TOPK:
-            faults.append(f"TopK {node.name}: K is {k}, and TensorRT takes at most {MOST_TOPK}")
+        elif (k := int(onnx.numpy_helper.to_array(count).max())) > MAX_TOPK:
+            faults.append(f"TopK {node.name}: K is {k}, and TensorRT takes at most {MAX_TOPK}")
     return faults
 
 

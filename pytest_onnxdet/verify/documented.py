@@ -57,7 +57,7 @@ def check_documented(spec: ModelSpec, metrics: Mapping[str, Any], *, case_id: st
     for kind, wanted in spec.expected_ap.items():
         got = metrics.get(f"{kind}_mAP_torch")
         if got is None or not abs(got - wanted) <= ALLOWED + _FLOATS:
-            lines.append(f"{kind} AP of PyTorch {_told(got)}, documented is {wanted:.3f}")
+            lines.append(f"{kind} AP of PyTorch {_reached(got)}, documented is {wanted:.3f}")
     _fail(lines, metrics, case_id)
 
 
@@ -71,12 +71,12 @@ def check_bar(spec: ModelSpec, metrics: Mapping[str, Any], *, case_id: str) -> N
     for kind, measured in spec.expected_ap.items():
         got = metrics.get(f"{kind}_mAP_torch")
         if got is None or not got >= measured - LOST - _FLOATS:
-            least = f"at least {measured - LOST:.3f} is expected ({measured:.3f} was measured)"
-            lines.append(f"{kind} AP of PyTorch {_told(got)}, {least}")
+            wanted = f"at least {measured - LOST:.3f} is expected ({measured:.3f} was measured)"
+            lines.append(f"{kind} AP of PyTorch {_reached(got)}, {wanted}")
     _fail(lines, metrics, case_id)
 
 
-def _told(got: float | None) -> str:
+def _reached(got: float | None) -> str:
     return "was not computed" if got is None else f"is {got:.4f}"
 
 

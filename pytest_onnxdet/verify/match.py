@@ -39,8 +39,8 @@ def iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
         high = np.minimum(a[:, None, 2:], b[None, :, 2:])
         shared = np.clip(high - low, 0, None).prod(axis=2)
         union = _area(a)[:, None] + _area(b)[None, :] - shared
-        found = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+        overlap = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.nan_to_num(overlap, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _area(boxes: Floats) -> Floats:

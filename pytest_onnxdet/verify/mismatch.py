@@ -1,4 +1,4 @@
-"""What a comparison of detections found, and how it reads as one message."""
+"""The result of a comparison of detections, and how it reads as one message."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Mismatch:
 
 @dataclass
 class ParityResult:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         images, detections: images compared, and the reference's detections in them.
@@ -155,8 +155,8 @@ class ParityResult:
             entries = [m for m in self.mismatches if m.kind == kind]
             if not entries:
                 continue
-            least = kind in ("mask_iou", "mask_tie")
-            entries.sort(key=lambda m: m.value if least else -m.value)
+            ascending = kind in ("mask_iou", "mask_tie")
+            entries.sort(key=lambda m: m.value if ascending else -m.value)
             accepted = " (accepted)" if kind in ACCEPTED else ""
             lines.append(f"  {kind}: {len(entries)}{accepted}")
             lines += [f"    {entry}" for entry in entries[:limit]]

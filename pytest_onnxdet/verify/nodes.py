@@ -18,7 +18,7 @@ from pytest_onnxdet.graph.cut import up_to, with_outputs
 from pytest_onnxdet.verify.raw import RawDifference, compare_raw
 
 Runner = Callable[[onnx.ModelProto, Sequence[str]], Mapping[str, NDArray[Any]]]
-"""Runs a model on images of its own and returns the outputs of the given names."""
+"""Runs a model on images of its own and returns the outputs of these names."""
 
 
 def ort_runner(feeds: Mapping[str, NDArray[Any]], optimised: bool) -> Runner:
@@ -50,7 +50,7 @@ class NodeBlame:
         name, op_type: of the node.
         scope: the torch module that it came from, as far as the node tells.
         tensor: the output that differs.
-        difference: by how much, None for a fault that shows only while nobody looks.
+        difference: by how much, None for a fault that vanishes when the tensor is observed.
         note: what the figures do not say.
     """
 
@@ -64,8 +64,8 @@ class NodeBlame:
 
     def __str__(self) -> str:
         place = f" in {self.scope}" if self.scope else ""
-        told = "; ".join(str(part) for part in (self.difference, self.note) if part)
-        return f"node {self.index}, {self.op_type} {self.name!r}{place}: {told}"
+        text = "; ".join(str(part) for part in (self.difference, self.note) if part)
+        return f"node {self.index}, {self.op_type} {self.name!r}{place}: {text}"
 
 
 def first_differing_node(
@@ -116,9 +116,9 @@ def first_differing_node(
         return None
 
     for start in range(0, len(names), window):
-        found = scan(names[start : start + window])
-        if found is not None:
-            return found
+        blame = scan(names[start : start + window])
+        if blame is not None:
+            return blame
     return _unobserved(good, bad, run_good, run_bad, names, rtol, atol)
 
 

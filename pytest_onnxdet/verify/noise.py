@@ -27,7 +27,7 @@ DETECTIONS = 16.0
 #: detections show hardly any: of a coordinate in pixels four steps of float32 at 1,000, as a share
 #: of the longer side 16 steps, of a score and of a mask's probability twice what the minis' worst
 #: ones are off by (9e-6 and 5e-5), which is a fifth and a tenth of the outer limits.
-LEAST = Tolerance(box_px=5e-4, box_rel=2e-6, score=2e-5, mask_prob=1e-4)
+MIN_ALLOWED = Tolerance(box_px=5e-4, box_rel=2e-6, score=2e-5, mask_prob=1e-4)
 
 
 def narrowed(tolerance: Tolerance, noise: Noise) -> Tolerance:
@@ -35,23 +35,23 @@ def narrowed(tolerance: Tolerance, noise: Noise) -> Tolerance:
     if not noise.detections:
         return tolerance
 
-    def least(name: str) -> float:
+    def allowed(name: str) -> float:
         outer, measured = getattr(tolerance, name), getattr(noise, name)
         if measured is None:
             return float(outer)
-        return float(min(outer, max(DETECTIONS * measured, getattr(LEAST, name))))
+        return float(min(outer, max(DETECTIONS * measured, getattr(MIN_ALLOWED, name))))
 
     return replace(
         tolerance,
-        box_px=least("box_px"),
-        box_rel=least("box_rel"),
-        score=least("score"),
-        mask_prob=least("mask_prob"),
+        box_px=allowed("box_px"),
+        box_rel=allowed("box_rel"),
+        score=allowed("score"),
+        mask_prob=allowed("mask_prob"),
     )
 
 
 def detection_noise(
-    exact: Sequence[Detections], found: Sequence[Detections], outer: Tolerance
+    exact: Sequence[Detections], result: Sequence[Detections], outer: Tolerance
 ) -> dict[str, Any]:
     """How far float32's detections are from float64's, of those that both have.
 
@@ -60,8 +60,8 @@ def detection_noise(
 
     Args:
         exact: float64's, one entry per image.
-        found: float32's, of the same images.
-        outer: how far two may be apart to be the same detection.
+        result: float32's, of the same images.
+        outer: how far two may differ to be the same detection.
 
     Returns:
         box_px, box_rel, score, mask_prob (None without masks) and detections, as :class:`Noise`
@@ -70,7 +70,7 @@ def detection_noise(
     box_px = box_rel = score = 0.0
     masks: float | None = None
     count = 0
-    for ours, theirs in zip(exact, found, strict=True):
+    for ours, theirs in zip(exact, result, strict=True):
         for i, j in match(ours, theirs, outer):
             gap = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
             drift = abs(float(ours.scores[i]) - float(theirs.scores[j]))
@@ -82,9 +82,9 @@ def detection_noise(
             box_rel = max(box_rel, gap / max(longer, 1.0))
             if ours.mask_probs is not None and theirs.mask_probs is not None:
                 a, b = ours.mask_probs[i], theirs.mask_probs[j]
-                apart = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
-                if apart <= outer.mask_prob:
-                    masks = max(masks or 0.0, apart)
+                mask_gap = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
+                if mask_gap <= outer.mask_prob:
+                    masks = max(masks or 0.0, mask_gap)
     return {
         "box_px": box_px,
         "box_rel": box_rel,
@@ -99,7 +99,7 @@ def compare_to_exact(noise: Noise, reference: Sequence[Arrays], got: Sequence[Ar
 
     Args:
         noise: float64's outputs of these batches, and PyTorch's distance from them.
-        reference: PyTorch's float32, for what is told of the distance between the two.
+        reference: PyTorch's float32, for the reported distance between the two.
         got: the backend's.
 
     Returns:
@@ -133,11 +133,13 @@ def _output(
         with np.errstate(invalid="ignore"):
             gap = np.where(a == b, 0.0, np.abs(b - a))
             gap = np.where(np.isnan(gap), np.inf, gap)  # a NaN on either side agrees with nothing
-            apart = np.abs(b - ours[name])
+            distance = np.abs(b - ours[name])
         size += a.size
         squares += float((gap**2).sum())
         count += int((gap > allowed.allowed_worst).sum())
-        result.raw_max_abs = max(result.raw_max_abs, float(np.nan_to_num(apart, nan=np.inf).max()))
+        result.raw_max_abs = max(
+            result.raw_max_abs, float(np.nan_to_num(distance, nan=np.inf).max())
+        )
         at = int(gap.argmax())
         if gap.flat[at] > worst:
             worst = float(gap.flat[at])

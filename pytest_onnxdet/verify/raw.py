@@ -56,7 +56,7 @@ class RawDifference:
 
 @dataclass
 class RawResult:
-    """What a comparison of raw outputs found.
+    """The result of a comparison of raw outputs.
 
     Attributes:
         raw_max_abs: the largest absolute difference over all outputs.
@@ -122,15 +122,15 @@ def compare_raw(
     if len(ours) != len(theirs):
         note = f"{len(theirs)} batch(es) instead of {len(ours)}"
         result.differences.append(RawDifference("all outputs", note=note))
-    for index, (wanted, given) in enumerate(zip(ours, theirs, strict=False)):
+    for index, (wanted, candidate) in enumerate(zip(ours, theirs, strict=False)):
         prefix = f"batch {index}, " if len(ours) > 1 else ""
-        for name in [*wanted, *(extra for extra in given if extra not in wanted)]:
-            if name not in given or name not in wanted:
-                side = "missing" if name not in given else "not in the reference"
+        for name in [*wanted, *(extra for extra in candidate if extra not in wanted)]:
+            if name not in candidate or name not in wanted:
+                side = "missing" if name not in candidate else "not in the reference"
                 result.differences.append(RawDifference(prefix + name, note=side))
                 continue
             result.differences.append(
-                _compare(prefix + name, wanted[name], given[name], rtol, atol, result)
+                _compare(prefix + name, wanted[name], candidate[name], rtol, atol, result)
             )
     return result
 

@@ -112,13 +112,13 @@ def choose_places(
     turned = places[start:] + places[:start]
     step = max(1, len(turned) // count)
     ordered = [*turned[::step], *(p for at, p in enumerate(turned) if at % step)]
-    found: list[str] = []
+    applied: list[str] = []
     for place in ordered:
-        if len(found) == count:
+        if len(applied) == count:
             break
         if operator.apply(model, place) is not None:
-            found.append(place)
-    return found
+            applied.append(place)
+    return applied
 
 
 def same_outputs(a: Arrays, b: Arrays) -> bool:
@@ -135,9 +135,9 @@ def caught(operator: Operator, place: str, verdict: Verdict) -> MutantResult:
         share = verdict.raw.raw_share
         check, margin = "raw", share if share is not None and np.isfinite(share) else None
     else:
-        found = verdict.detections
-        check = "singles" if found is not None and found.ok else "detections"
-        margin = None if found is None else _margin(found.faults)
+        detections = verdict.detections
+        check = "singles" if detections is not None and detections.ok else "detections"
+        margin = None if detections is None else _margin(detections.faults)
     reason = verdict.faults[0].splitlines()[0]
     return MutantResult(operator, place, CAUGHT, check, margin, reason)
 
@@ -155,7 +155,7 @@ def unseen(
     place: str,
     same: bool,
     good: Sequence[Detections],
-    found: Sequence[Detections],
+    candidate: Sequence[Detections],
     tolerance: Tolerance,
     ap: float | None = None,
 ) -> MutantResult:
@@ -164,13 +164,13 @@ def unseen(
     Args:
         operator, place: the fault.
         same: whether all outputs are the good graph's to the bit.
-        good, found: the good graph's detections and the mutant's, one entry per image.
+        good, candidate: the good graph's detections and the mutant's, one entry per image.
         tolerance: the allowances that the judge used.
         ap: how far AP moved, on the 0-1 scale; None: not computed.
     """
     if same:
         return MutantResult(operator, place, EQUIVALENT, reason="every output is the same")
-    result = compare_detections(good, found, tolerance)
+    result = compare_detections(good, candidate, tolerance)
     figures = result.metrics
     effect = {
         "box_px": figures["max_box_px"],

@@ -163,10 +163,10 @@ def _mask_faults(masks: NDArray[Any], labels: NDArray[Any]) -> list[str]:
     """Faults of one image's mask probabilities (K, h, w) in the slots that are used."""
     faults = []
     for slot in np.flatnonzero(labels >= 0):
-        least, most = float(masks[slot].min(initial=0)), float(masks[slot].max(initial=0))
-        if not (least >= 0 and most <= 1 + ROUNDING):  # NaN is neither
+        low, high = float(masks[slot].min(initial=0)), float(masks[slot].max(initial=0))
+        if not (low >= 0 and high <= 1 + ROUNDING):  # NaN is neither
             faults.append(
-                f"slot {slot}: mask probabilities from {least:.7g} to {most:.7g}: "
+                f"slot {slot}: mask probabilities from {low:.7g} to {high:.7g}: "
                 "they lie within 0 and 1"
             )
             break

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_onnxdet.core.limits import MOST_TOPK
+from pytest_onnxdet.core.limits import MAX_TOPK
 from pytest_onnxdet.data.batches import collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.export.exporter import export_detector
@@ -148,15 +148,15 @@ def test_suppression_is_mmcvs(lowering: Lowering, limit: int) -> None:
 
 
 def test_a_topk_that_tensorrt_does_not_build_is_refused_by_its_key() -> None:
-    scores = torch.rand(1, MOST_TOPK + 1)
+    scores = torch.rand(1, MAX_TOPK + 1)
     lowering = TensorRTLowering()
-    assert lowering.top(scores, MOST_TOPK, 0.0)[0].shape == (1, MOST_TOPK)
+    assert lowering.top(scores, MAX_TOPK, 0.0)[0].shape == (1, MAX_TOPK)
     with pytest.raises(UnsupportedPart, match=r"3840 entries and 3841 .* lower nms_pre in"):
-        lowering.top(scores, MOST_TOPK + 1, 0.0)
+        lowering.top(scores, MAX_TOPK + 1, 0.0)
     boxes, labels = torch.rand(1, 5, 4), torch.zeros(1, 5, dtype=torch.int64)
     with pytest.raises(UnsupportedPart, match="lower max_per_img in"):
-        lowering.nms_pairs(boxes, torch.rand(1, 5), labels, 1, 0.5, MOST_TOPK + 1)
-    assert OnnxRuntimeLowering().bounded(MOST_TOPK + 1, "corner_topk") == MOST_TOPK + 1
+        lowering.nms_pairs(boxes, torch.rand(1, 5), labels, 1, 0.5, MAX_TOPK + 1)
+    assert OnnxRuntimeLowering().bounded(MAX_TOPK + 1, "corner_topk") == MAX_TOPK + 1
 
 
 @pytest.mark.filterwarnings("ignore")

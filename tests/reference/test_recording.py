@@ -87,7 +87,7 @@ def test_probabilities_of_as_many_images_as_fit(
 ) -> None:
     """What is kept are the first images': a file of results stores no other."""
     monkeypatch.setattr(module, "PROBABILITY_BYTES", allowed)
-    monkeypatch.setattr(module, "PROBABILITY_LEAST", least)
+    monkeypatch.setattr(module, "PROBABILITY_MIN", least)
     every = [detections(count, (5, 7)) for count in (2, 1, 4, 0, 1)]
 
     found = packed(iter(every))
@@ -108,6 +108,6 @@ def test_of_small_masks_no_more_images_probabilities_are_kept(
 ) -> None:
     """Else 5,000 images with few masks would hold 62 MB where 500 hold 6."""
     monkeypatch.setattr(module, "PROBABILITY_IMAGES", 2)
-    monkeypatch.setattr(module, "PROBABILITY_LEAST", 1)
+    monkeypatch.setattr(module, "PROBABILITY_MIN", 1)
     found = packed(detections(1, (5, 7)) for _ in range(4))
     assert [one.mask_probs is not None for one in found] == [True, True, False, False]

@@ -204,7 +204,7 @@ def test_ties_may_grow_by_what_another_machine_explains(record, images, detectio
     ]
     assert [m.allowed for m in found.moved] == [f"+{by_images}", f"+{by_detections}"]
     assert compare([old], [worse]).ok
-    assert not compare([grown], [old], Tolerances(tied=0, tied_least=0)).ok
+    assert not compare([grown], [old], Tolerances(tied=0, min_tied=0)).ok
 
 
 def test_masks_may_not_shrink(record):

@@ -16,7 +16,7 @@ from pytest_onnxdet.models.build import build_detector
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings
-from pytest_onnxdet.run.second_export import APART, SecondExporter
+from pytest_onnxdet.run.second_export import OTHER_PROCESS, SecondExporter
 from pytest_onnxdet.verify.checks import CheckFailed, check_export
 
 OPTIONS = ExportOptions(shape="static", size=(64, 96))
@@ -67,7 +67,7 @@ def test_the_same_bytes_come_out_of_another_process(
     exporter: SecondExporter, detector: Any, tmp_path: Path
 ) -> None:
     again = exporter.export(detector, OPTIONS)
-    assert again.where == APART
+    assert again.where == OTHER_PROCESS
     assert check_export(first(detector, tmp_path), again.path)
     assert exporter.export(detector, OPTIONS).path != again.path
 
@@ -81,7 +81,7 @@ def test_a_graph_that_hangs_on_the_order_of_a_set_is_caught(
     artifact = first(detector, tmp_path)
     check_export(artifact, export_again(detector, tmp_path))
     again = exporter.export(detector, OPTIONS)
-    assert again.where == APART
+    assert again.where == OTHER_PROCESS
     with pytest.raises(CheckFailed, match="determinism: two exports differ"):
         check_export(artifact, again.path)
 
@@ -96,7 +96,7 @@ def test_classes_of_a_file_on_no_path_are_found(
 ) -> None:
     with_neck(detector, tmp_path, monkeypatch, "steady_neck", "0.25")
     again = exporter.export(detector, OPTIONS)
-    assert again.where == APART
+    assert again.where == OTHER_PROCESS
     check_export(first(detector, tmp_path), again.path)
 
 
@@ -126,7 +126,7 @@ def test_a_process_that_ends_is_an_error_and_the_next_export_starts_another(
     with pytest.raises(ExportError, match="ended with 3"):
         exporter.export(detector, OPTIONS)
     with_neck(detector, tmp_path, monkeypatch, "steady_again", "0.5")
-    assert exporter.export(detector, OPTIONS).where == APART
+    assert exporter.export(detector, OPTIONS).where == OTHER_PROCESS
     exporter.close()
     exporter.close()
 
@@ -141,7 +141,7 @@ def test_the_bench_exports_each_graph_once_and_takes_none_from_the_cache(
         asked.append(options.shape)
         path = tmp_path / f"{len(asked)}.onnx"
         path.write_text("graph")
-        return SimpleNamespace(path=path, where=APART)
+        return SimpleNamespace(path=path, where=OTHER_PROCESS)
 
     monkeypatch.setattr(SecondExporter, "export", export)
     spec, backend = builtin_registry().get("retinanet"), SimpleNamespace(lowering="onnxruntime")

@@ -13,7 +13,7 @@ from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import RunLengthMasks
 from pytest_onnxdet.verify import coco_eval
-from pytest_onnxdet.verify.coco_eval import Found, StreamedEval
+from pytest_onnxdet.verify.coco_eval import DatasetDetections, StreamedEval
 
 
 @pytest.fixture(params=["hotcoco", "pycocotools"], autouse=True)
@@ -32,7 +32,9 @@ def test_the_library_is_the_one_that_is_meant(
     for name in ("_by_hotcoco", "_by_pycocotools"):
         monkeypatch.setattr(StreamedEval, name, lambda *_, name=name: used.append(name) or {})
     coco = shapes.coco
-    StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, middling(shapes)), "bbox").evaluate()
+    StreamedEval(
+        coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, middling(shapes)), "bbox"
+    ).evaluate()
     assert used == [f"_by_{library}"]
 
 
@@ -60,7 +62,9 @@ def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bo
     found = middling(shapes)
     with contextlib.redirect_stdout(io.StringIO()):
         slow = pycocotools_eval(shapes, found, kind)
-        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        streamed = StreamedEval(
+            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), kind
+        )
         for one in (slow, streamed):
             one.params.imgIds, one.params.catIds = coco.img_ids, coco.cat_ids
             one.params.maxDets, one.params.useCats = [3, 10, 100], int(by_category)
@@ -88,7 +92,9 @@ def test_chunks_make_no_difference(
     with contextlib.redirect_stdout(io.StringIO()):
         coco.coco.createIndex()
         slow = pycocotools_eval(shapes, found, kind)
-        streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), kind)
+        streamed = StreamedEval(
+            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), kind
+        )
         for one in (slow, streamed):
             one.params.imgIds = coco.img_ids
             one.evaluate()
@@ -108,7 +114,9 @@ def test_object_0_is_an_object(shapes: Dataset) -> None:
         Detections(one["bboxes"], np.ones(len(one["labels"]), np.float32), one["labels"])
         for one in map(coco.get_ann_info, range(24))
     ]
-    streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, perfect), "bbox")
+    streamed = StreamedEval(
+        coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, perfect), "bbox"
+    )
     streamed.params.imgIds = coco.img_ids
     streamed.evaluate()
     assert streamed.eval["precision"][:, :, :, 0, -1].min() == 1.0
@@ -116,7 +124,7 @@ def test_object_0_is_an_object(shapes: Dataset) -> None:
 
 def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Dataset) -> None:
     coco, found = shapes.coco, middling(shapes)
-    some = Found(coco.img_ids[:10], coco.cat_ids, found[:10])
+    some = DatasetDetections(coco.img_ids[:10], coco.cat_ids, found[:10])
     with contextlib.redirect_stdout(io.StringIO()):
         slow = pycocotools_eval(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
         streamed = StreamedEval(coco.coco, some, "bbox")
@@ -132,6 +140,6 @@ def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Datas
 def test_a_score_that_is_no_number_is_refused(shapes: Dataset) -> None:
     coco, found = shapes.coco, middling(shapes)
     found[0].scores[0] = np.nan
-    streamed = StreamedEval(coco.coco, Found(coco.img_ids, coco.cat_ids, found), "bbox")
+    streamed = StreamedEval(coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), "bbox")
     with pytest.raises(ValueError):
         streamed.evaluate()

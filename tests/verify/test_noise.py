@@ -10,7 +10,7 @@ import pytest
 from pytest_onnxdet import Detections, Tolerance
 from pytest_onnxdet.reference.noise import MEAN, WORST, MapNoise, Noise, map_noise
 from pytest_onnxdet.verify.compare import compare_detections
-from pytest_onnxdet.verify.noise import LEAST, compare_to_exact, detection_noise, narrowed
+from pytest_onnxdet.verify.noise import MIN_ALLOWED, compare_to_exact, detection_noise, narrowed
 
 RANDOM = np.random.default_rng(0)
 EXACT = {"cls_score_0": RANDOM.normal(size=(2, 8, 16, 16)) * 5}
@@ -97,7 +97,7 @@ def test_detection_noise_is_that_of_the_shared_detections():
 def test_allowances_are_narrowed_and_never_widened():
     quiet = Noise(box_px=1e-5, box_rel=1e-7, score=1e-7, detections=50)
     assert narrowed(Tolerance(), quiet) == replace(
-        Tolerance(), box_px=LEAST.box_px, box_rel=LEAST.box_rel, score=LEAST.score
+        Tolerance(), box_px=MIN_ALLOWED.box_px, box_rel=MIN_ALLOWED.box_rel, score=MIN_ALLOWED.score
     )
     loud = Noise(box_px=1.0, box_rel=1.0, score=1.0, mask_prob=1.0, detections=50)
     assert narrowed(Tolerance(), loud) == Tolerance()

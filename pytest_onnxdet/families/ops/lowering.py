@@ -153,7 +153,7 @@ class OnnxRuntimeLowering(Lowering):
     def top(
         self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
-        count = most_above(scores, floor)
+        count = max_above(scores, floor)
         if min_slots or limit > 0:
             count = count.clamp(min=min_slots or None, max=limit if limit > 0 else None)
         values, index = torch.topk(scores, count, dim=1)
@@ -300,7 +300,7 @@ def _smaller(count: Any, size: Any) -> Any:
     return size.clamp(max=count) if torch.is_tensor(size) else min(count, size)
 
 
-def most_above(scores: Tensor, floor: float) -> Tensor:
+def max_above(scores: Tensor, floor: float) -> Tensor:
     """The largest number of entries above ``floor`` in a row of scores (N, P), an int64 scalar.
 
     Summed in float32, which is several times faster than in int64, and exact up to 2**24, which is

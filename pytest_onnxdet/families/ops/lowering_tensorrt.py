@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.core.limits import MOST_TOPK
+from pytest_onnxdet.core.limits import MAX_TOPK
 from pytest_onnxdet.families.ops.boxes import UnsupportedPart, quotient, shared_length, take_rows
 from pytest_onnxdet.families.ops.corners import SCANS
 from pytest_onnxdet.families.ops.lowering import Lowering
@@ -54,9 +54,9 @@ class TensorRTLowering(Lowering):
         return self._topk(values, self.bounded(limit, "nms_pre"))
 
     def bounded(self, count: int, key: str) -> int:
-        if count > MOST_TOPK:
+        if count > MAX_TOPK:
             raise UnsupportedPart(
-                f"TensorRT's TopK takes at most {MOST_TOPK} entries and {count} are asked for: "
+                f"TensorRT's TopK takes at most {MAX_TOPK} entries and {count} are asked for: "
                 f"lower {key} in the config's test_cfg"
             )
         return count
@@ -102,7 +102,7 @@ class TensorRTLowering(Lowering):
         min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
-        score, pair = self._topk(scores.flatten(1), MOST_TOPK)
+        score, pair = self._topk(scores.flatten(1), MAX_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
         rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)

@@ -66,14 +66,14 @@ def open_levels(noted: list[Standing]) -> Iterator[None]:
     def open_(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> Any:
         lower, count = widened(score_thr), topk
         if topk > 0:
-            _, ahead = first(scores[scores > lower].numpy(), topk)
-            count = int(ahead.sum())
-        found = original(scores, lower, count, results)
-        best = found[0].numpy()
+            _, possible = first(scores[scores > lower].numpy(), topk)
+            count = int(possible.sum())
+        candidates = original(scores, lower, count, results)
+        best = candidates[0].numpy()
         above, perhaps = at_threshold(best, score_thr)
         taken, may = first(best, topk)
         noted.append(Standing(~(perhaps & may), perhaps & ~above, cut(taken, may, topk)))
-        return found
+        return candidates
 
     with replaced(original, open_):
         yield
@@ -89,7 +89,7 @@ def open_regions(head: Any, noted: list[Standing]) -> Iterator[None]:
         noted: where the standing of the boxes goes that are suppressed next.
     """
     cfg = head.test_cfg
-    count, least = cfg.get("nms_pre", -1), cfg.min_bbox_size
+    count, min_size = cfg.get("nms_pre", -1), cfg.min_bbox_size
     unlimited = copy.deepcopy(cfg)
     unlimited.nms_pre = unlimited.min_bbox_size = -1
     original = head._bbox_post_process
@@ -106,7 +106,7 @@ def open_regions(head: Any, noted: list[Standing]) -> Iterator[None]:
         coder = head.bbox_coder
         boxes = coder.decode(torch.cat(list(mlvl_valid_anchors)), torch.cat(list(mlvl_bboxes)))
         clipped = img_shape if getattr(coder, "clip_border", True) else None
-        large, perhaps = at_size(boxes.numpy(), least, clipped)
+        large, perhaps = at_size(boxes.numpy(), min_size, clipped)
         levels = []
         for scores in mlvl_scores:
             taken, may = first(scores.numpy(), count)

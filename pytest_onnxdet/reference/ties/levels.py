@@ -20,7 +20,7 @@ from pytest_onnxdet.reference.ties.rounding import box_slack
 
 #: So many ways of choosing levels are tried for an image. A region at a border is rare: of a
 #: thousand regions one in about a hundred images.
-MOST = 16
+MAX_TRIED = 16
 
 
 @dataclass

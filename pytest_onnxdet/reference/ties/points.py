@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # By how much a logit may differ between two runtimes: some ten times what is seen (1e-5 of
-# logits of about 10). Points whose certainty is closer than twice this are not told apart.
+# logits of about 10). Points whose certainty is closer than twice this are not distinguished.
 SLACK = 1e-4
 
 
@@ -84,8 +84,8 @@ def mask_bounds(
         shape = low.shape
         low, high = low.flatten(1), high.flatten(1)
         sure, possible = choices(low, high, min(height * width, cfg.subdivision_num_points))
-        most = int(possible.sum(1).max())
-        index = torch.topk(possible.float(), most, dim=1).indices
+        count = int(possible.sum(1).max())
+        index = torch.topk(possible.float(), count, dim=1).indices
         column, row = index % width, torch.div(index, width, rounding_mode="floor")
         points = torch.stack([(column + 0.5) / width, (row + 0.5) / height], dim=2)
         fine = head._get_fine_grained_point_feats(maps, rois, points, metas)

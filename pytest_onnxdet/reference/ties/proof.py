@@ -1,4 +1,4 @@
-"""What PyTorch itself might have found, where float ties leave that open."""
+"""What PyTorch itself might have detected, where float ties leave that open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.models.spec import Tolerance
 
-#: The most of an image's mask pixels that may hang on which of nearly equal points are refined.
-#: 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any mask.
+#: The greatest share of an image's mask pixels that may hang on which of nearly equal points are
+#: refined. 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any
+#: mask.
 OPEN = 0.01
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ def _with_choices(
 
     Of each way to choose the levels of regions at a border, where the choices hold.
     """
-    from pytest_onnxdet.reference.ties.levels import MOST, Decisions, played_back_levels
+    from pytest_onnxdet.reference.ties.levels import MAX_TRIED, Decisions, played_back_levels
     from pytest_onnxdet.reference.ties.suppression import Unproven, played_back
 
     family, detector = reference.family, reference.detector
     made: list[Detections] = []
     asked: list[tuple[bool, ...]] = [()]
-    for number in range(MOST):
+    for number in range(MAX_TRIED):
         if number == len(asked):
             break
         decisions = Decisions(asked[number])
@@ -155,14 +156,14 @@ def _with_peaks(
         return []
 
 
-def open_share(found: Detections, allowed: float) -> float:
+def open_share(detections: Detections, allowed: float) -> float:
     """The share of mask pixels that float ties leave open, in the detections' own mask grids.
 
     Args:
-        found: with ``mask_range``, or 0 is returned.
+        detections: with ``mask_range``, or 0 is returned.
         allowed: a range up to this width is not open.
     """
-    if found.mask_range is None or not found.mask_range.size:
+    if detections.mask_range is None or not detections.mask_range.size:
         return 0.0
-    wide: float = (found.mask_range[:, 1] - found.mask_range[:, 0] > allowed).mean()
+    wide: float = (detections.mask_range[:, 1] - detections.mask_range[:, 0] > allowed).mean()
     return float(wide)

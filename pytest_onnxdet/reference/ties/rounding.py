@@ -58,5 +58,5 @@ def box_slack(boxes: NDArray[Any], shift: float = 0.0) -> float:
         boxes: (P, 4), corners.
         shift: pixels that they are moved by.
     """
-    most = float(np.abs(boxes).max(initial=0.0)) + shift
-    return PIXEL + float(np.spacing(np.float32(most)))
+    largest = float(np.abs(boxes).max(initial=0.0)) + shift
+    return PIXEL + float(np.spacing(np.float32(largest)))

@@ -23,13 +23,13 @@ class Cut:
 
     Attributes:
         rows: int64 (T,), which they are.
-        most: so many of them at most are candidates.
-        absent: so many of them at most are none.
+        max_candidates: so many of them at most are candidates.
+        max_absent: so many of them at most are none.
     """
 
     rows: NDArray[np.int64]
-    most: int
-    absent: int
+    max_candidates: int
+    max_absent: int
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,19 @@ class Standing:
             tuple(replace(cut, rows=cut.rows[cut.rows >= 0]) for cut in cuts),
         )
 
-    def objection(self, kept: Flags, unexplained: Flags) -> NDArray[np.int64] | None:
+    def objection(self, keep: Flags, unexplained: Flags) -> NDArray[np.int64] | None:
         """Rows that may not be missing, or not all be kept; None where all may be so.
 
         Args:
-            kept: bool (P,), what a backend kept.
+            keep: bool (P,), what a backend kept.
             unexplained: bool (P,), what it did not keep though nothing suppresses it.
         """
         left = unexplained & ~self.open & ~self.out
         for cut in self.cuts:
-            if kept[cut.rows].sum() > cut.most:
-                return cut.rows[kept[cut.rows]]
+            if keep[cut.rows].sum() > cut.max_candidates:
+                return cut.rows[keep[cut.rows]]
             missing = left[cut.rows]
-            if missing.sum() > cut.absent:
+            if missing.sum() > cut.max_absent:
                 return cut.rows[missing]
             left[cut.rows] = False
         rows = np.flatnonzero(left)

@@ -78,7 +78,7 @@ def played_back(
         if nms_cfg.get("type", "nms") != "nms":
             raise Unproven(f"{nms_cfg['type']} does not only choose")
         if not left:
-            raise Unproven("mmdet suppresses more often than the backend told choices")
+            raise Unproven("mmdet suppresses more often than the backend has made choices")
         standing = Standing.joined(noted) if noted else None
         rows = np.arange(len(scores))
         if noted and standing is not None:
@@ -97,9 +97,9 @@ def played_back(
             class_agnostic,
             standing,
         )
-        kept = torch.from_numpy(rows[held])
-        kept = kept[scores[kept].argsort(descending=True, stable=True)]
-        return torch.cat([boxes[kept], scores[kept, None]], dim=1), kept
+        keep = torch.from_numpy(rows[held])
+        keep = keep[scores[keep].argsort(descending=True, stable=True)]
+        return torch.cat([boxes[keep], scores[keep, None]], dim=1), keep
 
     with replaced(original, chosen):
         yield
@@ -136,7 +136,7 @@ def judge(
         standing: which of them are candidates only perhaps; none may be out. None: all are ones.
 
     Returns:
-        int64 (K,), the rows of the kept.
+        int64 (K,), the rows of the boxes that it keeps.
 
     Raises:
         Unproven: it may not.
@@ -149,30 +149,30 @@ def judge(
     if class_agnostic:
         labels = np.zeros_like(labels)
     step = float(boxes.max(initial=0.0)) + 1
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[rows] = True
-    unexplained = ~kept
+    keep = np.zeros(len(scores), dtype=bool)
+    keep[rows] = True
+    unexplained = ~keep
     for label in np.unique(labels):
         slack = box_slack(boxes, step * float(label))
         mine = np.flatnonzero(labels == label)
-        ours, others = mine[kept[mine]], mine[~kept[mine]]
+        ours, others = mine[keep[mine]], mine[~keep[mine]]
         sure, _ = overlaps(boxes[ours], boxes[ours], slack)
         np.fill_diagonal(sure, 0.0)
         if (sure > iou_threshold).any():
             first, second = ours[np.argwhere(sure > iou_threshold)[0]]
             raise Unproven(f"both {boxes[first]} and {boxes[second]} are kept")
         _, possible = overlaps(boxes[others], boxes[ours], slack)
-        ahead = (scores + tie)[ours][None] >= (scores - tie)[others][:, None]
-        dropped = ((possible > iou_threshold) & ahead).any(axis=1)
+        outranked = (scores + tie)[ours][None] >= (scores - tie)[others][:, None]
+        dropped = ((possible > iou_threshold) & outranked).any(axis=1)
         if choice.limit is not None and len(rows) >= choice.limit:
             dropped |= (scores - tie)[others] <= last
         unexplained[others[dropped]] = False
-    standing = standing or Standing(np.zeros_like(kept), np.zeros_like(kept))
-    wrong = standing.objection(kept, unexplained)
+    standing = standing or Standing(np.zeros_like(keep), np.zeros_like(keep))
+    wrong = standing.objection(keep, unexplained)
     if wrong is not None:
         at = wrong[0]
-        told = "is kept, and too many like it" if kept[at] else "is not kept"
-        raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} {told}")
+        state = "is kept, and too many like it" if keep[at] else "is not kept"
+        raise Unproven(f"{boxes[at]} of score {scores[at]:.6g} {state}")
     return rows
 
 
@@ -206,19 +206,21 @@ def overlaps(ours: Floats, theirs: Floats, slack: float) -> tuple[Floats, Floats
     """
     a, b = ours.astype(np.float64)[:, None], theirs.astype(np.float64)[None]
     side = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    least, most = (_area(side + shift) for shift in (-2 * slack, 2 * slack))
-    (a_least, a_most), (b_least, b_most) = (
+    min_shared, max_shared = (_area(side + shift) for shift in (-2 * slack, 2 * slack))
+    (a_min, a_max), (b_min, b_max) = (
         (_area(c[..., 2:] - c[..., :2] - 2 * slack), _area(c[..., 2:] - c[..., :2] + 2 * slack))
         for c in (a, b)
     )
-    low = least / (a_most + b_most - least)
+    low = min_shared / (a_max + b_max - min_shared)
     # A box as thin as the slack may be anything.
-    union = np.maximum(a_least + b_least - most, np.maximum(a_least, b_least))
-    high = np.where(union > 0, np.minimum(most / np.where(union > 0, union, 1.0), 1.0), most > 0)
+    union = np.maximum(a_min + b_min - max_shared, np.maximum(a_min, b_min))
+    high = np.where(
+        union > 0, np.minimum(max_shared / np.where(union > 0, union, 1.0), 1.0), max_shared > 0
+    )
     return low, high
 
 
 def _area(side: Floats) -> Floats:
     """Of widths and heights (..., 2), those below 0 being none."""
-    found: Floats = np.maximum(side, 0.0).prod(axis=-1)
-    return found
+    area: Floats = np.maximum(side, 0.0).prod(axis=-1)
+    return area

@@ -30,38 +30,38 @@ def at_threshold(scores: Floats, threshold: float) -> tuple[Flags, Flags]:
 
 
 def widened(threshold: float) -> float:
-    """A threshold that lets all pass which possibly are above the one given.
+    """A threshold that lets all pass which possibly are above this one.
 
     The slack of scores so near to each other differs by far less than the factor.
     """
     return float(threshold - 2 * score_slack(np.array(threshold)))
 
 
-def at_size(boxes: Floats, least: float, shape: tuple[int, ...] | None) -> tuple[Flags, Flags]:
+def at_size(boxes: Floats, min_size: float, shape: tuple[int, ...] | None) -> tuple[Flags, Flags]:
     """Which boxes surely, and which possibly, have both sides longer than allowed.
 
     Args:
         boxes: (P, 4), corners before they are clipped. A box that lies outside of the image has
             no width after that, and that is no rounding.
-        least: pixels that a side must exceed; negative: any box will do.
+        min_size: pixels that a side must exceed; negative: any box will do.
         shape: height and width that boxes are clipped to; None: they are not.
 
     Returns:
         Two bool (P,).
     """
-    if least < 0:
+    if min_size < 0:
         every = np.ones(len(boxes), dtype=bool)
         return every, every
     corners, slack = boxes.astype(np.float64), box_slack(boxes)
-    most = [np.inf, np.inf] if shape is None else [shape[1], shape[0]]
+    high = [np.inf, np.inf] if shape is None else [shape[1], shape[0]]
     low = [-np.inf, -np.inf] if shape is None else [0.0, 0.0]
 
     def shortest(by: float) -> Floats:
         """The shorter side of each box with its corners moved outwards."""
-        first = np.clip(corners[:, :2] - by, low, most)
-        return (np.clip(corners[:, 2:] + by, low, most) - first).min(axis=1, initial=np.inf)
+        first = np.clip(corners[:, :2] - by, low, high)
+        return (np.clip(corners[:, 2:] + by, low, high) - first).min(axis=1, initial=np.inf)
 
-    return shortest(-slack) > least, shortest(slack) > least
+    return shortest(-slack) > min_size, shortest(slack) > min_size
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def open_scores(noted: list[Standing], head: Any, confidence: str | None) -> Ite
     """
     from mmdet.core.post_processing.bbox_nms import multiclass_nms as original
 
-    least = None if confidence is None else head.test_cfg.get(confidence, -1)
+    threshold = None if confidence is None else head.test_cfg.get(confidence, -1)
 
     def open_(
         multi_bboxes: Tensor,
@@ -90,9 +90,9 @@ def open_scores(noted: list[Standing], head: Any, confidence: str | None) -> Ite
         scores = multi_scores[:, :-1]
         passed = (scores > lower).reshape(-1).numpy()
         sure, possible = at_threshold(scores.reshape(-1).numpy()[passed], score_thr)
-        if least is not None and least > 0 and score_factors is not None:
+        if threshold is not None and threshold > 0 and score_factors is not None:
             factors = score_factors.view(-1, 1).expand_as(scores).reshape(-1).numpy()[passed]
-            also, perhaps = at_threshold(factors, least)
+            also, perhaps = at_threshold(factors, threshold)
             sure, possible = sure & also, possible & perhaps
         noted[:] = [Standing.of(sure, possible)]
         return original(
@@ -100,9 +100,9 @@ def open_scores(noted: list[Standing], head: Any, confidence: str | None) -> Ite
         )
 
     with contextlib.ExitStack() as stack:
-        if confidence is not None and least is not None and least > 0:
+        if confidence is not None and threshold is not None and threshold > 0:
             cfg = copy.deepcopy(head.test_cfg)
-            cfg[confidence] = widened(least)
+            cfg[confidence] = widened(threshold)
             stack.enter_context(overridden(head, test_cfg=cfg))
         stack.enter_context(replaced(original, open_))
         yield

@@ -26,7 +26,7 @@ from pytest_onnxdet.report.regression.noise import FALSE_ALARM
 from pytest_onnxdet.report.regression.rules import Moved, Tolerances
 from pytest_onnxdet.report.terminal import Line, table_lines
 
-_MOST_ABSENT = 20
+_MAX_ABSENT = 20
 _STATES = {"FAIL": "failed", "not compared": "skipped", "moved": ""}
 
 #: The checks that open a session. What the others find does not depend on a device.
@@ -83,8 +83,8 @@ class Comparison:
         remarks = [*self._noise(), *self.environment]
         for title, absent in (("Not in this run", self.gone), ("Not in the baseline", self.new)):
             if absent:
-                more = len(absent) - _MOST_ABSENT
-                listed = ", ".join(absent[:_MOST_ABSENT])
+                more = len(absent) - _MAX_ABSENT
+                listed = ", ".join(absent[:_MAX_ABSENT])
                 listed += f" and {more} more" if more > 0 else ""
                 remarks.append(f"{title} ({len(absent)}): {listed}.")
         return Table(

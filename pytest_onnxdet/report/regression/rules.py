@@ -24,7 +24,7 @@ class Tolerances:
         ap: of AP on the 0-1 scale; a larger drop is a regression.
         parity: of each parity figure; a larger growth is a regression.
         tied: of the images, the share by which ``tied_images`` may grow, and at least by
-            ``tied_least`` images; ``tied_detections`` in proportion, see :func:`tied_slack`.
+            ``min_tied`` images; ``tied_detections`` in proportion, see :func:`tied_slack`.
         mask_iou: of the smallest IoU of pasted masks; a larger drop is a regression.
         slowdown: of the ratio to PyTorch; a slow-down beyond it and beyond the noise is one.
     """
@@ -40,7 +40,7 @@ class Tolerances:
         }
     )
     tied: float = 0.05
-    tied_least: int = 2
+    min_tied: int = 2
     mask_iou: float = 0.001
     slowdown: float = 0.05
 
@@ -153,7 +153,7 @@ def tied_slack(now: Record, tolerances: Tolerances) -> dict[str, int]:
     of PyTorch's and another one in its place.
     """
     images = now.figure("images") or 0
-    slack = max(tolerances.tied_least, int(tolerances.tied * images))
+    slack = max(tolerances.min_tied, int(tolerances.tied * images))
     each = max(2.0, (now.figure("detections") or 0) / images) if images else 2.0
     return {"tied_images": slack, "tied_detections": math.ceil(slack * each)}
 

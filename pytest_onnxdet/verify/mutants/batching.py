@@ -23,7 +23,7 @@ def _range(editor: Editor, name: str) -> str:
     return editor.add("Range", [zero, _count(editor, name), one])
 
 
-def _at_most(last: int) -> Rows:
+def _clamped(last: int) -> Rows:
     """Rows from ``last`` on repeat it."""
     return lambda e, name: e.add("Min", [_range(e, name), e.constant(last, np.int64)])
 
@@ -82,9 +82,9 @@ def _fault(
 OPERATORS = (
     _fault("batch_order", "images of a batch get each other's detections", _outputs(_reversed)),
     _fault("batch_rolled", "each image of a batch gets the next one's", _outputs(_rolled)),
-    _fault("rows_repeat_first", "every image gets the first one's", _outputs(_at_most(0))),
-    _fault("rows_repeat_second", "from the third image on the second's", _outputs(_at_most(1)), 3),
-    _fault("first_shape", "image_shape of the first image counts for all", _shapes(_at_most(0))),
+    _fault("rows_repeat_first", "every image gets the first one's", _outputs(_clamped(0))),
+    _fault("rows_repeat_second", "from the third image on the second's", _outputs(_clamped(1)), 3),
+    _fault("first_shape", "image_shape of the first image counts for all", _shapes(_clamped(0))),
     _fault("shapes_rolled", "image_shape is the next image's", _shapes(_rolled)),
     _fault("labels_rolled", "labels are the next image's", _one_output(_rolled, "labels")),
     _fault("masks_rolled", "masks are the next image's", _one_output(_rolled, "masks")),

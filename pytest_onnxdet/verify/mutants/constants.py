@@ -27,7 +27,7 @@ def _operands(
     """
 
     def find(editor: Editor) -> list[str]:
-        found = []
+        places = []
         for node in editor.of_type(*kinds):
             followers = {reader.op_type for reader, _ in editor.readers(node.output[0])}
             if behind and behind not in followers:
@@ -35,8 +35,8 @@ def _operands(
             for at in range(len(node.input)):
                 value = editor.floats(node, at)
                 if value is not None and value.size and wanted(value):
-                    found.append(f"{handle(node)}#{at}")
-        return found
+                    places.append(f"{handle(node)}#{at}")
+        return places
 
     return find
 
@@ -69,8 +69,8 @@ def _table(value: Array) -> bool:
 
 def _plain(value: Array) -> bool:
     """Neither a box's numbers, nor a table, nor a mere 0, 1 or infinity."""
-    usual = np.isin(value, (0, 1, -1)).all() or not np.isfinite(value).all()
-    return not _four(value) and not _table(value) and not usual
+    trivial = np.isin(value, (0, 1, -1)).all() or not np.isfinite(value).all()
+    return not _four(value) and not _table(value) and not trivial
 
 
 def _limit(value: Array) -> bool:

@@ -14,22 +14,22 @@ from pytest_onnxdet.verify.mutants.operator import Operator
 def _clips(editor: Editor) -> list[tuple[onnx.NodeProto, int, int]]:
     """Nodes that limit something seen in the image by the image's size: (node, what, limit)."""
     seen, size = editor.reached("input"), editor.reached("image_shape")
-    found = []
+    clips = []
     for node in editor.model.graph.node:
         if node.op_type in ("Min", "Max") and len(node.input) == 2:
             for what, limit in ((0, 1), (1, 0)):
                 a, b = node.input[what], node.input[limit]
                 if a in seen and b in size and b not in seen:
-                    found.append((node, what, limit))
-    return found
+                    clips.append((node, what, limit))
+    return clips
 
 
 def _remove_clip(editor: Editor, _: str) -> bool:
     clips = _clips(editor)
     for node, what, _limit in clips:
-        kept = node.input[what]
+        value = node.input[what]
         become(node, "Identity")
-        node.input[0] = kept
+        node.input[0] = value
     return bool(clips)
 
 

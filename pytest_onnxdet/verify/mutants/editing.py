@@ -107,10 +107,10 @@ class Editor:
 
     def read_instead(self, name: str, other: str) -> bool:
         """Lets every node that is there read another tensor; whether any read this one."""
-        found = self.readers(name)
-        for node, at in found:
+        readers = self.readers(name)
+        for node, at in readers:
             node.input[at] = other
-        return bool(found)
+        return bool(readers)
 
     def follow(self, node: onnx.NodeProto, change: Callable[[str], str]) -> None:
         """Puts something behind a node's first output.
@@ -127,12 +127,14 @@ class Editor:
 
     def reached(self, start: str) -> set[str]:
         """Tensors whose values depend on those of ``start``; its mere shape does not count."""
-        found = {start}
+        reached = {start}
         for node in self.model.graph.node:
             inner = [name for part in _nested(node) for name in part.input]
-            if node.op_type not in ("Shape", "Size") and found.intersection([*node.input, *inner]):
-                found.update(node.output)
-        return found
+            if node.op_type not in ("Shape", "Size") and reached.intersection(
+                [*node.input, *inner]
+            ):
+                reached.update(node.output)
+        return reached
 
     def finish(self) -> None:
         """Brings the nodes into an order in which each comes after what it reads."""
@@ -179,8 +181,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     """Gives an attribute a value; None removes it."""
-    kept = [one for one in node.attribute if one.name != name]
-    copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in kept]
+    others = [one for one in node.attribute if one.name != name]
+    copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in others]
     del node.attribute[:]
     node.attribute.extend(copies)
     if value is not None:

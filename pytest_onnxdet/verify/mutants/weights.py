@@ -112,8 +112,8 @@ def _with_bias(
 
 
 def _biased(editor: Editor) -> list[str]:
-    found = editor.of_type("Conv", "ConvTranspose", "Gemm")
-    return [handle(node) for node in found if editor.floats(node, 2) is not None]
+    nodes = editor.of_type("Conv", "ConvTranspose", "Gemm")
+    return [handle(node) for node in nodes if editor.floats(node, 2) is not None]
 
 
 def _change_bias(change: Callable[[Array], Array]) -> Callable[[Editor, str], bool]:
