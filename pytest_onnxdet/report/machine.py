@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from pytest_onnxdet.core import nvml
 from pytest_onnxdet.core.cpu import cores
-
-T = TypeVar("T")
 
 #: Distributions whose version can change a result. One that is not installed is left out.
 DISTRIBUTIONS = (
@@ -89,7 +88,7 @@ def _versions() -> dict[str, str]:
 
 def _driver() -> str | None:
     """The version of NVIDIA's driver."""
-    version = _ask_nvml(lambda nvml: _text(nvml.nvmlSystemGetDriverVersion()))
+    version = nvml.ask(lambda pynvml: nvml.text(pynvml.nvmlSystemGetDriverVersion()))
     if version is not None:
         return version
     try:
@@ -100,34 +99,10 @@ def _driver() -> str | None:
     return match.group(1) if match else None
 
 
-def _ask_nvml(question: Callable[[Any], T]) -> T | None:
-    """What NVIDIA's management library says, which starts no CUDA.
-
-    None where it, or its Python package nvidia-ml-py, is not there or does not know.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        try:
-            return question(pynvml)
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
-
-
-def _names(nvml: Any) -> list[str]:
+def _names(pynvml: Any) -> list[str]:
     """The names of all GPUs, in the order of their places on the bus."""
-    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-    return [_text(nvml.nvmlDeviceGetName(device)) for device in devices]
-
-
-def _text(value: str | bytes) -> str:
-    """What some versions of nvidia-ml-py give as bytes."""
-    return value if isinstance(value, str) else value.decode()
+    devices = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return [nvml.text(pynvml.nvmlDeviceGetName(device)) for device in devices]
 
 
 def _platform() -> str:
@@ -155,7 +130,7 @@ def _gpus() -> list[str]:
             return [cuda.get_device_name(i) for i in range(cuda.device_count())]
     except RuntimeError:  # a driver that does not fit: the backend says so, the report goes on
         pass
-    names = _ask_nvml(_names)
+    names = nvml.ask(_names)
     if names is not None:
         return names
     models = []

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.backends.base import BackendError
 from pytest_onnxdet.backends.tensorrt import driver
+from pytest_onnxdet.core import nvml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def find_gpu() -> Gpu | str:
     """
     if driver.load() is None:
         return "no GPU: NVIDIA's driver is not installed"
-    gpu = _by_nvml() if "CUDA_VISIBLE_DEVICES" not in os.environ else None
+    gpu = nvml.ask(_only_gpu) if "CUDA_VISIBLE_DEVICES" not in os.environ else None
     return gpu or _by_process()
 
 
@@ -62,31 +63,19 @@ def gpu_here() -> Gpu | str:
     return find_gpu()
 
 
-def _by_nvml() -> Gpu | None:
+def _only_gpu(pynvml: Any) -> Gpu | None:
     """What NVML says of the only GPU; None where it cannot say which one is CUDA's first.
 
     NVML numbers GPUs by their place on the bus and CUDA by their speed, and a GPU that is divided
     is several to CUDA.
     """
-    try:
-        import pynvml
-    except ImportError:
+    if pynvml.nvmlDeviceGetCount() != 1:
         return None
-    try:
-        pynvml.nvmlInit()
-        try:
-            if pynvml.nvmlDeviceGetCount() != 1:
-                return None
-            device = pynvml.nvmlDeviceGetHandleByIndex(0)
-            if _divided(pynvml, device):
-                return None
-            name = pynvml.nvmlDeviceGetName(device)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    if _divided(pynvml, device):
         return None
-    return Gpu(name if isinstance(name, str) else name.decode(), (int(major), int(minor)))
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(device)
+    return Gpu(nvml.text(pynvml.nvmlDeviceGetName(device)), (int(major), int(minor)))
 
 
 def _divided(pynvml: Any, device: Any) -> bool:
