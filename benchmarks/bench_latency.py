@@ -26,21 +26,21 @@ MEDIAN, WORST = 0.8, 1.0
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--full", action="store_true", help="full-size models, random weights")
-    given = parser.parse_args()
-    if given.full:
-        given.images, given.batch, given.shape = 2, [1], ["dynamic"]
+    args = parser.parse_args()
+    if args.full:
+        args.images, args.batch, args.shape = 2, [1], ["dynamic"]
     by_model: dict[str, list[float]] = {}
-    print(f"{given.threads} threads; milliseconds for a batch, medians\n")
+    print(f"{args.threads} threads; milliseconds for a batch, medians\n")
     header = ("model", "shape", "batch", "input", "PyTorch", "graph", "results", "ratio", "rounds")
     form = "{:<18} {:<8} {:>5} {:>15} {:>9} {:>9} {:>8} {:>6} {:>6}"
     print(form.format(*header))
-    with common.bench(given) as bench, torch_threads(given.threads):
-        for spec in common.specs(given):
-            for case in common.cases(spec, given):
-                batches = common.batches(bench, case, most=1 if given.full else 3)
+    with common.bench(args) as bench, torch_threads(args.threads):
+        for spec in common.specs(args):
+            for case in common.cases(spec, args):
+                batches = common.batches(bench, case, limit=1 if args.full else 3)
                 measured = measure(
                     detection_subjects(bench.session(case), bench.reference(spec), batches),
-                    seconds=given.seconds,
+                    seconds=args.seconds,
                     calls=len(batches),
                 )
                 # Of all that PyTorch's time has: on a device also the copies, which no column has.

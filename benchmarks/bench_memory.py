@@ -194,10 +194,10 @@ def by_suite(args: argparse.Namespace, folder: Path) -> bool:
             measured(*words, "-m", "export", cwd=folder)
         ran = measured(*words, "-m", "accuracy", cwd=folder)
         cases = json.loads((folder / "report" / "report.json").read_text())["cases"]
-        (found,) = (case["metrics"] for case in cases)
-        ap = ", ".join(f"{k}: {v:.4f}" for k, v in found.items() if "mAP" in k)
+        (figures,) = (case["metrics"] for case in cases)
+        ap = ", ".join(f"{k}: {v:.4f}" for k, v in figures.items() if "mAP" in k)
         peaks.append(ran.peak)
-        share = tell(f"suite {args.model}", count, ran, found["evaluation_seconds"], ap)
+        share = tell(f"suite {args.model}", count, ran, figures["evaluation_seconds"], ap)
     grown("in all", args.images, peaks)
     return held(peaks, share)
 

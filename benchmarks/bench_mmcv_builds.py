@@ -47,12 +47,12 @@ times = {}
 with torch.no_grad():
     for name, run in subjects.items():
         run()
-        found = []
+        samples = []
         for _ in range(30):
             start = time.perf_counter()
             run()
-            found.append((time.perf_counter() - start) * 1e3)
-        times[name] = statistics.median(found)
+            samples.append((time.perf_counter() - start) * 1e3)
+        times[name] = statistics.median(samples)
 print(json.dumps(times))
 """
 
@@ -61,15 +61,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=7, help="pairs of processes; default: 7")
     turns = parser.parse_args().turns
-    found: dict[str, list[dict[str, float]]] = {UNITY: [], STOCK: []}
+    figures: dict[str, list[dict[str, float]]] = {UNITY: [], STOCK: []}
     with both_builds() as builds:
         for _ in range(turns):
             for recipe, folder in builds.items():
-                found[recipe].append(json.loads(run_with(folder, "-c", CHILD)))
+                figures[recipe].append(json.loads(run_with(folder, "-c", CHILD)))
     held = True
     print(f"{'operator':<24} {'units, ms':>10} {'stock, ms':>10} {'ratio':>7}")
-    for name in found[UNITY][0]:
-        pairs = [(a[name], b[name]) for a, b in zip(found[UNITY], found[STOCK], strict=True)]
+    for name in figures[UNITY][0]:
+        pairs = [(a[name], b[name]) for a, b in zip(figures[UNITY], figures[STOCK], strict=True)]
         ratio = statistics.median(a / b for a, b in pairs)
         held = held and ratio <= BAR
         first, second = (statistics.median(side) for side in zip(*pairs, strict=True))

@@ -38,16 +38,16 @@ def bare(session: onnxruntime.InferenceSession, feeds: list[dict], seconds: floa
 def main() -> int:
     parser = common.parser(__doc__)
     parser.set_defaults(shape=["dynamic"])
-    given = parser.parse_args()
+    args = parser.parse_args()
     ratios = []
-    print(f"{given.threads} threads; milliseconds for a batch, medians\n")
+    print(f"{args.threads} threads; milliseconds for a batch, medians\n")
     print(f"{'model':<18} {'batch':>5} {'bare loop':>10} {'reported':>10} {'ratio':>7}")
-    with common.bench(given) as bench, torch_threads(given.threads):
-        for spec in common.specs(given):
-            for case in common.cases(spec, given):
+    with common.bench(args) as bench, torch_threads(args.threads):
+        for spec in common.specs(args):
+            for case in common.cases(spec, args):
                 batches = common.batches(bench, case)
                 options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = given.threads
+                options.intra_op_num_threads = args.threads
                 options.log_severity_level = 3
                 artifact = bench.artifact(case)
                 session = onnxruntime.InferenceSession(
@@ -58,8 +58,8 @@ def main() -> int:
                 subjects = detection_subjects(bench.session(case), bench.reference(spec), batches)
                 loop, reported = [], []
                 for _ in range(TURNS):
-                    loop.append(bare(session, feeds, given.seconds / 4))
-                    measured = measure(subjects, seconds=given.seconds, calls=len(batches))
+                    loop.append(bare(session, feeds, args.seconds / 4))
+                    measured = measure(subjects, seconds=args.seconds, calls=len(batches))
                     reported.append(measured.timings[GRAPH].median)
                 ratios.append(statistics.median(b / a for a, b in zip(loop, reported, strict=True)))
                 a, b = statistics.median(loop), statistics.median(reported)

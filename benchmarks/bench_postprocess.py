@@ -56,15 +56,15 @@ def _ancestors(
     nodes: Sequence[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto], until: set[str]
 ) -> set[str]:
     """Names of the nodes that these are made from, without those of ``until`` and theirs."""
-    found: set[str] = set()
+    names: set[str] = set()
     open_ = list(nodes)
     while open_:
         for name in read_by(open_.pop()):
             before = maker.get(name)
-            if before is not None and before.name not in found | until:
-                found.add(before.name)
+            if before is not None and before.name not in names | until:
+                names.add(before.name)
                 open_.append(before)
-    return found
+    return names
 
 
 def network(graph: onnx.GraphProto) -> set[str]:
@@ -74,8 +74,8 @@ def network(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         # Of fused nodes, one of the two is the exporter's. Operators start with a capital.
         names = (node.name, node.output[0])
-        found = next((m for name in names if (m := re.match(r"/(?:([a-z][^/]*)/)?", name))), None)
-        scopes[node.name] = (found.group(1) or "") if found else None
+        match = next((m for name in names if (m := re.match(r"/(?:([a-z][^/]*)/)?", name))), None)
+        scopes[node.name] = (match.group(1) or "") if match else None
     for node in graph.node:  # in topological order
         if scopes[node.name] is None:
             before = [maker[name] for name in node.input if name in maker]
@@ -187,8 +187,8 @@ def values_of(
     wanted = names - {value.name for value in (*model.graph.input, *model.graph.output)}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
     session = open_session(watched.SerializeToString(), threads, optimised=True)
-    given = [value.name for value in session.get_outputs()]
-    return [dict(zip(given, session.run(None, feed), strict=True)) | feed for feed in feeds]
+    outputs = [value.name for value in session.get_outputs()]
+    return [dict(zip(outputs, session.run(None, feed), strict=True)) | feed for feed in feeds]
 
 
 def measure(path: Path, feeds: list[Arrays], threads: int, runs: int) -> dict[str, Any]:
@@ -200,12 +200,12 @@ def measure(path: Path, feeds: list[Arrays], threads: int, runs: int) -> dict[st
     values = values_of(model, {name for part in parts for name in part.inputs}, feeds, threads)
     runners = [(open_session(str(path), threads), feeds)]
     for part in parts:
-        given = [{name: one[name] for name in part.inputs} for one in values]
-        runners.append((part.session(values[0], threads), given))
+        inputs = [{name: one[name] for name in part.inputs} for one in values]
+        runners.append((part.session(values[0], threads), inputs))
     times = np.zeros((len(runners), len(feeds), runs))
     for turn in range(-WARM_UP, runs):
-        for row, (session, given) in enumerate(runners):
-            for column, feed in enumerate(given):
+        for row, (session, inputs) in enumerate(runners):
+            for column, feed in enumerate(inputs):
                 start = time.perf_counter()
                 session.run(None, feed)
                 times[row, column, max(turn, 0)] = 1e3 * (time.perf_counter() - start)
@@ -241,42 +241,42 @@ def slowest(
         name = event["name"].removesuffix("_kernel_time")
         if event["cat"] == "Node" and name in among and event["ts"] >= start:
             times[name].append(event["dur"] / 1e3)
-    found = {name: statistics.median(each) for name, each in times.items()}
-    return sorted(found.items(), key=lambda item: -item[1])
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    return sorted(medians.items(), key=lambda item: -item[1])
 
 
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--runs", type=int, default=60, help="over the batches; default: 60")
     parser.add_argument("--nodes", type=int, default=0, help="list so many of the slowest nodes")
-    given = parser.parse_args()
+    args = parser.parse_args()
     shares: dict[str, list[float]] = {}
-    print(f"{given.threads} threads; milliseconds for a batch\n")
+    print(f"{args.threads} threads; milliseconds for a batch\n")
     form = "{:<18} {:<8} {:>5} {:>8} {:>8} {:>7} {:>12} {:>8}"
     print(form.format("model", "shape", "batch", "run", "network", "rest", "nodes", "share"))
-    with common.bench(given) as bench:
-        for spec in common.specs(given):
-            for case in common.cases(spec, given):
+    with common.bench(args) as bench:
+        for spec in common.specs(args):
+            for case in common.cases(spec, args):
                 artifact = bench.artifact(case)
                 arrays = [
                     {"input": batch.images, "image_shape": batch.image_shape}
                     for batch in common.batches(bench, case)
                 ]
                 feeds = [{name: one[name] for name in artifact.inputs} for one in arrays]
-                found = measure(artifact.path, feeds, given.threads, given.runs)
-                shares.setdefault(spec.name, []).append(found["share"])
-                times = (f"{found[key]:.2f}" for key in ("total", "network", "rest"))
-                nodes = "{} + {}".format(*found["nodes"])
-                row = (spec.name, case.shape, case.batch, *times, nodes, f"{found['share']:.1%}")
+                figures = measure(artifact.path, feeds, args.threads, args.runs)
+                shares.setdefault(spec.name, []).append(figures["share"])
+                times = (f"{figures[key]:.2f}" for key in ("total", "network", "rest"))
+                nodes = "{} + {}".format(*figures["nodes"])
+                row = (spec.name, case.shape, case.batch, *times, nodes, f"{figures['share']:.1%}")
                 print(form.format(*row), flush=True)
-                if given.nodes:
+                if args.nodes:
                     listed = slowest(
-                        artifact.path, feeds, given.threads, given.runs, found["after"]
+                        artifact.path, feeds, args.threads, args.runs, figures["after"]
                     )
-                    for name, time_ in listed[: given.nodes]:
+                    for name, time_ in listed[: args.nodes]:
                         print(f"    {time_ * 1e3:8.1f} us  {name}")
-    middle = statistics.median(statistics.median(found) for found in shares.values())
-    name, worst = max(((n, max(found)) for n, found in shares.items()), key=lambda pair: pair[1])
+    middle = statistics.median(statistics.median(each) for each in shares.values())
+    name, worst = max(((n, max(each)) for n, each in shares.items()), key=lambda pair: pair[1])
     for text, value, bar in (
         ("median of the models", middle, MEDIAN),
         (f"worst ({name})", worst, WORST),

@@ -36,27 +36,27 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def specs(given: argparse.Namespace) -> list[ModelSpec]:
+def specs(args: argparse.Namespace) -> list[ModelSpec]:
     """The asked-for minis that have weights; with ``--full`` the documented models without any."""
-    registry, names = builtin_registry(), tuple(given.model or ())
-    if getattr(given, "full", False):
+    registry, names = builtin_registry(), tuple(args.model or ())
+    if getattr(args, "full", False):
         return [structure_spec(spec) for spec in registry.select(names, "full")]
-    found = registry.select(names, "mini")
-    for spec in found:
+    chosen = registry.select(names, "mini")
+    for spec in chosen:
         if not Path(str(spec.weights)).is_file():
             print(f"{spec.name}: no weights, left out")
-    return [spec for spec in found if Path(str(spec.weights)).is_file()]
+    return [spec for spec in chosen if Path(str(spec.weights)).is_file()]
 
 
 @contextmanager
-def bench(given: argparse.Namespace) -> Iterator[Workbench]:
+def bench(args: argparse.Namespace) -> Iterator[Workbench]:
     """A workbench with the asked-for threads. Graphs are kept in the cache; results are not."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Workbench(
-            Settings(cache=Path(folder), limit=given.images),
+            Settings(cache=Path(folder), limit=args.images),
             builtin_datasets(),
-            threads=given.threads,
+            threads=args.threads,
         ) as made,
     ):
         from pytest_onnxdet.core.store import ArtifactStore
@@ -65,12 +65,12 @@ def bench(given: argparse.Namespace) -> Iterator[Workbench]:
         yield made
 
 
-def cases(spec: ModelSpec, given: argparse.Namespace) -> list[Case]:
+def cases(spec: ModelSpec, args: argparse.Namespace) -> list[Case]:
     """The model's cases on ONNX Runtime."""
     backend = builtin_backends()["onnxruntime"]
-    return [Case(spec, backend, shape, batch) for shape in given.shape for batch in given.batch]
+    return [Case(spec, backend, shape, batch) for shape in args.shape for batch in args.batch]
 
 
-def batches(made: Workbench, case: Case, most: int = 3) -> list[Any]:
+def batches(made: Workbench, case: Case, limit: int = 3) -> list[Any]:
     """The first batches of a case."""
-    return list(islice(made.batches(case), most))
+    return list(islice(made.batches(case), limit))

@@ -30,7 +30,7 @@ def same(one: Detections, other: Detections) -> bool:
         (getattr(one, name), getattr(other, name))
         for name in ("boxes", "scores", "labels", "mask_probs")
     ]
-    masks = [[] if found.masks is None else list(found.masks) for found in (one, other)]
+    masks = [[] if side.masks is None else list(side.masks) for side in (one, other)]
     pairs += zip(*masks, strict=True)
     return all(
         (a is None and b is None)
@@ -39,19 +39,19 @@ def same(one: Detections, other: Detections) -> bool:
     )
 
 
-def recording(*found: Detections, raw: int = 1) -> Recording:
+def recording(*recorded: Detections, raw: int = 1) -> Recording:
     """Of images of 20 x 30 px, run one by one."""
     rng = np.random.default_rng(1)
     outputs = [
         {"cls_1": rng.random((1, 3, 4, 5), np.float32), "bbox_0": rng.random((1, 2), np.float32)}
-        for _ in range(min(raw, len(found)))
+        for _ in range(min(raw, len(recorded)))
     ]
     return Recording(
         inputs="ab12",
         batch=1,
-        images=tuple(f"{number}.png" for number in range(len(found))),
-        sizes=((20, 30),) * len(found),
-        detections=found,
+        images=tuple(f"{number}.png" for number in range(len(recorded))),
+        sizes=((20, 30),) * len(recorded),
+        detections=recorded,
         raw=tuple(outputs),
         versions=VERSIONS,
         cuts={"nms_pre": 0, "max_per_img": 1},

@@ -103,8 +103,8 @@ def test_the_parts_give_what_the_whole_gives(bench: Any, model: onnx.ModelProto)
     (values,) = bench.values_of(model, {"r"}, [{"x": X}], 1)
     np.testing.assert_array_equal(values["r"], np.maximum(X, 0))
     for part, output in ((network, "r"), (rest, "o")):
-        (found,) = part.session(values, 1).run(None, {name: values[name] for name in part.inputs})
-        np.testing.assert_array_equal(found, values[output])
+        (result,) = part.session(values, 1).run(None, {name: values[name] for name in part.inputs})
+        np.testing.assert_array_equal(result, values[output])
 
 
 def test_the_share_is_what_the_whole_takes_longer(
@@ -124,7 +124,7 @@ def test_the_share_is_what_the_whole_takes_longer(
     clock.calls = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(bench.time, "perf_counter", clock)
     monkeypatch.setattr(bench, "network", lambda graph: {graph.node[0].name})
-    found = bench.measure(tmp_path / "net.onnx", [{"x": X}], 1, runs=3)
+    result = bench.measure(tmp_path / "net.onnx", [{"x": X}], 1, runs=3)
 
-    assert found["share"] == pytest.approx(0.4)
-    assert [found[name] for name in ("total", "network", "rest")] == pytest.approx([10, 6, 2])
+    assert result["share"] == pytest.approx(0.4)
+    assert [result[name] for name in ("total", "network", "rest")] == pytest.approx([10, 6, 2])

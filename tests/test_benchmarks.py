@@ -39,12 +39,12 @@ def test_the_ratio_has_the_copies_of_a_device(
     bench = SimpleNamespace(session=lambda case: None, reference=lambda spec: None)
     timings = {name: Timing((ms,) * 5) for name, ms in times.items()}
     for place, name, value in (
-        (common, "bench", lambda given: contextlib.nullcontext(bench)),
-        (common, "specs", lambda given: [SimpleNamespace(name="net")]),
-        (common, "cases", lambda spec, given: [case]),
-        (common, "batches", lambda bench, case, most: [batch]),
-        (bench_latency, "detection_subjects", lambda *given: {}),
-        (bench_latency, "measure", lambda subjects, **given: Measured(timings, 3)),
+        (common, "bench", lambda arguments: contextlib.nullcontext(bench)),
+        (common, "specs", lambda arguments: [SimpleNamespace(name="net")]),
+        (common, "cases", lambda spec, arguments: [case]),
+        (common, "batches", lambda bench, case, limit: [batch]),
+        (bench_latency, "detection_subjects", lambda *arguments: {}),
+        (bench_latency, "measure", lambda subjects, **arguments: Measured(timings, 3)),
     ):
         monkeypatch.setattr(place, name, value)
 

@@ -40,10 +40,10 @@ def test_all_runs_and_what_they_used(tmp_path: Path, capsys: pytest.CaptureFixtu
     run = Judge()
     assert call(tmp_path, run) == 0
     assert run.asked == [(m, s) for s in ("as it is", "arena off") for m in ("ssd", "fcos")]
-    told = capsys.readouterr().out
-    assert "| as it is | 2 | 0 | 0.60 | 0.10 | 0.05 |  |" in told
-    assert "| all | 4 | 0 | 0.60 |" in told
-    assert told.count("above half ssd") == 2 and "above half fcos" not in told
+    output = capsys.readouterr().out
+    assert "| as it is | 2 | 0 | 0.60 | 0.10 | 0.05 |  |" in output
+    assert "| all | 4 | 0 | 0.60 |" in output
+    assert output.count("above half ssd") == 2 and "above half fcos" not in output
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -51,10 +51,10 @@ def test_one_failure_is_the_exit_status_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: bool
 ) -> None:
     assert call(tmp_path, Judge(("fcos", "arena off"), broken)) == 1
-    told = capsys.readouterr().out
-    assert "| arena off | 2 | 1 |" in told and "| as it is | 2 | 0 |" in told
+    output = capsys.readouterr().out
+    assert "| arena off | 2 | 1 |" in output and "| as it is | 2 | 0 |" in output
     why = "RuntimeError: no session" if broken else "detections: 1 differs"
-    assert f"FAILED fcos, arena off: {why}" in told
+    assert f"FAILED fcos, arena off: {why}" in output
 
 
 def test_what_the_log_has_is_not_run_again_and_still_counts(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def write(path, **arrays):
 )
 def test_one_bit_is_a_difference(tmp_path, other, wrong):
     first = write(tmp_path / "unity.npz", nms=np.float32([1, 2]))
-    count, found = differences(first, write(tmp_path / "stock.npz", **other))
-    assert found == wrong and count == len({"nms", *other})
+    count, lines = differences(first, write(tmp_path / "stock.npz", **other))
+    assert lines == wrong and count == len({"nms", *other})
 
 
 def test_nan_equals_itself(tmp_path):
@@ -57,7 +57,7 @@ def test_a_wheel_of_the_other_recipe_is_not_compared(tmp_path, monkeypatch):
 
     class Cache:
         of_user = classmethod(lambda cls, environ: cls())
-        lock = contextmanager(lambda *given: iter([None]))
+        lock = contextmanager(lambda *arguments: iter([None]))
 
         def find(self, key):
             return wheel

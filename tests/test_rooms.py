@@ -38,8 +38,8 @@ ENTRY_POINTS = {"__init__", "plugin", "hookspecs", "cli"}
 LIGHT = ("core", "graph", "bundle", "backends", "verify", "measure")
 #: Of other rooms: what goes with a bundle.
 LIGHT_MODULES = ("reference.recording",)
-MOST_LINES = 350
-MOST_PYTEST = 3
+MAX_LINES = 350
+MAX_PYTEST = 3
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -160,7 +160,7 @@ def test_rooms_keep_their_private_names() -> None:
 
 
 def test_no_file_is_long() -> None:
-    long = {m: n for m, p in MODULES.items() if (n := len(p.read_text().splitlines())) > MOST_LINES}
+    long = {m: n for m, p in MODULES.items() if (n := len(p.read_text().splitlines())) > MAX_LINES}
     assert not long
 
 
@@ -175,7 +175,7 @@ def test_few_modules_import_pytest() -> None:
                 names = [node.module or ""]
             if any(name.split(".")[0] in ("pytest", "_pytest") for name in names):
                 users.append(module)
-    assert len(set(users)) <= MOST_PYTEST, users
+    assert len(set(users)) <= MAX_PYTEST, users
 
 
 def compares_class_names(tree: ast.AST) -> bool:
@@ -220,7 +220,7 @@ LOOK_UPS = ("get", "startswith", "endswith")
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "seen"),
     [
         ("type(x).__name__ == 'CornerHead'", True),
         ("kind = type(x).__name__\nif kind in ('A', 'B'): pass", True),
@@ -231,8 +231,8 @@ LOOK_UPS = ("get", "startswith", "endswith")
         ("isinstance(x, A)", False),
     ],
 )
-def test_a_comparison_of_a_class_name_is_seen(code: str, found: bool) -> None:
-    assert compares_class_names(ast.parse(code)) == found
+def test_a_comparison_of_a_class_name_is_seen(code: str, seen: bool) -> None:
+    assert compares_class_names(ast.parse(code)) == seen
 
 
 def test_only_families_know_classes_by_name() -> None:

@@ -35,17 +35,17 @@ def both_builds() -> Iterator[dict[str, Path]]:
     cache = WheelCache.of_user(os.environ)
     key = wheel_key(commands, read_pins(ROOT)["mmcv-full"], gpu=False, stock=False)
     with tempfile.TemporaryDirectory() as folder:
-        found = {}
+        folders = {}
         for recipe in (UNITY, STOCK):
             wanted = replace(key, recipe=recipe)
             with cache.lock(wanted, commands):
                 wheel = cache.find(wanted) or build(commands, wanted, cache)
             if wheel.parent.name != str(wanted):
                 raise SystemExit(f"the {recipe} build gave way to another: nothing to compare")
-            found[recipe] = Path(folder) / recipe
+            folders[recipe] = Path(folder) / recipe
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(found[recipe])
-        yield found
+                archive.extractall(folders[recipe])
+        yield folders
 
 
 def run_with(build: Path, *arguments: str) -> str:

@@ -58,15 +58,15 @@ class DenseSupervision:
         cells = memory.flatten(2).transpose(1, 2)[torch.stack(rows)]
         label, target = torch.cat(labels), torch.cat(targets)
         inside = label < head.num_classes
-        found = max(int(inside.sum()), 1)
+        count = max(int(inside.sum()), 1)
         logits = head.fc_cls(cells)
-        weighed = found + head.bg_cls_weight * int((~inside).sum())
+        weighed = count + head.bg_cls_weight * int((~inside).sum())
         box = head.fc_reg(head.activate(head.reg_ffn(cells[inside]))).sigmoid()
         return {
             "loss_dense_cls": head.loss_cls(logits, label, avg_factor=weighed),
-            "loss_dense_bbox": head.loss_bbox(box, target[inside], avg_factor=found),
+            "loss_dense_bbox": head.loss_bbox(box, target[inside], avg_factor=count),
             "loss_dense_iou": head.loss_iou(
-                bbox_cxcywh_to_xyxy(box), bbox_cxcywh_to_xyxy(target[inside]), avg_factor=found
+                bbox_cxcywh_to_xyxy(box), bbox_cxcywh_to_xyxy(target[inside]), avg_factor=count
             ),
         }
 

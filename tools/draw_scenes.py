@@ -33,10 +33,10 @@ def polygon_area(polygon: Any) -> float:
 
 def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     """COCO annotations of one scene; category ids start at 1."""
-    found = []
+    drawn = []
     for offset, polygon in enumerate(scene.polygons):
         x1, y1, x2, y2 = (float(v) for v in scene.boxes[offset])
-        found.append(
+        drawn.append(
             {
                 "id": first_id + offset,
                 "image_id": image_id,
@@ -47,7 +47,7 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[st
                 "iscrowd": 0,
             }
         )
-    return found
+    return drawn
 
 
 def crowd_annotations(image_id: int, first_id: int, size: tuple[int, int]) -> list[dict[str, Any]]:

@@ -209,11 +209,11 @@ def shares(verdict: Verdict, both: Sides, allowed: Tolerance) -> dict[str, float
         for i, j in match(ours, theirs, allowed):
             gap = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
             drift = abs(float(ours.scores[i]) - float(theirs.scores[j]))
-            found = {"box": gap / limits[i], "score": drift / allowed.score}
+            shares = {"box": gap / limits[i], "score": drift / allowed.score}
             if ours.mask_probs is not None and theirs.mask_probs is not None:
-                apart = np.abs(ours.mask_probs[i].astype(np.float64) - theirs.mask_probs[j])
-                found["mask"] = float(apart.max(initial=0.0)) / allowed.mask_prob
-            for name, value in found.items():
+                gaps = np.abs(ours.mask_probs[i].astype(np.float64) - theirs.mask_probs[j])
+                shares["mask"] = float(gaps.max(initial=0.0)) / allowed.mask_prob
+            for name, value in shares.items():
                 used[name] = max(used[name] or 0.0, float(value))
     return used
 
@@ -265,12 +265,12 @@ def _results(
 def _entry(run: Run, model: str, setting: Setting, images: int, cache: Path) -> dict[str, Any]:
     start = time.perf_counter()
     try:
-        found = run(model, setting, images, cache)
+        result = run(model, setting, images, cache)
     except Exception as error:  # a run that breaks is a false alarm, too
         fault = f"{type(error).__name__}: {error}"
-        found = {"ok": False, "faults": [fault], "shares": dict.fromkeys(SHARES)}
+        result = {"ok": False, "faults": [fault], "shares": dict.fromkeys(SHARES)}
     seconds = round(time.perf_counter() - start, 2)
-    return {"model": model, "setting": setting.name, "images": images, **found, "seconds": seconds}
+    return {"model": model, "setting": setting.name, "images": images, **result, "seconds": seconds}
 
 
 def main(argv: Sequence[str] | None = None, run: Run = model_run) -> int:

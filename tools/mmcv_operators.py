@@ -126,12 +126,12 @@ def ms_deform_attn() -> Any:
 
 @case
 def nms() -> Any:
-    found = []
+    results = []
     for offset in (0, 1):
-        found += ops.nms(boxes(300), torch.rand(300), 0.4, offset=offset)
-    found += ops.batched_nms(boxes(300), torch.rand(300), torch.randint(4, (300,)),
+        results += ops.nms(boxes(300), torch.rand(300), 0.4, offset=offset)
+    results += ops.batched_nms(boxes(300), torch.rand(300), torch.randint(4, (300,)),
                              {"type": "nms", "iou_threshold": 0.5})  # fmt: skip
-    return found
+    return results
 
 
 @case
@@ -182,13 +182,13 @@ def psa_mask() -> Any:
 
 @case
 def roi_align() -> Any:
-    found = []
+    results = []
     for mode in ("avg", "max"):
         for aligned in (True, False):
             pixels = leaf(2, 4, 20, 24)
             layer = ops.RoIAlign((5, 4), 0.5, 2, mode, aligned)
-            found.append(differentiated(layer(pixels, regions(30)), pixels))
-    return found
+            results.append(differentiated(layer(pixels, regions(30)), pixels))
+    return results
 
 
 @case
@@ -226,11 +226,11 @@ def flat(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def run_operators() -> Arrays:
     """Every case's arrays."""
-    found: Arrays = {}
+    results: Arrays = {}
     for name, make in CASES.items():
         torch.manual_seed(0)
-        found.update(flat(name, make()))
-    return found
+        results.update(flat(name, make()))
+    return results
 
 
 def run_minis(count: int) -> Arrays:
@@ -242,7 +242,7 @@ def run_minis(count: int) -> Arrays:
     from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Settings
 
-    found: Arrays = {}
+    results: Arrays = {}
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(cache=Path(folder), limit=count)
         with Workbench(settings, builtin_datasets(), threads=1) as bench:
@@ -251,11 +251,14 @@ def run_minis(count: int) -> Arrays:
                 for number, batch in enumerate(Batches(bench.dataset(spec), 2)):
                     for index, image in enumerate(reference.run(batch)):
                         name = f"mini {spec.name}.{2 * number + index}"
-                        found[f"{name}.boxes"], found[f"{name}.scores"] = image.boxes, image.scores
-                        found[f"{name}.labels"] = image.labels
+                        results[f"{name}.boxes"], results[f"{name}.scores"] = (
+                            image.boxes,
+                            image.scores,
+                        )
+                        results[f"{name}.labels"] = image.labels
                         for place, mask in enumerate(() if image.masks is None else image.masks):
-                            found[f"{name}.masks.{place}"] = mask
-    return found
+                            results[f"{name}.masks.{place}"] = mask
+    return results
 
 
 def main() -> None:

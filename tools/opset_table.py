@@ -43,14 +43,14 @@ def attempt(bench: AtOpset, case: Case) -> str:
     """What becomes of the case at the bench's opset, for a cell."""
     tolerance = case.spec.tolerance(case.backend.name)
     try:
-        found = bench.candidates(case)
+        candidate = bench.candidates(case)
     except ExportError as error:
-        least = re.search(r"the least opset that works is (\d+)", str(error))
-        return f"from {least[1]}" if least else f"ERROR: {error}"
+        minimum = re.search(r"the least opset that works is (\d+)", str(error))
+        return f"from {minimum[1]}" if minimum else f"ERROR: {error}"
     verdict = judge(
         Sides(
             bench.results(case),
-            found,
+            candidate,
             classes=case.spec.classes,
             max_per_img=bench.max_per_img(case.spec),
         ),

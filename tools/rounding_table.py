@@ -48,8 +48,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", help="comma-separated; default: all twelve")
-    given = parser.parse_args().models
-    names = given.split(",") if given else list(ZOO)
+    chosen = parser.parse_args().models
+    names = chosen.split(",") if chosen else list(ZOO)
     heads = ["model", "logits: PyTorch", "ONNX Runtime", "share of the allowance"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     registry = builtin_registry()

@@ -52,20 +52,20 @@ def row(model: str, cases: list[dict[str, object]], seconds: float, memory: floa
         wrong.append(f"{len(cases)} of {CASES} checks ran")
     metrics = [case["metrics"] for case in cases]
 
-    def most(name: str, form: str = "{:.1e}") -> str:
+    def largest(name: str, form: str = "{:.1e}") -> str:
         values = [m[name] for m in metrics if isinstance(m, dict) and m.get(name) is not None]
         return form.format(max(values)) if values else ""
 
-    size = most("bytes", "{}")
+    size = largest("bytes", "{}")
     return [
         model,
-        most("nodes", "{}"),
+        largest("nodes", "{}"),
         f"{int(size) / 1e6:.0f}" if size else "",
-        most("detections", "{}"),
-        most("max_box_px"),
-        most("max_score"),
-        most("max_mask"),
-        most("tied_images", "{}"),
+        largest("detections", "{}"),
+        largest("max_box_px"),
+        largest("max_score"),
+        largest("max_mask"),
+        largest("tied_images", "{}"),
         f"{seconds:.0f}",
         f"{memory:.1f}",
         "; ".join(wrong) or "passed",

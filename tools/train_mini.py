@@ -76,13 +76,13 @@ RECIPES = {
 def training_scenes(quiet: bool) -> list[Scene]:
     """The scenes to learn from: drawn once, then kept beside the checkpoints."""
     version = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()[:12]
-    kept = STATE / f"scenes-{SCENES}-{version}.pickle"
-    if kept.exists():
-        return list(pickle.loads(kept.read_bytes()))
+    cached = STATE / f"scenes-{SCENES}-{version}.pickle"
+    if cached.exists():
+        return list(pickle.loads(cached.read_bytes()))
     indices = tqdm(range(SCENES), "drawing", disable=quiet, leave=False)
     scenes = [draw_scene(TRAIN_SEED, index) for index in indices]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(pickle.dumps(scenes))
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.write_bytes(pickle.dumps(scenes))
     return scenes
 
 
@@ -97,14 +97,14 @@ def training_pipeline(cfg: Any) -> tuple[Any, dict[str, Any], int]:
 
     test = next(t for t in cfg.data.test.pipeline if t["type"] == "MultiScaleFlipAug")
     # Padding is done to the batch; RandomCenterCropPad only pads too, and leaves boxes behind.
-    kept = [t for t in test["transforms"] if t["type"] in ("Resize", "Normalize")]
+    transforms = [t for t in test["transforms"] if t["type"] in ("Resize", "Normalize")]
     flip = {"type": "RandomFlip", "flip_ratio": [0.3, 0.3], "direction": ["horizontal", "vertical"]}
     pads = [t for t in test["transforms"] if t["type"] in ("Pad", "RandomCenterCropPad")]
     multiple = max([t.get("size_divisor", 32) for t in pads], default=1)
-    given: dict[str, Any] = {"scale_factor": test.get("scale_factor")}
+    scale_options: dict[str, Any] = {"scale_factor": test.get("scale_factor")}
     if "img_scale" in test:
-        given = {"scale": tuple(test["img_scale"])}
-    return Compose([kept[0], flip, *kept[1:]]), given, multiple
+        scale_options = {"scale": tuple(test["img_scale"])}
+    return Compose([transforms[0], flip, *transforms[1:]]), scale_options, multiple
 
 
 def recoloured(image: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: b
     """Arguments of ``forward_train`` for one batch of scenes."""
     from mmdet.core import PolygonMasks
 
-    pipeline, given, multiple = prepared
+    pipeline, scale_options, multiple = prepared
     done = []
     for scene in scenes:
         image = recoloured(scene.image)
@@ -132,7 +132,7 @@ def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: b
             "gt_bboxes": scene.boxes.copy(),
             "mask_fields": ["gt_masks"] if masks else [],
             "gt_masks": PolygonMasks([[p.reshape(-1)] for p in scene.polygons], height, width),
-            **given,
+            **scale_options,
         }
         done.append(pipeline(results))
     shapes = np.array([d["img"].shape[:2] for d in done])
@@ -336,8 +336,8 @@ def main() -> None:
     metrics = measure(spec, model, cfg)
     path = store(spec, model, metrics, args)
     minutes = (time.perf_counter() - begun) / 60
-    told = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if "_mAP" in k)
-    print(f"{path}: {told}; {args.steps} steps, {minutes:.1f} min")
+    text = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if "_mAP" in k)
+    print(f"{path}: {text}; {args.steps} steps, {minutes:.1f} min")
 
 
 if __name__ == "__main__":

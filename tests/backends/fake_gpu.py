@@ -27,7 +27,7 @@ class Host(Device):
 
     def __init__(self) -> None:
         self.memory: dict[int, np.ndarray[Any, Any]] = {}
-        self.most = 1 << 30
+        self.max_size = 1 << 30
         self.fails: Exception | None = None  # what the next allocations raise
         self.clock = 0.0  # of what was put on the stream
         self.passed = 0.0  # of what is known to be done
@@ -37,7 +37,7 @@ class Host(Device):
     def empty(self, size: int) -> Buffer:
         if self.fails is not None:
             raise self.fails
-        if size > self.most:
+        if size > self.max_size:
             raise BackendError("out of device memory")
         address, self._next = self._next, self._next + ALIGNMENT
         self.memory[address] = np.full(size, 0xCD, np.uint8)

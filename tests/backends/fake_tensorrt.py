@@ -63,8 +63,8 @@ class Mode(enum.Enum):
 class Bindings(type):
     """Of classes that live in C++: theirs is the part that ``__init__`` makes."""
 
-    def __call__(cls, *given: Any, **more: Any) -> Any:
-        made = super().__call__(*given, **more)
+    def __call__(cls, *arguments: Any, **more: Any) -> Any:
+        made = super().__call__(*arguments, **more)
         if not getattr(made, "_in_cpp", False):
             raise TypeError(f"{cls.__name__}.__init__() must be called when overriding __init__")
         return made
@@ -104,11 +104,11 @@ class Profile:
     def __init__(self) -> None:
         self.shapes: dict[str, Any] = {}
 
-    def set_shape(self, name: str, least: Any, usual: Any, most: Any) -> None:
-        rows = zip(least, usual, most, strict=True)
+    def set_shape(self, name: str, min_shape: Any, opt_shape: Any, max_shape: Any) -> None:
+        rows = zip(min_shape, opt_shape, max_shape, strict=True)
         if not all(0 <= a <= b <= c for a, b, c in rows):
             raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
-        self.shapes[name] = (least, usual, most)
+        self.shapes[name] = (min_shape, opt_shape, max_shape)
 
 
 class Fake:
@@ -262,9 +262,9 @@ class Network:
 
 
 def _engine(number: int, limits: Any, inputs: Any, shape: Any, model: bytes) -> bytes:
-    kept = base64.b64encode(model).decode()
+    encoded = base64.b64encode(model).decode()
     return json.dumps(
-        {"number": number, "limits": limits, "inputs": inputs, "shape": shape, "model": kept}
+        {"number": number, "limits": limits, "inputs": inputs, "shape": shape, "model": encoded}
     ).encode()
 
 
@@ -282,11 +282,11 @@ def engine(
 class Engine:
     """What goes in, and what comes out."""
 
-    def __init__(self, fake: Fake, given: dict[str, Any]) -> None:
-        self.fake, self.limits, self.shape = fake, given["limits"], given["shape"]
-        model = base64.b64decode(given["model"])
+    def __init__(self, fake: Fake, record: dict[str, Any]) -> None:
+        self.fake, self.limits, self.shape = fake, record["limits"], record["shape"]
+        model = base64.b64decode(record["model"])
         self.graph = onnxruntime.InferenceSession(model) if model else None
-        self.inputs = tuple(given["inputs"])
+        self.inputs = tuple(record["inputs"])
         own = self.graph and tuple(output.name for output in self.graph.get_outputs())
         self.outputs = own or fake.outputs
         self.names = (*self.inputs, *self.outputs)
@@ -350,9 +350,9 @@ class Context:
             if tuple(shape) != tuple(engine.get_tensor_shape(name)):
                 return False
         else:
-            least, _, most = engine.limits[name]
-            if len(shape) != len(least) or not all(
-                a <= b <= c for a, b, c in zip(least, shape, most, strict=True)
+            min_shape, _, max_shape = engine.limits[name]
+            if len(shape) != len(min_shape) or not all(
+                a <= b <= c for a, b, c in zip(min_shape, shape, max_shape, strict=True)
             ):
                 return False
         self.shapes[name] = tuple(shape)
@@ -390,8 +390,8 @@ class Context:
 
     def _compute(self, engine: Engine, feeds: dict[str, Any]) -> dict[str, Any]:
         if engine.graph is not None:
-            found = engine.graph.run(None, feeds)
-            return dict(zip(engine.outputs, map(np.ascontiguousarray, found), strict=True))
+            outputs = engine.graph.run(None, feeds)
+            return dict(zip(engine.outputs, map(np.ascontiguousarray, outputs), strict=True))
         n = len(feeds["input"])
         if "labels" in engine.names:
             box = np.float32([[0, 0, 8, 8, 0.5]])

@@ -93,7 +93,7 @@ class FakeDriver(ModuleType):
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
         self.full = False
-        self.kept: list[Any] = []
+        self.alive: list[Any] = []
         self.on: list[Any] = []
 
         class MemoryError(Exception):
@@ -113,8 +113,8 @@ class FakeDriver(ModuleType):
     def mem_alloc(self, size: int) -> Any:
         if self.full:
             raise self.MemoryError("cuMemAlloc failed: out of memory")
-        self.kept.append(ctypes.create_string_buffer(size))
-        return ctypes.addressof(self.kept[-1])
+        self.alive.append(ctypes.create_string_buffer(size))
+        return ctypes.addressof(self.alive[-1])
 
     def memcpy_htod_async(self, to: int, array: Any, stream: Any) -> None:
         self.on.append(stream)
@@ -154,10 +154,10 @@ def there_and_back(device: Device) -> Buffer:
         buffer = device.empty(array.nbytes + 8)
         assert buffer.address and buffer.size == array.nbytes + 8
         device.upload(array, buffer)
-        found = np.ones_like(array)
-        device.download(buffer, found)
+        result = np.ones_like(array)
+        device.download(buffer, result)
         device.synchronize()
-        np.testing.assert_array_equal(found, array)
+        np.testing.assert_array_equal(result, array)
     return buffer
 
 
@@ -274,7 +274,7 @@ class Driver:
 
 
 @pytest.mark.parametrize(
-    ("library", "found"),
+    ("library", "result"),
     [
         (Driver(), ["Fake 1", 8, 6]),
         (Driver(status=100), "no GPU: the driver does not start (cuInit gives error 100)"),
@@ -283,10 +283,10 @@ class Driver:
     ],
 )
 def test_the_driver_is_asked_for_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, library: Driver | None, found: list[Any] | str
+    monkeypatch: pytest.MonkeyPatch, library: Driver | None, result: list[Any] | str
 ) -> None:
     monkeypatch.setattr(nvidia, "load", lambda: library)
-    assert nvidia.ask() == found
+    assert nvidia.ask() == result
 
 
 class Asked:
@@ -349,8 +349,8 @@ def test_nvml_is_asked_where_it_knows_and_another_process_elsewhere(
 ) -> None:
     asked = Asked(monkeypatch)
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    found = cuda.find_gpu()
-    assert isinstance(found, Gpu) and found.name == name
+    result = cuda.find_gpu()
+    assert isinstance(result, Gpu) and result.name == name
     assert len(asked.processes) == (name == "Fake 1")
 
 
@@ -366,6 +366,6 @@ def test_nvml_does_not_know_which_gpus_are_visible(monkeypatch: pytest.MonkeyPat
 
 def test_the_other_process_needs_the_standard_library_alone() -> None:
     """It is run for real: what it prints is what this machine has, or why there is nothing."""
-    found = cuda._by_process()
-    assert isinstance(found, Gpu) or found.startswith("no GPU: ")
-    assert "does not answer" not in str(found)
+    result = cuda._by_process()
+    assert isinstance(result, Gpu) or result.startswith("no GPU: ")
+    assert "does not answer" not in str(result)

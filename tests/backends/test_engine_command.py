@@ -23,8 +23,8 @@ def arguments(fake: Fake, tmp_path: Path) -> list[str]:
     fake.outputs = ("dets", "labels")
     document = json.loads((SHAPES / "annotations.json").read_text())
     document["images"] = document["images"][:IMAGES]
-    kept = {image["id"] for image in document["images"]}
-    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    chosen = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
     few = tmp_path / "few.json"
     few.write_text(json.dumps(document))
     return [
@@ -40,8 +40,8 @@ def run(arguments: list[str], path: Path, data: bytes, *more: str) -> int:
 
 
 def results(folder: Path) -> list[Any]:
-    found: list[Any] = pickle.loads((folder / "r.pkl").read_bytes())
-    return found
+    results: list[Any] = pickle.loads((folder / "r.pkl").read_bytes())
+    return results
 
 
 def test_an_engine_is_run_as_it_is(

@@ -57,10 +57,10 @@ def test_bound_runs_give_what_plain_runs_give(session: Session) -> None:
     for _ in range(2):
         for one, wanted in bound:
             assert one.run() is None  # the caller's clock
-            found = one.fetch()
-            assert list(found) == ["dets", "labels"]
+            outputs = one.fetch()
+            assert list(outputs) == ["dets", "labels"]
             for name, value in wanted.items():
-                np.testing.assert_array_equal(found[name], value)
+                np.testing.assert_array_equal(outputs[name], value)
         assert not one.excludes_copies  # on a CPU there is nothing to copy
 
 
@@ -73,14 +73,14 @@ def test_inputs_live_as_long_as_what_is_bound(session: Session) -> None:
 
 
 def test_the_first_bound_run_sizes_the_outputs(session: Session) -> None:
-    given = feeds(3)
-    bound = session.bind(given)
+    inputs = feeds(3)
+    bound = session.bind(inputs)
     bound.run()
     places = [value.data_ptr() for value in bound._binding.get_outputs()]  # type: ignore[attr-defined]
     bound.run()
     assert [v.data_ptr() for v in bound._binding.get_outputs()] == places  # type: ignore[attr-defined]
     # Nobody changes what is bound; if somebody did, the run would fail rather than be cut off.
-    given["input"][:] = 0
+    inputs["input"][:] = 0
     with pytest.raises(BackendError, match="computed output shape"):
         bound.run()
 

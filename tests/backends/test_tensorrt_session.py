@@ -19,8 +19,8 @@ from pytest_onnxdet.core.store import Artifact
 
 def sums(n: int, h: int = 96, w: int = 64, names: str = "input image_shape") -> np.ndarray:
     """What the stand-in answers to :func:`feeds`: of each image everything that it reads."""
-    given = feeds(n, h, w)
-    return sum(given[name].reshape(n, -1).sum(axis=1) for name in names.split())[:, None]
+    fed = feeds(n, h, w)
+    return sum(fed[name].reshape(n, -1).sum(axis=1) for name in names.split())[:, None]
 
 
 def test_a_session_gives_outputs_whose_size_only_the_run_tells(fake: Fake, tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_a_kept_engine_that_does_not_load_is_built_again_with_a_warning(
     fake: Fake, tmp_path: Path
 ) -> None:
     TensorRTBackend().build(graph(tmp_path))
-    (kept,) = (tmp_path / "engines").glob("*/model.onnx")
-    fake.stale = kept.read_bytes()
+    (stored,) = (tmp_path / "engines").glob("*/model.onnx")
+    fake.stale = stored.read_bytes()
     with (
         pytest.warns(
             UserWarning, match=r"cached engine of model\.onnx .* built again\n.*not compatible"
@@ -99,12 +99,12 @@ def test_a_fault_of_the_device_leaves_a_good_engine_alone(
     fake: Fake, tmp_path: Path, fault: str, words: str
 ) -> None:
     TensorRTBackend().build(graph(tmp_path))
-    (kept,) = (tmp_path / "engines").glob("*/model.onnx")
+    (stored,) = (tmp_path / "engines").glob("*/model.onnx")
     fake.fault = fault
     with pytest.raises(BackendError, match=words) as caught:
         TensorRTBackend().prepare(graph(tmp_path))
     assert fault in str(caught.value)
-    assert kept.is_file()
+    assert stored.is_file()
     fake.fault = ""
     TensorRTBackend().prepare(graph(tmp_path)).close()
     assert len(fake.configs) == 1
@@ -130,20 +130,20 @@ def test_an_engine_that_another_process_removed_is_built_again(
     backend = TensorRTBackend()
     backend.build(graph(tmp_path))
     make = backend.engine
-    found: list[Artifact] = []
+    artifacts: list[Artifact] = []
 
     def engine_once_gone(artifact: Artifact, profile: Profile | None) -> Artifact:
         entry = make(artifact, profile)
-        if not found:
+        if not artifacts:
             builder.discard(entry, entry.path.read_bytes())
-        found.append(entry)
+        artifacts.append(entry)
         return entry
 
     monkeypatch.setattr(backend, "engine", engine_once_gone)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backend.prepare(graph(tmp_path)).close()
-    assert [entry.cached for entry in found] == [True, False]
+    assert [entry.cached for entry in artifacts] == [True, False]
 
 
 def test_a_shape_outside_widens_a_derived_profile_and_is_refused_by_a_set_one(
@@ -195,7 +195,7 @@ def test_too_little_device_memory_is_told(fake: Fake, tmp_path: Path) -> None:
         TensorRTBackend().prepare(graph(tmp_path))
     fake.context = True
     with TensorRTBackend().prepare(graph(tmp_path)) as session:
-        fake.host.most = 2
+        fake.host.max_size = 2
         with pytest.raises(BackendError, match="out of device memory"):
             session.run_arrays(feeds(3))
 
@@ -226,7 +226,7 @@ def test_an_output_that_gets_no_memory_fails_the_run_and_not_the_next(
         np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
 
 
-def given(path: Path, data: bytes) -> Artifact:
+def artifact_of(path: Path, data: bytes) -> Artifact:
     path.write_bytes(data)
     return Artifact(path, "", False, {})
 
@@ -235,15 +235,15 @@ RANGE = ((1, 3, 64, 64), (1, 3, 96, 64), (2, 3, 96, 96))
 
 
 def test_a_file_that_is_an_engine_is_run_as_it_is(fake: Fake, tmp_path: Path) -> None:
-    dynamic = given(tmp_path / "net.engine", engine(9, RANGE, ("input",)))
+    dynamic = artifact_of(tmp_path / "net.engine", engine(9, RANGE, ("input",)))
     with TensorRTBackend().prepare(dynamic) as session:
         assert session.artifact.inputs == ("input",)
         assert session.artifact.static_shape is None
-        found = session.run_arrays(feeds(2))["dets"]
-        np.testing.assert_array_equal(found, sums(2, names="input"))
+        result = session.run_arrays(feeds(2))["dets"]
+        np.testing.assert_array_equal(result, sums(2, names="input"))
         with pytest.raises(BackendError, match=r"3x96x64 .* to 2x96x96, which the engine was"):
             session.run_arrays(feeds(3))
-    fixed = given(tmp_path / "net.plan", engine(9, None, shape=(2, 3, 96, 64)))
+    fixed = artifact_of(tmp_path / "net.plan", engine(9, None, shape=(2, 3, 96, 64)))
     with TensorRTBackend().prepare(fixed) as session:
         assert session.artifact.inputs == ("input", "image_shape")
         assert session.artifact.static_shape == (2, 3, 96, 64)
@@ -254,10 +254,10 @@ def test_a_file_that_is_an_engine_is_run_as_it_is(fake: Fake, tmp_path: Path) ->
 def test_an_engine_that_is_none_or_of_something_else_is_told(fake: Fake, tmp_path: Path) -> None:
     path = tmp_path / "net.engine"
     with pytest.raises(BackendError, match=r"net\.engine: this engine does not load(.|\n)*ERROR"):
-        TensorRTBackend().prepare(given(path, WORDLESS))
+        TensorRTBackend().prepare(artifact_of(path, WORDLESS))
     assert path.is_file()
     with pytest.raises(BackendError, match="the engine takes image: a detector's takes input"):
-        TensorRTBackend().prepare(given(path, engine(9, RANGE, ("image",))))
+        TensorRTBackend().prepare(artifact_of(path, engine(9, RANGE, ("image",))))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_shape_input_is_refused_by_name(fake: Fake, tmp_path: Path) -> None:
     fake.shape_inputs = ("image_shape",)
     with pytest.raises(BackendError, match=r"model\.onnx: 'image_shape' is a shape input"):
         TensorRTBackend().prepare(graph(tmp_path))
-    fixed = given(tmp_path / "net.engine", engine(9, RANGE))
+    fixed = artifact_of(tmp_path / "net.engine", engine(9, RANGE))
     with pytest.raises(BackendError, match=r"net\.engine: 'image_shape' is a shape input"):
         TensorRTBackend().prepare(fixed)
 
@@ -294,7 +294,9 @@ def test_a_shape_input_is_refused_by_name(fake: Fake, tmp_path: Path) -> None:
 def test_a_static_engine_refuses_another_shape_by_itself(fake: Fake, tmp_path: Path) -> None:
     """What the artifact says of its shape is not all that guards it."""
     path = tmp_path / "net.plan"
-    with TensorRTBackend().prepare(given(path, engine(9, None, shape=(2, 3, 96, 64)))) as session:
+    with TensorRTBackend().prepare(
+        artifact_of(path, engine(9, None, shape=(2, 3, 96, 64)))
+    ) as session:
         np.testing.assert_array_equal(session.run_arrays(feeds(2))["dets"], sums(2))
         session.artifact = graph(tmp_path)
         with pytest.raises(BackendError, match=r"refuses the shape \(1, 3, 96, 64\) of 'input'"):

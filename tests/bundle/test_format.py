@@ -15,7 +15,7 @@ from pytest_onnxdet.reference.noise import MapNoise, Noise
 
 
 @pytest.mark.parametrize(
-    "found",
+    "results",
     [
         [],
         [detections(0)],
@@ -24,9 +24,9 @@ from pytest_onnxdet.reference.noise import MapNoise, Noise
         [detections(3, (5, 7)), detections(0, (1, 1)), detections(2, (11, 13), seed=1)],
     ],
 )
-def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) -> None:
-    made = recording(*found, raw=2)
-    if found:
+def test_reads_back_what_was_written(tmp_path: Path, results: list[Detections]) -> None:
+    made = recording(*results, raw=2)
+    if results:
         exact = [
             {n: v.astype(np.float64) + 1e-6 for n, v in outputs.items()} for outputs in made.raw
         ]
@@ -38,8 +38,8 @@ def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) ->
 
     again = read(tmp_path / "made.npz")
 
-    assert len(again.detections) == len(found)
-    assert all(same(a, b) for a, b in zip(again.detections, found, strict=True))
+    assert len(again.detections) == len(results)
+    assert all(same(a, b) for a, b in zip(again.detections, results, strict=True))
     for name in ("inputs", "batch", "images", "sizes", "versions", "cuts"):
         assert getattr(again, name) == getattr(made, name)
     assert (again.noise is None) == (made.noise is None)
@@ -59,13 +59,13 @@ def test_reads_back_what_was_written(tmp_path: Path, found: list[Detections]) ->
 def test_probabilities_of_the_first_images_only(tmp_path: Path) -> None:
     """Of a large data set only some images' probabilities are kept; all their masks are."""
     every = [detections(2, (5, 7), seed=seed) for seed in range(3)]
-    found = [one.packed(number < 2) for number, one in enumerate(every)]
-    write(tmp_path / "made.npz", recording(*found))
+    results = [one.packed(number < 2) for number, one in enumerate(every)]
+    write(tmp_path / "made.npz", recording(*results))
 
     again = read(tmp_path / "made.npz").detections
 
     assert [one.mask_probs is not None for one in again] == [True, True, False]
-    assert all(same(a, b) for a, b in zip(again, found, strict=True))
+    assert all(same(a, b) for a, b in zip(again, results, strict=True))
     assert all(
         np.array_equal(a, b)
         for one, whole in zip(again, every, strict=True)
@@ -81,7 +81,7 @@ def changed(path: Path, **arrays: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "told"),
+    ("name", "array", "message"),
     [
         ("runs", np.zeros(3, np.uint8), "masks do not belong"),
         ("boxes", np.zeros((1, 4), np.float32), "do not belong together"),
@@ -92,12 +92,12 @@ def changed(path: Path, **arrays: object) -> None:
     ],
 )
 def test_parts_that_do_not_belong_together_are_damage(
-    tmp_path: Path, name: str, array: object, told: str
+    tmp_path: Path, name: str, array: object, message: str
 ) -> None:
     path = tmp_path / "made.npz"
     write(path, recording(detections(2, (5, 7))))
     changed(path, **{name: array})
-    with pytest.raises(BundleError, match=told) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value) and not isinstance(caught.value, OtherFormat)
 

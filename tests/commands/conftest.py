@@ -102,8 +102,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Annotations of the first drawn scenes only."""
     document = json.loads((SHAPES / "annotations.json").read_text())
     document["images"] = document["images"][:IMAGES]
-    kept = {image["id"] for image in document["images"]}
-    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    chosen = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
     path = tmp_path_factory.mktemp("few") / "few.json"
     path.write_text(json.dumps(document))
     return path

@@ -49,8 +49,8 @@ def test_without_options_the_graph_is_static_and_called_tmp(
     ran = onnxdet("export", *tiny, "--shape", 96)
     assert ran.code == 0, ran.err
     assert "Successfully exported ONNX model: tmp.onnx" in ran.out and "opset 11" in ran.out
-    found = axes(tmp_path / "tmp.onnx")
-    assert found["input"] == [1, 3, 96, 96] and found["image_shape"] == [1, 2]
+    result = axes(tmp_path / "tmp.onnx")
+    assert result["input"] == [1, 3, 96, 96] and result["image_shape"] == [1, 2]
     assert "verify" not in ran.out and not list(tmp_path.glob("*.png"))
     assert [path.name for path in tmp_path.iterdir()] == ["tmp.onnx"]
 
@@ -62,9 +62,9 @@ def test_dynamic_export_verify_show_and_simplify(onnxdet: Run, tiny: Tiny, tmp_p
         *("--dynamic-export", "--verify", "--show", "--simplify"),
     )
     assert ran.code == 0, ran.out + ran.err
-    found = axes(file)
-    assert found["input"] == ["batch", 3, "height", "width"]
-    assert found["dets"] == ["batch", "num_dets", 5] and found["labels"] == ["batch", "num_dets"]
+    result = axes(file)
+    assert result["input"] == ["batch", 3, "height", "width"]
+    assert result["dets"] == ["batch", "num_dets", 5] and result["labels"] == ["batch", "num_dets"]
     before = int(ran.out.split("Simplified: ")[1].split()[0])
     after = int(ran.out.split("before, ")[1].split()[0])
     assert after < before and after == len(onnx.load(str(file)).graph.node)
@@ -86,9 +86,9 @@ def test_verify_finds_a_difference(
     honest = OnnxRuntimeSession.run
 
     def shifted(self: Any, batch: Any) -> Any:
-        found = {name: array.copy() for name, array in honest(self, batch).items()}
-        found["dets"][:, 3, 0] -= 0.5
-        return found
+        result = {name: array.copy() for name, array in honest(self, batch).items()}
+        result["dets"][:, 3, 0] -= 0.5
+        return result
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", shifted)
     file = tmp_path / "v.onnx"
@@ -132,12 +132,12 @@ def test_input_and_test_images(
     onnxdet(*common, "--input-img", tmp_path / "a.png", "--test-img", tmp_path / "b.png")
     assert seen == [["069.png", "053.png"], ["a.png", "069.png"], ["b.png", "a.png"]]
     (tmp_path / "text.png").write_text("no image")
-    for option, name, told in (
+    for option, name, message in (
         ("--input-img", "gone.png", "gone.png: no such image"),
         ("--test-img", "text.png", "text.png: cannot be read as an image"),
     ):
         ran = onnxdet(*common, option, tmp_path / name)
-        assert ran.code == 2 and told in ran.err and option in ran.err
+        assert ran.code == 2 and message in ran.err and option in ran.err
 
 
 def test_cfg_options_are_read_as_mmcv_reads_them() -> None:
@@ -160,8 +160,8 @@ def test_lowering_tensorrt_pads_to_a_fixed_count(onnxdet: Run, tiny: Tiny, tmp_p
         *("--lowering", "tensorrt", "--verify"),
     )
     assert ran.code == 0, ran.out + ran.err
-    found = outputs(file)
-    assert found["dets"].shape == (1, 20, 5)
+    result = outputs(file)
+    assert result["dets"].shape == (1, 20, 5)
 
 
 def test_single_input(onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path) -> None:
@@ -185,19 +185,19 @@ def test_masks_of_the_inputs_size(stock_masks: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "opset 11 would not be exact: RoiAlign.*least opset that works is 16"),
         (("--skip-postprocess",), "two-stage model.*only single-stage"),
     ],
 )
 def test_what_mask_rcnn_cannot_do(
-    onnxdet: Run, masked: Tiny, tmp_path: Path, words: tuple[str, ...], told: str
+    onnxdet: Run, masked: Tiny, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     import re
 
     ran = onnxdet("export", *masked, "--output-file", tmp_path / "x.onnx", *words)
-    assert ran.code == 2 and re.search(told, ran.err) and not list(tmp_path.iterdir())
+    assert ran.code == 2 and re.search(message, ran.err) and not list(tmp_path.iterdir())
 
 
 class Hook:
@@ -223,7 +223,7 @@ def test_deprecated_arguments_are_taken_with_a_warning(onnxdet: Run, tiny: Tiny)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("{config}", "gone.pth"), "gone.pth: no such weights file"),
         (("{config}",), "CHECKPOINT is missing"),
@@ -245,11 +245,11 @@ def test_deprecated_arguments_are_taken_with_a_warning(onnxdet: Run, tiny: Tiny)
     ],
 )
 def test_mistakes_are_told_in_one_message(
-    onnxdet: Run, tiny: Tiny, tmp_path: Path, words: tuple[str, ...], told: str
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     names = {**{k: str(v) for k, v in tiny._asdict().items()}, "folder": str(tmp_path)}
     ran = onnxdet("export", *(word.format(**names) for word in words))
-    assert ran.code == 2 and told in ran.err, ran.err
+    assert ran.code == 2 and message in ran.err, ran.err
     assert not Path("tmp.onnx").exists()
 
 

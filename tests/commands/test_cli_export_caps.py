@@ -28,8 +28,8 @@ def count(onnxdet: Run, tmp_path: Path) -> Callable[..., tuple[int, int]]:
         assert ran.code == 0, ran.err
         assert "no effect" not in ran.err
         labels = outputs(file)["labels"][0]
-        kept = labels[labels >= 0]
-        return len(kept), int(np.bincount(kept, minlength=1).max())
+        used = labels[labels >= 0]
+        return len(used), int(np.bincount(used, minlength=1).max())
 
     return counted
 

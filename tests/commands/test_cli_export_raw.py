@@ -40,11 +40,11 @@ def test_raw_outputs_are_named_and_verified(
     assert ran.out.count("raw outputs the same") == (3 if form == "dynamic" else 1)
     assert "batch 2 of different images: raw outputs the same" in ran.out
     assert [value.name for value in onnx.load(str(file)).graph.output] == FAMILIES[model]
-    found = axes(file)
+    result = axes(file)
     fixed = [2, 3, *map(int, shape)]
-    assert found["input"] == (fixed if form == "static" else ["batch", 3, "height", "width"])
+    assert result["input"] == (fixed if form == "static" else ["batch", 3, "height", "width"])
     wanted = "batch" if form == "dynamic" else 2
-    assert {found[name][0] for name in FAMILIES[model]} == {wanted}
+    assert {result[name][0] for name in FAMILIES[model]} == {wanted}
 
 
 @pytest.mark.parametrize("model", ["faster_rcnn", "point_rend"])

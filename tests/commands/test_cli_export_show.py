@@ -54,9 +54,9 @@ def test_the_right_panel_is_the_graphs(
     honest = OnnxRuntimeSession.run
 
     def nothing(self: Any, batch: Any) -> Any:
-        found = {name: array.copy() for name, array in honest(self, batch).items()}
-        found["labels"][:], found["dets"][:] = -1, 0
-        return found
+        outputs = {name: array.copy() for name, array in honest(self, batch).items()}
+        outputs["labels"][:], outputs["dets"][:] = -1, 0
+        return outputs
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", nothing)
     _, (left, right) = show(onnxdet, tmp_path)

@@ -22,11 +22,11 @@ def check(ran: Ran, file: Path, masks: bool = False) -> None:
     assert ran.code == 0, ran.out + ran.err
     before = int(ran.out.split("Simplified: ")[1].split()[0])
     assert len(onnx.load(str(file)).graph.node) < before
-    found = axes(file)
-    assert found["input"] == ["batch", 3, "height", "width"]
-    assert found["image_shape"] == ["batch", 2]
+    result = axes(file)
+    assert result["input"] == ["batch", 3, "height", "width"]
+    assert result["image_shape"] == ["batch", 2]
     names = ("dets", "labels", *(("masks",) if masks else ()))
-    assert {found[name][0] for name in names} == {"batch"}
+    assert {result[name][0] for name in names} == {"batch"}
     assert ran.out.count("the same, ") == 3 and "batch 2 of different images: the same" in ran.out
 
 

@@ -46,9 +46,9 @@ def test_verify_and_test_cut_where_mmdet_does(
     data = open_data(model)
     reference = Reference(build(model, str(masked.checkpoint)))
     wanted = [
-        mmdet_result(found, len(data.coco.CLASSES))
+        mmdet_result(result, len(data.coco.CLASSES))
         for batch in Batches(data, 1)
-        for found in reference.run(batch)
+        for result in reference.run(batch)
     ]
     ran = onnxdet("test", masked.config, graph, *ORT, "--out", tmp_path / "r.pkl", *option)
     assert ran.code == 0, ran.err

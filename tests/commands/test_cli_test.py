@@ -57,9 +57,9 @@ def test_results_are_pytorchs_in_mmdets_format(
     model = open_config(str(tiny.config), None)
     reference = Reference(build(model, str(tiny.checkpoint)))
     wanted = [
-        found.to_mmdet(3)
+        result.to_mmdet(3)
         for batch in Batches(open_data(model), 1)
-        for found in reference.run(batch)
+        for result in reference.run(batch)
     ]
     assert len(results) == len(wanted) == 6
     for ours, theirs in zip(results, wanted, strict=True):
@@ -88,8 +88,8 @@ def test_a_dynamic_graph_runs_batches(
     batches: list[int],
 ) -> None:
     for name, more in (("batched", words), ("single", ("--batch-size", 1))):
-        told = onnxdet("test", tiny.config, dynamic, *ORT, "--out", tmp_path / f"{name}.pkl", *more)
-        assert told.code == 0, told.err
+        ran = onnxdet("test", tiny.config, dynamic, *ORT, "--out", tmp_path / f"{name}.pkl", *more)
+        assert ran.code == 0, ran.err
     assert runs == [*batches, *[1] * 6]
     results, wanted = load(tmp_path / "batched.pkl"), load(tmp_path / "single.pkl")
     assert [[len(rows) for rows in one] for one in results] == [
@@ -119,8 +119,8 @@ def test_the_config_file_says_the_batch_size(
 ) -> None:
     config = tmp_path / "batched.py"
     config.write_text(f"_base_ = '{tiny.config}'\ndata = dict({place}=dict(samples_per_gpu=4))\n")
-    told = onnxdet("test", config, dynamic, *ORT, "--out", tmp_path / "r.pkl", *words)
-    assert told.code == 0, told.err
+    ran = onnxdet("test", config, dynamic, *ORT, "--out", tmp_path / "r.pkl", *words)
+    assert ran.code == 0, ran.err
     assert runs == batches
 
 
@@ -182,8 +182,8 @@ def test_cfg_options_choose_the_data(
 ) -> None:
     document = json.loads(few.read_text())
     document["images"] = document["images"][:2]
-    kept = {image["id"] for image in document["images"]}
-    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    chosen = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
     (tmp_path / "two.json").write_text(json.dumps(document))
     ran = onnxdet(
         *("test", tiny.config, dynamic, *ORT, "--out", tmp_path / "r.pkl"),

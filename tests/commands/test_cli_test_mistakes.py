@@ -16,7 +16,7 @@ ORT = ("--backend", "onnxruntime")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "nothing to do: ask for at least one of --out"),
         (("--eval", "bbox", "--format-only"), "exclude each other"),
@@ -33,14 +33,14 @@ ORT = ("--backend", "onnxruntime")
     ],
 )
 def test_mistakes_are_told_in_one_message(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, words: tuple[str, ...], told: str
+    onnxdet: Run, tiny: Tiny, dynamic: Path, words: tuple[str, ...], message: str
 ) -> None:
     ran = onnxdet("test", tiny.config, dynamic, *ORT, *words)
-    assert ran.code == 2 and told in ran.err, ran.err
+    assert ran.code == 2 and message in ran.err, ran.err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--eval", "bbox", "--eval-options", "colour=1"), "--eval-options: no colour; there are"),
         (("--format-only", "--eval-options", "classwise=True"), "there are jsonfile_prefix"),
@@ -59,10 +59,10 @@ def test_mistakes_are_told_in_one_message(
     ],
 )
 def test_what_evaluation_does_not_take_is_refused_before_the_run(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, runs: list[int], words: tuple[str, ...], told: str
+    onnxdet: Run, tiny: Tiny, dynamic: Path, runs: list[int], words: tuple[str, ...], message: str
 ) -> None:
     ran = onnxdet("test", tiny.config, dynamic, *ORT, *words)
-    assert ran.code == 2 and told in ran.err, ran.err
+    assert ran.code == 2 and message in ran.err, ran.err
     assert not runs
 
 
@@ -113,7 +113,7 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("data.test=a.json,b.json", "data.test is a list now, not one data set"),
         ("data.test=a.json", "data.test is a str now, not one data set"),
@@ -123,10 +123,10 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
     ],
 )
 def test_options_that_leave_no_data_set_are_told(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, option: str, told: str
+    onnxdet: Run, tiny: Tiny, dynamic: Path, option: str, message: str
 ) -> None:
     ran = onnxdet("test", tiny.config, dynamic, *ORT, "--eval", "bbox", "--cfg-options", option)
-    assert ran.code == 2 and told in ran.err and "unforeseen" not in ran.err, ran.err
+    assert ran.code == 2 and message in ran.err and "unforeseen" not in ran.err, ran.err
 
 
 def test_the_backend_has_to_be_named_and_there(onnxdet: Run, tiny: Tiny, dynamic: Path) -> None:
@@ -144,31 +144,31 @@ def test_models_that_are_none(onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path:
     common = ("test", tiny.config)
     graph = onnx.load(str(dynamic))
 
-    def told(name: str, *words: str) -> str:
+    def message(name: str, *words: str) -> str:
         ran = onnxdet(*common, tmp_path / name, *ORT, "--eval", "bbox", *words)
         assert ran.code == 2
         return ran.err
 
-    assert "gone.onnx: no such file" in told("gone.onnx")
+    assert "gone.onnx: no such file" in message("gone.onnx")
     (tmp_path / "text.onnx").write_text("not a graph")
-    assert "text.onnx: not a readable ONNX file" in told("text.onnx")
+    assert "text.onnx: not a readable ONNX file" in message("text.onnx")
     (tmp_path / "net.engine").write_bytes(b"engine")
-    assert "onnxruntime runs .onnx files" in told("net.engine")
+    assert "onnxruntime runs .onnx files" in message("net.engine")
     graph.graph.node[0].domain = "mmcv"
     onnx.save(graph, str(tmp_path / "custom.onnx"))
-    assert "needs custom operators of mmcv" in told("custom.onnx")
+    assert "needs custom operators of mmcv" in message("custom.onnx")
     info = onnx.helper.make_tensor_value_info
-    for name, given in (("odd.onnx", "image"), ("raw.onnx", "input")):
-        node = onnx.helper.make_node("Identity", [given], ["cls_score_0"])
+    for name, input_name in (("odd.onnx", "image"), ("raw.onnx", "input")):
+        node = onnx.helper.make_node("Identity", [input_name], ["cls_score_0"])
         shape = ["batch", 3, "height", "width"]
         made = onnx.helper.make_graph(
-            [node], "g", [info(given, 1, shape)], [info("cls_score_0", 1, shape)]
+            [node], "g", [info(input_name, 1, shape)], [info("cls_score_0", 1, shape)]
         )
         opset = [onnx.helper.make_opsetid("", 17)]
         model = onnx.helper.make_model(made, ir_version=8, opset_imports=opset)
         onnx.save(model, str(tmp_path / name))
-    assert "takes image: a detector's graph takes input" in told("odd.onnx")
-    assert "no dets and no labels" in told("raw.onnx")
+    assert "takes image: a detector's graph takes input" in message("odd.onnx")
+    assert "no dets and no labels" in message("raw.onnx")
 
 
 def nested(domain: str) -> onnx.ModelProto:

@@ -29,15 +29,15 @@ def stock(unused_label: int, masks: bool, batch: int = 1) -> onnx.ModelProto:
     helper = onnx.helper
     rows = np.vstack([BOXES, np.zeros((UNUSED, 5), np.float32)])
     labels = np.concatenate([LABELS, np.full(UNUSED, unused_label)])
-    given = {"dets": rows, "labels": labels}
+    arrays = {"dets": rows, "labels": labels}
     if masks:
         pasted = np.zeros((len(rows), HEIGHT, WIDTH), np.float32)
         for mask, (x1, y1, x2, y2) in zip(pasted, rows[:, :4].astype(int), strict=True):
             mask[y1:y2, x1:x2] = 1
-        given["masks"] = pasted
+        arrays["masks"] = pasted
     constants = [
         onnx.numpy_helper.from_array(np.stack([value] * batch), f"found_{name}")
-        for name, value in given.items()
+        for name, value in arrays.items()
     ]
     # The input is read, as a runtime may drop one that is not.
     nodes = [
@@ -53,7 +53,7 @@ def stock(unused_label: int, masks: bool, batch: int = 1) -> onnx.ModelProto:
         helper.make_tensor_value_info(
             name, kinds.get(name, onnx.TensorProto.FLOAT), [batch, *value.shape]
         )
-        for name, value in given.items()
+        for name, value in arrays.items()
     ]
     shape = [batch, 3, HEIGHT, WIDTH]
     graph = helper.make_graph(
@@ -107,11 +107,11 @@ def test_masks_of_the_inputs_size_are_brought_to_the_images(
         (mask,) = masks[1]
         assert tuple(mask["size"]) == meta["ori_shape"][:2]
         x, y, width, height = coco_mask.toBbox(mask)
-        found = np.array([x, y, x + width, y + height])
+        corners = np.array([x, y, x + width, y + height])
         height, width = meta["ori_shape"][:2]
         wanted = BOXES[0, :4] / meta["scale_factor"]
         wanted = np.minimum(wanted, [width, height, width, height])
-        np.testing.assert_allclose(found, wanted, atol=1)  # whole pixels
+        np.testing.assert_allclose(corners, wanted, atol=1)  # whole pixels
 
 
 def test_shipped_scenes_are_of_several_sizes() -> None:

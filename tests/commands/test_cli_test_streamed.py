@@ -23,8 +23,8 @@ def scenes(few: Path) -> Dataset:
     return open_data(open_config("mini:mask_rcnn", {"data.test.ann_file": str(few)}))
 
 
-def in_mmdets_format(found: list[Detections]) -> list[Any]:
-    return [mmdet_result(one, 3) for one in found]
+def in_mmdets_format(results: list[Detections]) -> list[Any]:
+    return [mmdet_result(one, 3) for one in results]
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def in_mmdets_format(found: list[Detections]) -> list[Any]:
 def test_figures_are_mmdets(scenes: Dataset, metrics: list[str], options: dict[str, Any]) -> None:
     import mmdet.datasets.coco as place
 
-    found = middling(scenes)
+    results = middling(scenes)
     before = place.mmcv, place.COCOeval
     with contextlib.redirect_stdout(io.StringIO()):
-        wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=metrics, **options)
-        figures = evaluate(scenes, found, metrics, options)
+        wanted = scenes.coco.evaluate(in_mmdets_format(results), metric=metrics, **options)
+        figures = evaluate(scenes, results, metrics, options)
 
     assert figures == wanted
     assert any(0.1 < value < 0.9 for value in figures.values() if not isinstance(value, str))
@@ -69,10 +69,10 @@ def test_ids_may_be_in_any_order_and_of_any_kind(scenes: Dataset) -> None:
         coco.createIndex()
     scenes.coco.img_ids = list(names.values())
     scenes.coco.cat_ids, scenes.coco.cat2label = [30, 20, 10], {30: 0, 20: 1, 10: 2}
-    found = middling(scenes)
+    results = middling(scenes)
     with contextlib.redirect_stdout(io.StringIO()):
-        wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=["bbox", "proposal"])
-        figures = evaluate(scenes, found, ["bbox", "proposal"], {})
+        wanted = scenes.coco.evaluate(in_mmdets_format(results), metric=["bbox", "proposal"])
+        figures = evaluate(scenes, results, ["bbox", "proposal"], {})
     assert figures == wanted and 0.1 < figures["bbox_mAP"] < 0.9
 
 
@@ -91,12 +91,12 @@ def test_no_entries_are_made(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -
 
 def test_files_that_are_asked_for_are_json(scenes: Dataset, tmp_path: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        found = evaluate(
+        results = evaluate(
             scenes, middling(scenes), ["bbox"], {"jsonfile_prefix": str(tmp_path / "kept")}
         )
     entries = json.loads((tmp_path / "kept.bbox.json").read_text())
     assert {"image_id", "bbox", "score", "category_id"} == set(entries[0])
-    assert 0.1 < found["bbox_mAP"] < 0.9
+    assert 0.1 < results["bbox_mAP"] < 0.9
 
 
 def test_a_failure_leaves_mmdet_as_it_was(scenes: Dataset) -> None:
@@ -132,9 +132,9 @@ def test_a_subclass_reads_its_files_as_it_likes(scenes: Dataset) -> None:
                 folder.cleanup()
             return {"entries": len(entries)}
 
-    found = middling(scenes)
+    result = middling(scenes)
     scenes.coco.__class__ = Reader
-    assert evaluate(scenes, found, ["bbox"], {}) == {"entries": sum(map(len, found))}
+    assert evaluate(scenes, result, ["bbox"], {}) == {"entries": sum(map(len, result))}
 
 
 def test_what_reaches_the_matching_by_other_ways_is_mmdets(scenes: Dataset) -> None:
@@ -145,20 +145,20 @@ def test_what_reaches_the_matching_by_other_ways_is_mmdets(scenes: Dataset) -> N
             x, y, width, height = super().xyxy2xywh(bbox)
             return [x, y, width / 2, height]
 
-    found = middling(scenes)
+    results = middling(scenes)
     with contextlib.redirect_stdout(io.StringIO()):
-        before = evaluate(scenes, found, ["bbox"], {})
+        before = evaluate(scenes, results, ["bbox"], {})
         scenes.coco.__class__ = Halved
-        wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=["bbox"])
-        assert evaluate(scenes, found, ["bbox"], {}) == wanted != before
+        wanted = scenes.coco.evaluate(in_mmdets_format(results), metric=["bbox"])
+        assert evaluate(scenes, results, ["bbox"], {}) == wanted != before
         # Several objects of one number, and object 0, are special to pycocotools.
         scenes.coco.__class__ = CocoDataset
         for numbers in ([1] * 4, [0]):
             for place, number in enumerate(numbers):
                 scenes.coco.coco.dataset["annotations"][place]["id"] = number
             scenes.coco.coco.createIndex()
-            wanted = scenes.coco.evaluate(in_mmdets_format(found), metric=["bbox"])
-            assert evaluate(scenes, found, ["bbox"], {}) == wanted != before
+            wanted = scenes.coco.evaluate(in_mmdets_format(results), metric=["bbox"])
+            assert evaluate(scenes, results, ["bbox"], {}) == wanted != before
 
 
 def test_a_score_that_is_not_a_number_is_refused() -> None:
@@ -181,5 +181,5 @@ def test_a_subclass_that_writes_files_of_its_own(scenes: Dataset) -> None:
 
     scenes.coco.__class__ = Writer
     with contextlib.redirect_stdout(io.StringIO()):
-        found = evaluate(scenes, middling(scenes), ["bbox"], {})
-    assert 0.1 < found["bbox_mAP"] < 0.9
+        result = evaluate(scenes, middling(scenes), ["bbox"], {})
+    assert 0.1 < result["bbox_mAP"] < 0.9

@@ -12,7 +12,7 @@ from draw_voc import draw
 Run = Callable[..., Ran]
 ORT = ("--backend", "onnxruntime")
 IMAGES = 8
-LEAST_MAP, LEAST_RECALL = 0.85, 0.95  # the mini RetinaNet reaches 0.952 and 1 on these images
+MIN_MAP, MIN_RECALL = 0.85, 0.95  # the mini RetinaNet reaches 0.952 and 1 on these images
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def test_a_trained_detector_reaches_its_ap(
     assert ran.code == 0, ran.err
     ran = onnxdet("test", "mini:retinanet", graph, *ORT, "--eval", "mAP", "recall", *voc)
     assert ran.code == 0, ran.err
-    found = figures(ran)
-    assert LEAST_MAP < float(found["mAP"]) <= 1
-    assert LEAST_RECALL < float(found["recall@100@0.5"]) <= 1
+    result = figures(ran)
+    assert MIN_MAP < float(result["mAP"]) <= 1
+    assert MIN_RECALL < float(result["recall@100@0.5"]) <= 1
 
 
 def test_options_paths_and_refusals(
@@ -57,13 +57,13 @@ def test_options_paths_and_refusals(
     assert ran.code == 0, ran.err
     assert {"mAP", "AP10", "recall@100@0.1", "recall@1000@0.1"} <= set(figures(ran))
     assert (tmp_path / "show" / "JPEGImages" / "000.jpg").is_file()
-    for words, told in (
+    for words, message in (
         (("--eval", "bbox"), "VOCDataset has the metrics mAP, recall"),
         (("--format-only",), "has no result format"),
         (("--eval", "mAP", "--eval-options", "classwise=1"), "no classwise; there are"),
     ):
         ran = onnxdet("test", tiny.config, dynamic, *ORT, *words, *voc)
-        assert ran.code == 2 and told in ran.err
+        assert ran.code == 2 and message in ran.err
 
 
 @pytest.mark.parametrize("moved", [0, 30])
@@ -79,11 +79,11 @@ def test_the_truth_is_perfect(tiny: Tiny, voc: tuple[str, ...], moved: int) -> N
         Detections(one["bboxes"] + moved, np.ones(len(one["bboxes"]), np.float32), one["labels"])
         for one in truth
     ]
-    found = evaluate(data, detections, ["mAP", "recall"], {})
+    result = evaluate(data, detections, ["mAP", "recall"], {})
     if moved:
-        assert found["mAP"] < 0.2 and found["recall@100@0.5"] < 0.2
+        assert result["mAP"] < 0.2 and result["recall@100@0.5"] < 0.2
     else:
-        assert found["mAP"] == 1.0 and found["recall@100@0.5"] == 1.0
+        assert result["mAP"] == 1.0 and result["recall@100@0.5"] == 1.0
 
 
 def test_recall_pairs_each_object_with_one_box() -> None:

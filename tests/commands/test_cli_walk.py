@@ -7,7 +7,7 @@ import pytest
 from cli_models import Ran
 
 Run = Callable[..., Ran]
-LEAST_AP = 0.4  # on few images; the minis reach 0.4 to 0.8 on all of them
+MIN_AP = 0.4  # on few images; the minis reach 0.4 to 0.8 on all of them
 
 
 @pytest.mark.parametrize("name", ["retinanet", "mask_rcnn", "detr"])
@@ -28,4 +28,4 @@ def test_export_verify_and_test(onnxdet: Run, name: str, few: Path, tmp_path: Pa
     assert ran.code == 0, ran.err
     for metric in metrics:
         figure = ran.out.split(f"\n{metric}_mAP: ")[1].split()[0]
-        assert float(figure) > LEAST_AP
+        assert float(figure) > MIN_AP

@@ -32,14 +32,14 @@ def test_importing_the_package_imports_nothing() -> None:
 
 
 def test_close_detections_pass_and_others_are_told_in_full() -> None:
-    found = Detections(BOXES, SCORES, LABELS)
-    assert_detections_close(found, found)
-    assert_detections_close([found, found], [found, found], tolerance=Tolerance())
+    candidate = Detections(BOXES, SCORES, LABELS)
+    assert_detections_close(candidate, candidate)
+    assert_detections_close([candidate, candidate], [candidate, candidate], tolerance=Tolerance())
     moved = Detections(BOXES + np.float32(0.5), SCORES, LABELS)
     with pytest.raises(AssertionError, match="2 of 2 reference detections differ") as caught:
-        assert_detections_close(found, moved)
+        assert_detections_close(candidate, moved)
     assert "box_shift: 2" in str(caught.value)
-    assert_detections_close(found, moved, tolerance=Tolerance(box_px=1.0))
+    assert_detections_close(candidate, moved, tolerance=Tolerance(box_px=1.0))
 
 
 def test_nothing_to_compare_is_not_close() -> None:

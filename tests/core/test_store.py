@@ -31,10 +31,10 @@ def refuses(_: Path) -> Mapping[str, Any]:
 def test_second_time_is_read_from_the_store(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     made = store.get({"model": "a"}, writes("graph"))
-    found = store.get({"model": "a"}, refuses)
-    assert (made.cached, found.cached) == (False, True)
-    assert found.path.read_text() == "graph"
-    assert found.inputs == ("input",) and found.static_shape == (1, 3, 4, 4)
+    artifact = store.get({"model": "a"}, refuses)
+    assert (made.cached, artifact.cached) == (False, True)
+    assert artifact.path.read_text() == "graph"
+    assert artifact.inputs == ("input",) and artifact.static_shape == (1, 3, 4, 4)
 
 
 def test_every_part_decides_the_key() -> None:

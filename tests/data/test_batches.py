@@ -41,16 +41,16 @@ def test_collate_to_a_given_size() -> None:
 
 
 def test_batches_keep_the_smaller_last_one() -> None:
-    found = list(Batches(Six(), 4))
-    assert [len(b.images) for b in found] == [4, 2] == [b.valid for b in found]
+    batches = list(Batches(Six(), 4))
+    assert [len(b.images) for b in batches] == [4, 2] == [b.valid for b in batches]
     assert [len(b.images) for b in Batches(Six(), 2, limit=3)] == [2, 1]
 
 
 def test_batches_filled_up_say_how_many_count() -> None:
-    found = list(Batches(Six(), 4, fill=True))
-    assert [len(b.images) for b in found] == [4, 4]
-    assert [b.valid for b in found] == [4, 2]
-    assert [m["img_shape"][0] for m in found[1].metas] == [44, 45, 40, 41]
+    batches = list(Batches(Six(), 4, fill=True))
+    assert [len(b.images) for b in batches] == [4, 4]
+    assert [b.valid for b in batches] == [4, 2]
+    assert [m["img_shape"][0] for m in batches[1].metas] == [44, 45, 40, 41]
     assert [b.valid for b in Batches(Six(), 4, limit=1, fill=True)] == [1]
 
 

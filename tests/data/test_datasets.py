@@ -71,10 +71,10 @@ def test_every_mini_has_a_size_that_holds_every_image(name: str) -> None:
     dataset = load_dataset(SPEC, config(name))
     height, width = dataset.fitted_size()
     assert height % 32 == 0 and width % 32 == 0 and max(height, width) <= 320
-    found = list(Batches(dataset, 8, (height, width), limit=16))
-    assert [b.images.shape for b in found] == [(8, 3, height, width)] * 2
+    result = list(Batches(dataset, 8, (height, width), limit=16))
+    assert [b.images.shape for b in result] == [(8, 3, height, width)] * 2
     if name == "cornernet":
-        assert "border" in found[0].metas[0]
+        assert "border" in result[0].metas[0]
 
 
 def test_limit_cuts_images_and_evaluation(shapes: Dataset) -> None:
@@ -105,8 +105,8 @@ def perfect(dataset: Dataset) -> list[Any]:
 
 def test_perfect_results_have_ap_one_and_none_have_zero(shapes: Dataset) -> None:
     results = perfect(shapes)
-    found = shapes.evaluate(results)
-    assert found["bbox_mAP"] == found["segm_mAP"] == 1.0
+    result = shapes.evaluate(results)
+    assert result["bbox_mAP"] == result["segm_mAP"] == 1.0
     boxes_only = [boxes for boxes, _ in results]
     assert set(shapes.evaluate(boxes_only)) & {"bbox_mAP", "segm_mAP"} == {"bbox_mAP"}
     nothing = [[np.zeros((0, 5), np.float32)] * 3] * len(shapes)
@@ -128,8 +128,8 @@ def test_what_is_found_in_the_crowd_counts_neither_for_nor_against() -> None:
         boxes.append(scored.astype(np.float32))
         masks.append([rng.random((height, width)) < 0.5 for _ in range(40)])
     for last in ((boxes, masks), ([np.zeros((0, 5), np.float32)] * 3, [[], [], []])):
-        found = shapes.evaluate([*results[:-1], last])
-        assert found["bbox_mAP"] == found["segm_mAP"] == 1.0
+        result = shapes.evaluate([*results[:-1], last])
+        assert result["bbox_mAP"] == result["segm_mAP"] == 1.0
     # In any other image such detections cost.
     size = shapes.coco.data_infos[0]["height"], shapes.coco.data_infos[0]["width"]
     wrong = [[rng.random(size) < 0.5 for _ in range(40)] for _ in range(3)]
@@ -177,7 +177,7 @@ def _category(index: int, name: str) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (_category(1, "hexagon"), "unknown categories hexagon; no category square"),
         (lambda d: d["categories"].pop(), "no category triangle"),
@@ -189,12 +189,12 @@ def _category(index: int, name: str) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_annotations_that_do_not_hold_together(
-    copy: DatasetSpec, change: Callable[[dict[str, Any]], None], told: str
+    copy: DatasetSpec, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     document = json.loads(copy.annotations.read_text())
     change(document)
     copy.annotations.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=rf"annotations\.json: .*{told}"):
+    with pytest.raises(DataError, match=rf"annotations\.json: .*{message}"):
         load_dataset(copy, config())
 
 

@@ -23,23 +23,23 @@ def test_nothing_changes_but_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "_TOGETHER", 3)
     every = [made(count, seed) for seed, count in enumerate((2, 0, 4, 1, 3))]
 
-    kept = in_little_memory(iter(every))
+    packed = in_little_memory(iter(every))
 
-    assert len(kept) == len(every)
-    for ours, own in zip(kept, every, strict=True):
+    assert len(packed) == len(every)
+    for ours, own in zip(packed, every, strict=True):
         for name in ("boxes", "scores", "labels", "mask_probs"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(own, name))
             assert getattr(ours, name).dtype == getattr(own, name).dtype
         assert ours.masks is own.masks
-    bases = [one.boxes.base for one in kept]
+    bases = [one.boxes.base for one in packed]
     assert bases[0] is bases[2] and bases[3] is bases[4] and bases[2] is not bases[3]
 
 
 def test_a_column_of_the_outputs_lets_go_of_them() -> None:
     """A graph's scores are a column of dets, and an image's dets a part of the batch's."""
     dets = np.zeros((5, 5), np.float32)
-    (kept,) = in_little_memory([Detections(dets[:, :4], dets[:, 4], np.zeros(5, np.int64))])
-    assert not np.shares_memory(kept.scores, dets) and not np.shares_memory(kept.boxes, dets)
+    (packed,) = in_little_memory([Detections(dets[:, :4], dets[:, 4], np.zeros(5, np.int64))])
+    assert not np.shares_memory(packed.scores, dets) and not np.shares_memory(packed.boxes, dets)
 
 
 def test_masks_are_encoded_one_by_one_and_kept_as_one() -> None:

@@ -42,10 +42,10 @@ def detector() -> onnx.ModelProto:
 
 
 def test_nodes_go_and_the_interface_stays() -> None:
-    given = detector()
-    before = given.SerializeToString()
-    slim = simplify(given)
-    assert given.SerializeToString() == before
+    original = detector()
+    before = original.SerializeToString()
+    slim = simplify(original)
+    assert original.SerializeToString() == before
     assert [node.op_type for node in slim.graph.node] == ["Relu"]
     axes = [d.dim_param or d.dim_value for d in slim.graph.input[0].type.tensor_type.shape.dim]
     assert axes == ["batch", 3, "height", "width"]
@@ -83,7 +83,7 @@ def flatten(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("slim", "side", "told"),
+    ("slim", "side", "message"),
     [
         (fix("input", 0, 1), "input", "('FLOAT', 1, 3, 'height', 'width')"),
         (fix("input", 2, 800), "input", "('FLOAT', 'batch', 3, 800, 'width')"),
@@ -99,13 +99,13 @@ def test_a_changed_interface_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     slim: Callable[[onnx.ModelProto], onnx.ModelProto],
     side: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr("onnxslim.slim", slim)
     with pytest.raises(SimplifyError, match="leave --simplify out") as caught:
         simplify(detector())
     assert f"onnxslim changes the graph's {side}s from" in str(caught.value)
-    assert told in str(caught.value).split(" to ")[1]
+    assert message in str(caught.value).split(" to ")[1]
 
 
 def test_a_size_that_the_exporter_could_not_tell_may_be_told(
@@ -117,11 +117,11 @@ def test_a_size_that_the_exporter_could_not_tell_may_be_told(
 
 def test_an_input_that_nothing_reads_stays() -> None:
     """YOLOv3 never clips, and its callers feed image_shape as they do everywhere."""
-    given = detector()
-    given.graph.input.append(info("image_shape", ["batch", 2], TensorProto.INT64))
-    given.graph.input.insert(0, info("first", [1]))
-    slim = simplify(given)
-    assert list(slim.graph.input) == list(given.graph.input)
+    original = detector()
+    original.graph.input.append(info("image_shape", ["batch", 2], TensorProto.INT64))
+    original.graph.input.insert(0, info("first", [1]))
+    slim = simplify(original)
+    assert list(slim.graph.input) == list(original.graph.input)
     onnx.checker.check_model(slim, full_check=True)
 
 
@@ -131,10 +131,10 @@ def test_an_axis_of_results_keeps_its_name() -> None:
         helper.make_node("Identity", ["input"], ["a"]),
         helper.make_node("Relu", ["a"], ["dets"]),
     ]
-    given = model(
+    original = model(
         nodes, [info("input", ["batch", 12, 5])], [info("dets", ["batch", "num_dets", 5])]
     )
-    slim = simplify(given)
+    slim = simplify(original)
     axes = [d.dim_param or d.dim_value for d in slim.graph.output[0].type.tensor_type.shape.dim]
     assert axes == ["batch", "num_dets", 5] and len(slim.graph.node) == 1
 
@@ -172,13 +172,13 @@ def run(graph: onnx.ModelProto, array: np.ndarray) -> Any:
 
 def test_an_empty_list_of_axes_is_simplified_too(monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    given = reduction()
-    np.testing.assert_array_equal(run(given, array), array * 15)
-    np.testing.assert_array_equal(run(simplify(given), array), array * 15)
-    assert [a.name for a in given.graph.node[0].attribute] == ["keepdims", "axes"]
+    original = reduction()
+    np.testing.assert_array_equal(run(original, array), array * 15)
+    np.testing.assert_array_equal(run(simplify(original), array), array * 15)
+    assert [a.name for a in original.graph.node[0].attribute] == ["keepdims", "axes"]
     monkeypatch.setattr(subject, "_drop_empty_axes", lambda _: None)
     with pytest.raises(SimplifyError, match="onnxslim fails"):  # the reason for all this
-        simplify(given)
+        simplify(original)
 
 
 def test_lists_of_axes_inside_of_branches_are_found() -> None:

@@ -81,8 +81,8 @@ class Family:
         onnx.save(graph, str(path))
         artifact = Artifact(path, "shifted", False, self.info)
         with OnnxRuntimeBackend("cpu").prepare(artifact, threads=1) as session:
-            found = from_outputs(session.run(self.batch), self.batch)
-        return Reference(self.detector).run(self.batch), found
+            candidate = from_outputs(session.run(self.batch), self.batch)
+        return Reference(self.detector).run(self.batch), candidate
 
     def score_layers(self) -> list[tuple[nn.Parameter, Any, float]]:
         """Biases that decide how much is found, the part that counts, and its direction."""
@@ -145,11 +145,11 @@ def family(
 
 def held(family: Family, count: Callable[[int], bool]) -> None:
     """PyTorch finds ``count`` per image, and the graph finds the same."""
-    reference, found = family.run()
+    reference, candidate = family.run()
     assert all(count(len(one)) for one in reference), [len(one) for one in reference]
-    assert [len(one) for one in found] == [len(one) for one in reference]
+    assert [len(one) for one in candidate] == [len(one) for one in reference]
     if sum(map(len, reference)):
-        result = compare_detections(reference, found, family.tolerance)
+        result = compare_detections(reference, candidate, family.tolerance)
         assert result.ok, result.format()
 
 
@@ -189,9 +189,9 @@ def test_one_detection(family: Family) -> None:
         try:
             count = len(reference.run(family.batch)[0])
             if count == 1:
-                reference_found, found = family.run()
-                assert len(found[0]) == 1 == len(reference_found[0])
-                result = compare_detections(reference_found, found, family.tolerance)
+                wanted, candidate = family.run()
+                assert len(candidate[0]) == 1 == len(wanted[0])
+                result = compare_detections(wanted, candidate, family.tolerance)
                 assert result.ok, result.format()
                 return
         finally:

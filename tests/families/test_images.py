@@ -27,8 +27,8 @@ def test_detrs_padding_mask_is_what_mmdet_interpolates(size: tuple[int, int]) ->
     for stride in (16, 32):
         cells = (-(-height // stride), -(-width // stride))
         expected = functional.interpolate(drawn[None], size=cells).to(torch.bool)[0]
-        found = padding_mask(shapes, size, torch.zeros(1, 1, *cells))
-        assert torch.equal(found, expected)
+        result = padding_mask(shapes, size, torch.zeros(1, 1, *cells))
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("mode", [("logical_or", 31), ("logical_or", 127), ("size_divisor", 32)])
@@ -49,5 +49,5 @@ def test_cornernets_border_is_what_its_pipeline_pads(mode: tuple[str, int]) -> N
         image = np.ones((height, width, 3), np.float32)
         padded = pad({"img": image, "img_shape": image.shape, "bbox_fields": []})
         left, top = padded["border"][2], padded["border"][0]
-        found = model._border(torch.tensor([[height, width]]))[0].tolist()
-        assert found == [left, top], (height, width)
+        result = model._border(torch.tensor([[height, width]]))[0].tolist()
+        assert result == [left, top], (height, width)

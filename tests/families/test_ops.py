@@ -97,12 +97,12 @@ def test_soft_nms_is_mmcvs(tmp_path: Path) -> None:
     boxes, scores, labels = random_boxes(2, 60)
     free = {i: {0: "n", 1: "p"} for i in range(3)}
     session = exported(SoftNms(), random_boxes(1, 5), tmp_path, free)
-    kept, index = run(session, boxes, scores, labels)
+    best, index = run(session, boxes, scores, labels)
     for i in range(2):
         cfg = {"type": "soft_nms", "method": "gaussian", "sigma": 0.5, "min_score": 1e-3}
         dets, keep = batched_nms(boxes[i], scores[i], labels[i], cfg)
         np.testing.assert_array_equal(index[i], keep[:20].numpy())
-        np.testing.assert_allclose(kept[i], dets[:20, 4].numpy(), atol=1e-6)
+        np.testing.assert_allclose(best[i], dets[:20, 4].numpy(), atol=1e-6)
 
 
 def test_boxes_moved_by_group_round_as_mmcvs_do() -> None:
@@ -120,7 +120,7 @@ def test_boxes_moved_by_group_round_as_mmcvs_do() -> None:
     near = with_group_offsets(boxes, labels, scores > 0)
     lowering = OnnxRuntimeLowering()
 
-    def kept(moved: Tensor) -> list[set[int]]:
+    def kept_sets(moved: Tensor) -> list[set[int]]:
         score, _, columns = lowering.nms_pairs(moved, scores, labels, 80, 0.5, 3000)
         return [set(columns[i][score[i] > 0].tolist()) for i in range(2)]
 
@@ -131,8 +131,8 @@ def test_boxes_moved_by_group_round_as_mmcvs_do() -> None:
             boxes[i, some], scores[i, some], labels[i, some], {"iou_threshold": 0.5}
         )
         expected.append(set(some[keep].tolist()))
-    assert kept(near) == expected
-    assert kept(boxes) != expected
+    assert kept_sets(near) == expected
+    assert kept_sets(boxes) != expected
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -149,11 +149,11 @@ def test_group_norm_is_as_exact_as_pytorchs(
     x = torch.randn(*shape, generator=generator)
     x = 0.3 + x * torch.randn(*shape[:-1], 1, generator=generator).exp()
     free = {0: {axis: f"d{axis}" for axis in range(len(shape)) if axis != 1}}
-    (found,) = run(exported(layer, (x[:1, ..., 1:],), tmp_path, free), x)
+    (result,) = run(exported(layer, (x[:1, ..., 1:],), tmp_path, free), x)
     with torch.no_grad():
         own = layer(x)
         exact = copy.deepcopy(layer).double()(x.double())
-    error = np.abs(found - exact.numpy()).max()
+    error = np.abs(result - exact.numpy()).max()
     assert error < 5 * float((own - exact).abs().max())
 
 
@@ -217,8 +217,8 @@ def test_nms_keeps_what_mmcv_keeps(limit: int, per_class_boxes: bool, tmp_path: 
     free = {i: {0: "n", 1: "p"} for i in range(3)}
     module = PerClass(limit) if per_class_boxes else Nms(limit)
     session = exported(module, random_boxes(3, 7, seed=1), tmp_path, free)
-    for found in (module(boxes, scores, labels), run(session, boxes, scores, labels)):
-        dets, classes, _ = (torch.as_tensor(value) for value in found)
+    for result in (module(boxes, scores, labels), run(session, boxes, scores, labels)):
+        dets, classes, _ = (torch.as_tensor(value) for value in result)
         for i in range(2):
             some = scores[i] > 0
             expected, keep = batched_nms(
@@ -232,15 +232,15 @@ def test_nms_keeps_what_mmcv_keeps(limit: int, per_class_boxes: bool, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("least", [0, 1])
-def test_nms_of_nothing_gives_empty_slots(least: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("min_slots", [0, 1])
+def test_nms_of_nothing_gives_empty_slots(min_slots: int, tmp_path: Path) -> None:
     free = {i: {0: "n", 1: "p"} for i in range(3)}
-    session = exported(Nms(10, least), random_boxes(2, 7), tmp_path, free)
+    session = exported(Nms(10, min_slots), random_boxes(2, 7), tmp_path, free)
     boxes, scores, labels = random_boxes(2, 9)
     dets, classes, _ = run(session, boxes, scores * 0, labels)
-    assert dets.shape == (2, least, 5) and not dets.any()
-    assert classes.shape == (2, least) and (classes == -1).all()
-    if not least:  # a slot needs a box to point to
+    assert dets.shape == (2, min_slots, 5) and not dets.any()
+    assert classes.shape == (2, min_slots) and (classes == -1).all()
+    if not min_slots:  # a slot needs a box to point to
         assert run(session, *random_boxes(2, 0))[0].shape == (2, 0, 5)
 
 
@@ -293,10 +293,10 @@ def test_saturated_scores_tie_as_in_pytorch(tmp_path: Path) -> None:
     """
     session = exported(Sigmoid(), (torch.zeros(4),), tmp_path, {0: {0: "n"}})
     logits = torch.linspace(9, 30, 20_000)
-    found = torch.from_numpy(run(session, logits)[0])
+    result = torch.from_numpy(run(session, logits)[0])
     expected = logits.sigmoid()
-    assert torch.equal(found.diff() == 0, expected.diff() == 0)
-    assert torch.equal(found, expected)
+    assert torch.equal(result.diff() == 0, expected.diff() == 0)
+    assert torch.equal(result, expected)
     assert torch.allclose(sigmoid(torch.tensor([-200.0, 0.0])), torch.tensor([0.0, 0.5]))
 
 
@@ -330,8 +330,8 @@ def test_each_level_keeps_its_own_best(
     module = TopOfLevels(limit, floor)
     axes: dict[int, dict[int, str]] = {0: {0: "n", 1: "p"}, 1: {0: "n", 1: "q"}} if free else {}
     example = tuple(torch.rand(3, size) for size in (40, 31)) if free else tuple(levels)
-    for found in (module(*levels), run(exported(module, example, tmp_path, axes), *levels)):
-        values, columns = (torch.as_tensor(value) for value in found)
+    for result in (module(*levels), run(exported(module, example, tmp_path, axes), *levels)):
+        values, columns = (torch.as_tensor(value) for value in result)
         assert values.shape[1] <= 2 * limit  # what follows is not done for more
         for i in range(2):
             expected = {}

@@ -60,10 +60,10 @@ def test_regions_are_pooled_as_mmdet_pools_them(lowering: Lowering, sampling_rat
     pool, features = extractor(sampling_ratio), maps()
     rois = torch.cat([image[:, None].to(rows.dtype), rows], dim=1)
     expected = pool(features, rois)
-    found, back = lowering.pool_rois(pool, features, rows, image)
-    found = found if back is None else found[back]
+    result, back = lowering.pool_rois(pool, features, rows, image)
+    result = result if back is None else result[back]
     assert expected.abs().sum() > 0
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_levels_change_where_mmdets_do() -> None:
@@ -102,8 +102,8 @@ def test_each_region_is_pooled_once(faster_rcnn: Any) -> None:
     graph, feeds = faster_rcnn
     rois = watched(graph, "RoiAlign", 1, feeds)
     assert len(rois) == 4  # one a level
-    (kept,) = watched(graph, "Softmax", 0, feeds)  # class logits (N, K, C + 1) of all regions
-    assert sum(map(len, rois)) == kept.shape[0] * kept.shape[1] > 100
+    (logits,) = watched(graph, "Softmax", 0, feeds)  # class logits (N, K, C + 1) of all regions
+    assert sum(map(len, rois)) == logits.shape[0] * logits.shape[1] > 100
     assert sum(len(one) > 0 for one in rois) > 1
 
 
@@ -116,10 +116,11 @@ def test_no_box_is_repeated_for_a_class_before_suppression(faster_rcnn: Any) -> 
     for at, of in zip(boxes, scores, strict=True):
         assert at.shape[0] == of.shape[0] and at.shape[1] == of.shape[2]
     regions = boxes[1].shape[0] * boxes[1].shape[1]
-    (kept,) = watched(graph, "Softmax", 0, feeds)
-    assert regions < kept.shape[0] * kept.shape[1] * 3  # only those above the threshold are left
+    (logits,) = watched(graph, "Softmax", 0, feeds)
+    # Only those above the threshold are left.
+    assert regions < logits.shape[0] * logits.shape[1] * 3
     best = [value.shape for value in watched(graph, "TopK", 0, feeds)]
-    assert all(shape[-1] != kept.shape[1] * 3 for shape in best)  # never of boxes x classes
+    assert all(shape[-1] != logits.shape[1] * 3 for shape in best)  # never of boxes x classes
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
@@ -133,7 +134,7 @@ def test_suppression_is_mmcvs(lowering: Lowering, limit: int) -> None:
     scores = torch.rand(2, 200, generator=generator)
     labels = torch.randint(0, 3, (2, 200), generator=generator)
     scores[1, 3:] = 0.0  # an image with three candidates beside one with 200
-    score, found, columns = lowering.nms_pairs(boxes, scores, labels, 3, 0.5, limit)
+    score, result, columns = lowering.nms_pairs(boxes, scores, labels, 3, 0.5, limit)
     dets = dets_of(boxes, score, columns)
     for i in range(2):
         some = torch.nonzero(scores[i] > 0)[:, 0]
@@ -142,9 +143,9 @@ def test_suppression_is_mmcvs(lowering: Lowering, limit: int) -> None:
         )
         keep, used = some[keep[:limit]], dets[i, :, 4] > 0
         assert columns[i][used].tolist() == keep.tolist()
-        assert found[i][used].tolist() == labels[i, keep].tolist()
+        assert result[i][used].tolist() == labels[i, keep].tolist()
         torch.testing.assert_close(dets[i][used], expected[:limit])
-        assert not dets[i][~used].any() and (found[i][~used] == -1).all()
+        assert not dets[i][~used].any() and (result[i][~used] == -1).all()
 
 
 def test_a_topk_that_tensorrt_does_not_build_is_refused_by_its_key() -> None:
@@ -204,6 +205,6 @@ def test_a_proposal_whose_score_underflows_is_one_all_the_same() -> None:
         features = detector.extract_feat(images)
         metas = [{"img_shape": (160, 160, 3), "pad_shape": (160, 160, 3), "scale_factor": 1.0}]
         (expected,) = detector.rpn_head.simple_test_rpn(features, metas)
-        found = lower(detector).raw(images, shape)["proposals"][0]
+        result = lower(detector).raw(images, shape)["proposals"][0]
     assert not expected[:, 4].any() and len(expected) > 100
-    assert (found[:, 4] > 0).sum() == len(expected)
+    assert (result[:, 4] > 0).sum() == len(expected)

@@ -55,9 +55,9 @@ class Clock:
         return run
 
 
-def measured(subjects: Any, **given: Any) -> Measured:
+def measured(subjects: Any, **options: Any) -> Measured:
     """Without waiting between turns."""
-    return measure(subjects, **{"sleep": lambda seconds: None, **given})
+    return measure(subjects, **{"sleep": lambda seconds: None, **options})
 
 
 def test_drift_cancels_in_the_ratio() -> None:
@@ -68,15 +68,15 @@ def test_drift_cancels_in_the_ratio() -> None:
         while True:
             yield seconds * 1.1 ** len(clock.calls)
 
-    found = measured(
+    result = measured(
         {"a": clock.subject("a", drifting(1.0)), "b": clock.subject("b", drifting(2.0))},
         seconds=0,
         min_rounds=9,
         clock=clock,
     )
     # A pair is measured within one call's drift, in both orders, however far the times run away.
-    assert found.timings["a"].times[-1] > 4 * found.timings["a"].times[0]
-    assert found.ratio(["a"], "b") == pytest.approx(0.5, rel=0.11)
+    assert result.timings["a"].times[-1] > 4 * result.timings["a"].times[0]
+    assert result.ratio(["a"], "b") == pytest.approx(0.5, rel=0.11)
 
 
 def test_turns_alternate_and_times_are_milliseconds_for_a_unit() -> None:
@@ -85,11 +85,11 @@ def test_turns_alternate_and_times_are_milliseconds_for_a_unit() -> None:
         "a": clock.subject("a", repeat(0.4)),
         "b": clock.subject("b", repeat(0.8)),
     }
-    found = measured(subjects, seconds=0, min_rounds=4, calls=2, clock=clock)
+    result = measured(subjects, seconds=0, min_rounds=4, calls=2, clock=clock)
     assert "".join(clock.calls[-8:]) == "abbaabba"
-    assert found.timings["a"].times == pytest.approx((200.0,) * 4)
-    assert found.timings["b"].median == pytest.approx(400.0)
-    assert found.ratio(["a", "b"], "b") == pytest.approx(1.5)
+    assert result.timings["a"].times == pytest.approx((200.0,) * 4)
+    assert result.timings["b"].median == pytest.approx(400.0)
+    assert result.ratio(["a", "b"], "b") == pytest.approx(1.5)
 
 
 def test_a_short_subject_leads_into_its_turn() -> None:
@@ -102,8 +102,8 @@ def test_a_short_subject_leads_into_its_turn() -> None:
         clock.now += 0.003 if cold else 0.002
 
     subjects = {"short": short, "long": clock.subject("long", repeat(0.5))}
-    found = measured(subjects, seconds=0, min_rounds=4, clock=clock)
-    assert found.timings["short"].times == pytest.approx((2.0,) * 4)
+    result = measured(subjects, seconds=0, min_rounds=4, clock=clock)
+    assert result.timings["short"].times == pytest.approx((2.0,) * 4)
     assert clock.calls[-6:] == ["short", "short", "long", "long", "short", "short"]
 
 
@@ -116,13 +116,13 @@ def test_between_turns_nothing_runs_for_a_moment() -> None:
         clock.calls.append(f"{seconds}")
         clock.now += 0.5
 
-    found = measured(subjects, seconds=3.0, min_rounds=3, clock=clock, sleep=sleep)
+    result = measured(subjects, seconds=3.0, min_rounds=3, clock=clock, sleep=sleep)
     assert clock.calls[-12:] == [
         *("0.05", "a", "0.05", "b"),
         *("0.05", "b", "0.05", "a"),
         *("0.05", "a", "0.05", "b"),
     ]
-    assert found.timings["a"].times == pytest.approx((500.0,) * 3)
+    assert result.timings["a"].times == pytest.approx((500.0,) * 3)
 
 
 def test_pauses_do_not_make_it_endless() -> None:
@@ -131,35 +131,35 @@ def test_pauses_do_not_make_it_endless() -> None:
     def sleep(seconds: float) -> None:
         clock.now += 10.0
 
-    found = measured(
+    result = measured(
         {"a": clock.subject("a", repeat(0.5))}, seconds=10.0, min_rounds=1, clock=clock, sleep=sleep
     )
-    assert found.timings["a"].rounds == 3  # of 20 that the subject alone would take
+    assert result.timings["a"].rounds == 3  # of 20 that the subject alone would take
 
 
 def test_warm_up_ends_when_times_no_longer_fall() -> None:
     clock = Clock()
     falling = chain([9.0, 7.0, 5.0, 3.0, 1.0], repeat(1.0))
-    found = measured({"a": clock.subject("a", falling)}, seconds=0, min_rounds=5, clock=clock)
-    assert found.timings["a"].times == (1000.0,) * 5
-    assert 5 < found.warm_up < MAX_WARM_UP
+    result = measured({"a": clock.subject("a", falling)}, seconds=0, min_rounds=5, clock=clock)
+    assert result.timings["a"].times == (1000.0,) * 5
+    assert 5 < result.warm_up < MAX_WARM_UP
 
 
 def test_warm_up_gives_up_on_what_never_settles() -> None:
     clock = Clock()
     falling = (0.5**n for n in range(1000))
-    found = measured(
+    result = measured(
         {"a": clock.subject("a", falling)}, seconds=0, min_rounds=2, max_rounds=2, clock=clock
     )
-    assert found.warm_up == MAX_WARM_UP
+    assert result.warm_up == MAX_WARM_UP
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (8.0, 8), (400.0, 20)])
 def test_rounds_go_on_for_the_time_within_their_bounds(seconds: float, rounds: int) -> None:
     clock = Clock()
     subjects = {name: clock.subject(name, repeat(0.5)) for name in "ab"}
-    found = measured(subjects, seconds=seconds, min_rounds=3, max_rounds=20, clock=clock)
-    assert {timing.rounds for timing in found.timings.values()} == {rounds}
+    result = measured(subjects, seconds=seconds, min_rounds=3, max_rounds=20, clock=clock)
+    assert {timing.rounds for timing in result.timings.values()} == {rounds}
 
 
 def test_a_device_is_waited_for_before_and_after() -> None:
@@ -173,17 +173,17 @@ def test_a_device_is_waited_for_before_and_after() -> None:
         clock.now += pending[0]
         pending[0] = 0.0
 
-    found = measured({"a": launch}, seconds=0, min_rounds=5, synchronize=synchronize, clock=clock)
-    assert found.timings["a"].times == (3000.0,) * 5
+    result = measured({"a": launch}, seconds=0, min_rounds=5, synchronize=synchronize, clock=clock)
+    assert result.timings["a"].times == (3000.0,) * 5
 
 
 def test_one_disturbed_round_moves_neither_median_nor_ratio() -> None:
     times = [10.0, 10.1, 9.9, 10.0, 90.0]
-    found = Measured({"a": Timing(tuple(times)), "b": Timing((20.0,) * 5)}, warm_up=4)
-    assert found.timings["a"].median == 10.0
-    assert found.timings["a"].iqr == pytest.approx(0.1)
-    assert found.timings["a"].min == 9.9
-    assert found.ratio(["a"], "b") == 0.5
+    result = Measured({"a": Timing(tuple(times)), "b": Timing((20.0,) * 5)}, warm_up=4)
+    assert result.timings["a"].median == 10.0
+    assert result.timings["a"].iqr == pytest.approx(0.1)
+    assert result.timings["a"].min == 9.9
+    assert result.ratio(["a"], "b") == 0.5
 
 
 def test_figures_count_results_on_both_sides() -> None:
@@ -223,17 +223,17 @@ def test_what_a_device_tells_is_taken_in_place_of_the_clock() -> None:
         clock.now += 5.0
         return 2.5
 
-    found = measured({"a": launch}, seconds=0, min_rounds=5, calls=5, clock=clock)
-    assert found.timings["a"].times == (0.5,) * 5
+    result = measured({"a": launch}, seconds=0, min_rounds=5, calls=5, clock=clock)
+    assert result.timings["a"].times == (0.5,) * 5
 
 
 class Toy(Session):
     """Counts its runs; bound, it tells the time itself or does not."""
 
-    def __init__(self, told: float | None, apart: bool) -> None:
+    def __init__(self, device_s: float | None, separate: bool) -> None:
         info = {"inputs": ["input", "image_shape"]}
         super().__init__(Artifact(Path("toy.onnx"), "key", False, info))
-        self.told, self.apart, self.runs = told, apart, 0
+        self.device_s, self.separate, self.runs = device_s, separate, 0
 
     def _run(self, feeds: Arrays) -> Arrays:
         self.runs += 1
@@ -243,10 +243,10 @@ class Toy(Session):
         session = self
 
         class ToyBound(Bound):
-            excludes_copies = session.apart
+            excludes_copies = session.separate
 
             def _run(self) -> float | None:
-                return session.told
+                return session.device_s
 
         return ToyBound(self, feeds)
 
@@ -254,11 +254,11 @@ class Toy(Session):
 class Net(nn.Linear):
     """A detector of which nothing but the call that mmdet's test tool makes is asked."""
 
-    def forward(self, **given: Any) -> list[Any]:  # type: ignore[override]
+    def forward(self, **options: Any) -> list[Any]:  # type: ignore[override]
         assert not torch.is_grad_enabled()
-        assert given["return_loss"] is False and given["rescale"] is True
-        given["img_metas"][0][0]["written"] = True
-        self.seen = given
+        assert options["return_loss"] is False and options["rescale"] is True
+        options["img_metas"][0][0]["written"] = True
+        self.seen = options
         return [object()]  # Detections cannot be made of it
 
 
@@ -273,7 +273,7 @@ def subjects_of(session: Session) -> tuple[dict[str, Any], Net, Batch]:
 
 
 def test_pytorch_is_the_bare_call_of_the_detector() -> None:
-    subjects, net, batch = subjects_of(Toy(None, apart=False))
+    subjects, net, batch = subjects_of(Toy(None, separate=False))
     assert list(subjects) == [TORCH, GRAPH, RESULTS]
     subjects[TORCH]()
     assert net.seen["img"][0].shape == batch.images.shape
@@ -281,11 +281,11 @@ def test_pytorch_is_the_bare_call_of_the_detector() -> None:
     assert torch_device(Reference(net)) == "cpu"
 
 
-@pytest.mark.parametrize(("told", "total"), [(1.5, 3.0), (None, None)])
+@pytest.mark.parametrize(("device_s", "total"), [(1.5, 3.0), (None, None)])
 def test_the_graph_is_run_bound_and_whole_runs_are_a_subject_of_their_own(
-    told: float | None, total: float | None
+    device_s: float | None, total: float | None
 ) -> None:
-    session = Toy(told, apart=True)
+    session = Toy(device_s, separate=True)
     subjects, _, _ = subjects_of(session)
     assert list(subjects) == [TORCH, GRAPH, RUN, RESULTS]
     before = session.runs
@@ -311,15 +311,15 @@ def test_somebody_else_repeats_the_timed_subject() -> None:
             call()
             clock.calls.append(")")
 
-    found = measured(subjects, seconds=0, min_rounds=3, clock=clock, timed="b", repeat=repeats)
+    result = measured(subjects, seconds=0, min_rounds=3, clock=clock, timed="b", repeat=repeats)
     assert asked == [3]
     assert "".join(clock.calls) == "a(b)cc(b)aa(b)cc(b)a"
-    assert {timing.times for timing in found.timings.values()} == {(500.0,) * 3}
+    assert {timing.times for timing in result.timings.values()} == {(500.0,) * 3}
 
 
 def bound_session(bound: type[Bound]) -> tuple[Session, Batch]:
     """A session of fixed outputs that binds this way."""
-    session = Toy(None, apart=False)
+    session = Toy(None, separate=False)
     outputs = {
         "dets": np.float32([[[1, 2, 30, 40, 0.9]]]),
         "labels": np.zeros((1, 1), np.int64),
@@ -339,8 +339,8 @@ class Lazy(Bound):
 
 class Wrong(Bound):
     def fetch(self) -> Arrays:
-        found = super().fetch()
-        return {**found, "dets": found["dets"] + np.float32(0.5)}
+        result = super().fetch()
+        return {**result, "dets": result["dets"] + np.float32(0.5)}
 
 
 class Fewer(Bound):
@@ -352,8 +352,8 @@ class Rounded(Bound):
     """Differs within the allowance, as two kernels of a GPU may."""
 
     def fetch(self) -> Arrays:
-        found = super().fetch()
-        return {**found, "dets": found["dets"] + np.float32(1e-5)}
+        result = super().fetch()
+        return {**result, "dets": result["dets"] + np.float32(1e-5)}
 
 
 @pytest.mark.parametrize(

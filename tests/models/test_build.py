@@ -154,7 +154,7 @@ def test_weights_that_do_not_fit(
 # mmcv leaves a temporary file object behind when a config does not parse.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("model = (", "does not parse"),
         ("import nothing_of_that_name", "does not parse"),
@@ -170,12 +170,12 @@ def test_weights_that_do_not_fit(
         ),
     ],
 )
-def test_a_config_that_is_no_detector(tmp_path: Path, body: str, told: str) -> None:
+def test_a_config_that_is_no_detector(tmp_path: Path, body: str, message: str) -> None:
     file = tmp_path / "config.py"
     file.write_text(body)
     with pytest.raises(BuildError) as caught:
         build_detector(ModelSpec("x", str(file)))
-    assert str(file) in str(caught.value) and told in str(caught.value)
+    assert str(file) in str(caught.value) and message in str(caught.value)
 
 
 def test_a_config_that_is_missing() -> None:

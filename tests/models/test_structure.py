@@ -129,8 +129,8 @@ def test_an_hourglass_starts_from_small_branches_and_others_as_seeded() -> None:
         calibrate(detector, torch.rand(1, 3, 128, 128), metas, Calibration([], damped))
         assert blocks
         for block, seeded in zip(blocks, before, strict=True):
-            kept = seeded if wanted is None else torch.full_like(seeded, wanted)
-            assert torch.equal(block.norm2.weight, kept)
+            expected = seeded if wanted is None else torch.full_like(seeded, wanted)
+            assert torch.equal(block.norm2.weight, expected)
 
 
 @pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.0)])

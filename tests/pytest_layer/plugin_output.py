@@ -16,5 +16,5 @@ def ids(result: pytest.RunResult) -> list[str]:
 def cases(folder: Path) -> list[dict[str, Any]]:
     """The cases of a report.json."""
     report = json.loads((folder / "report.json").read_text())
-    found: list[dict[str, Any]] = report["cases"]
-    return found
+    results: list[dict[str, Any]] = report["cases"]
+    return results

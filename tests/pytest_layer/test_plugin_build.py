@@ -61,14 +61,14 @@ def test_what_cannot_run_is_built_and_the_rest_skipped_with_the_reason(
 
     result.assert_outcomes(passed=16, skipped=8)
     assert result.ret == pytest.ExitCode.OK
-    found = cases(building.path / "out")
-    told = {(case["check"], case["outcome"], case["reason"]) for case in found}
-    assert told == {
+    results = cases(building.path / "out")
+    outcomes = {(case["check"], case["outcome"], case["reason"]) for case in results}
+    assert outcomes == {
         ("export", "passed", ""),
         ("build", "passed", ""),
         ("parity", "skipped", WHY),
     }
-    built = [case["metrics"] for case in found if case["check"] == "build"]
+    built = [case["metrics"] for case in results if case["check"] == "build"]
     assert built == [{"seconds": 0.5, "engine_bytes": 7, "layers": 3}] * 8
     # A dynamic graph serves both batch sizes: 2 models, each 2 static engines and a dynamic one.
     result.stdout.fnmatch_lines(["6 of 6 engines built*"])

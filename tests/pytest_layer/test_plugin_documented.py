@@ -41,8 +41,8 @@ def documented(project: pytest.Pytester) -> pytest.Pytester:
     (project.path / "data/val").mkdir(parents=True)
     annotations = json.loads((SHAPES / "annotations.json").read_text())
     annotations["images"] = annotations["images"][:IMAGES]
-    kept = {image["id"] for image in annotations["images"]}
-    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] in kept]
+    chosen = {image["id"] for image in annotations["images"]}
+    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] in chosen]
     (project.path / "data/val.json").write_text(json.dumps(annotations))
     for image in annotations["images"]:
         shutil.copy(SHAPES / "val" / image["file_name"], project.path / "data/val")
@@ -77,14 +77,14 @@ def test_the_model_and_the_projects_tests_on_both_runtimes(documented: pytest.Py
     )
 
     result.assert_outcomes(passed=8)
-    found = cases(documented.path / "out")
+    results = cases(documented.path / "out")
     backends = ("onnxruntime", "onnxruntime_plain")
-    assert sorted((case["backend"], case["check"]) for case in found) == sorted(
+    assert sorted((case["backend"], case["check"]) for case in results) == sorted(
         (backend, check)
         for backend in backends
         for check in ("the_graph_fits_the_device", "empty_slots_are_marked", "parity", "parity")
     )
-    suites = [case for case in found if "matched" in case["metrics"]]
+    suites = [case for case in results if "matched" in case["metrics"]]
     assert len(suites) == len(backends)
     assert {case["metrics"]["images"] for case in suites} == {IMAGES}
     assert all(case["metrics"]["matched"] > 0 for case in suites)

@@ -96,10 +96,10 @@ def test_a_documented_checkpoint_becomes_a_detector(server: Server, tmp_path: Pa
     for _ in range(2):  # the second time it is there already
         with Workbench(settings, builtin_datasets(), threads=1) as bench:
             detector = bench.detector(spec)
-            found = bench.reference(spec).run(next(iter(bench_batches(bench, spec))))
+            results = bench.reference(spec).run(next(iter(bench_batches(bench, spec))))
         state = detector.state_dict()
         assert all(torch.equal(state[key], value) for key, value in wanted.items())
-        assert len(found[0]) > 0
+        assert len(results[0]) > 0
     assert server.asked == [f"/{name}"]
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.pth")] == [name]
     assert not list((tmp_path / "checkpoints").glob("*.part"))
@@ -156,9 +156,9 @@ def test_a_run_says_once_for_each_test_what_cannot_be_had(
 
     result.assert_outcomes(errors=6)
     assert len(server.asked) == 1  # nor is it asked for again and again
-    found = cases(project.path / "out")
-    assert {case["outcome"] for case in found} == {"failed"} and len(found) == 6
-    for case in found:
+    results = cases(project.path / "out")
+    assert {case["outcome"] for case in results} == {"failed"} and len(results) == 6
+    for case in results:
         assert url in case["reason"] and "404" in case["reason"]
         assert "--onnxdet-checkpoints DIR" in case["reason"]
     result.stdout.fnmatch_lines([f"*{url}*404*"])
@@ -170,8 +170,8 @@ def test_what_is_raised_on_purpose_is_known_by_its_name() -> None:
     """Classes are named and not imported, so one that moves would be told as a surprise."""
     for name in STAGES:
         module, _, kind = name.rpartition(".")
-        found = getattr(importlib.import_module(module), kind)
-        assert f"{found.__module__}.{found.__qualname__}" == name
+        member = getattr(importlib.import_module(module), kind)
+        assert f"{member.__module__}.{member.__qualname__}" == name
 
 
 def test_a_part_without_a_lowering_is_no_fault_of_the_export() -> None:
@@ -227,13 +227,13 @@ def test_the_benchmark_of_a_full_run_works(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(
+    figures = re.search(
         r"suite retinanet, 20 images: peak RSS (\d+) MB, ([\d.]+) s, evaluation ([\d.]+) s "
         r"\(([\d.]+) % of the run\); bbox_mAP_torch: ([\d.]+), bbox_mAP: ([\d.]+)",
         done.stdout,
     )
-    assert found, done.stdout
-    peak, seconds, evaluation, _, eager, ours = map(float, found.groups())
+    assert figures, done.stdout
+    peak, seconds, evaluation, _, eager, ours = map(float, figures.groups())
     assert 100 < peak < 4000 and evaluation < seconds
     assert eager > 0.5 and abs(ours - eager) <= 0.0005
     layout = tmp_path / "coco-20"

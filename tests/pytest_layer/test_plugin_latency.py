@@ -85,9 +85,9 @@ def test_a_record_has_the_figures_threads_and_devices(timed: pytest.Pytester) ->
     result = timed.runpytest(*ONE, *QUICK, "--onnxdet-report=out")
 
     result.assert_outcomes(passed=2)
-    found = cases(timed.path / "out")
-    assert [case["id"] for case in found] == ["one_net-toy-static-b1", "one_net-toy-static-b2"]
-    for case in found:
+    results = cases(timed.path / "out")
+    assert [case["id"] for case in results] == ["one_net-toy-static-b1", "one_net-toy-static-b2"]
+    for case in results:
         metrics = case["metrics"]
         wanted = {"ms", "torch_ms", "speedup", "min", "median", "iqr", "rounds", "threads"}
         assert wanted <= set(metrics)

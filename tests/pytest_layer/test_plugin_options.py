@@ -31,7 +31,7 @@ def test_options(toy: pytest.Pytester) -> None:
     (toy.path / "checkpoints/one_net.pth").touch()
     (toy.path / "data/annotations/instances_val2017.json").touch()
 
-    found = settings(
+    chosen = settings(
         toy,
         "--onnxdet-model=one_*",
         "--onnxdet-backend=toy, onnxruntime",
@@ -44,7 +44,7 @@ def test_options(toy: pytest.Pytester) -> None:
         "--onnxdet-limit=8",
     )
 
-    assert found == Settings(
+    assert chosen == Settings(
         cache=toy.path / "elsewhere",
         models=("one_*",),
         profile="toy",
@@ -74,23 +74,23 @@ def test_ini_twins(toy: pytest.Pytester) -> None:
         """
     )
 
-    found = toy.parseconfigure().stash[SUITE].settings
+    chosen = toy.parseconfigure().stash[SUITE].settings
 
-    assert found.models == ("one_*", "two_net")
-    assert found.backends == ("toy",)
-    assert found.shapes == ("static",)
-    assert found.batches == (1, 2, 3)
-    assert found.cache == sub / "cache"
-    assert found.limit == 5
+    assert chosen.models == ("one_*", "two_net")
+    assert chosen.backends == ("toy",)
+    assert chosen.shapes == ("static",)
+    assert chosen.batches == (1, 2, 3)
+    assert chosen.cache == sub / "cache"
+    assert chosen.limit == 5
 
 
 def test_the_command_line_wins_over_the_ini_file(toy: pytest.Pytester) -> None:
     toy.makeini("[pytest]\nonnxdet_profile = toy\nonnxdet_batch = 7\nonnxdet_shape = static\n")
 
-    found = settings(toy, "--onnxdet-batch=2")
+    chosen = settings(toy, "--onnxdet-batch=2")
 
-    assert found.batches == (2,)
-    assert found.shapes == ("static",)
+    assert chosen.batches == (2,)
+    assert chosen.shapes == ("static",)
 
 
 def test_the_cache_follows_xdg(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,17 +208,17 @@ def test_help_explains_every_option_as_it_is(toy: pytest.Pytester) -> None:
     from pytest_onnxdet.models.structure import LIMIT
     from pytest_onnxdet.pytest_layer.options import OPTIONS
 
-    told = " ".join(toy.runpytest("--help").stdout.str().split())
+    text = " ".join(toy.runpytest("--help").stdout.str().split())
 
     for option in OPTIONS:
-        assert f"--onnxdet-{option.name}={option.metavar} " in told
-        assert f"onnxdet_{option.name} (" in told, "the ini twin"
-    assert f"check ({', '.join(CHECKS)})" in told
-    assert f"Default: {','.join(SHAPES)}." in told
-    assert f"Default: {','.join(map(str, DEFAULT_BATCHES))}." in told
-    assert "--onnxdet-checkpoints=none makes it the structure check" in told
-    assert f"on {LIMIT} images" in told
-    assert f"Default: all; {LIMIT} with --onnxdet-checkpoints=none." in told
+        assert f"--onnxdet-{option.name}={option.metavar} " in text
+        assert f"onnxdet_{option.name} (" in text, "the ini twin"
+    assert f"check ({', '.join(CHECKS)})" in text
+    assert f"Default: {','.join(SHAPES)}." in text
+    assert f"Default: {','.join(map(str, DEFAULT_BATCHES))}." in text
+    assert "--onnxdet-checkpoints=none makes it the structure check" in text
+    assert f"on {LIMIT} images" in text
+    assert f"Default: all; {LIMIT} with --onnxdet-checkpoints=none." in text
 
 
 def test_help_names_the_backends_as_they_are() -> None:

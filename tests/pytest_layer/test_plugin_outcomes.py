@@ -18,9 +18,9 @@ def test_a_good_run(toy: pytest.Pytester) -> None:
 
     result.assert_outcomes(passed=16)
     assert result.ret == pytest.ExitCode.OK
-    found = cases(toy.path / "out")
-    assert len(found) == 16
-    assert found[0] == {
+    results = cases(toy.path / "out")
+    assert len(results) == 16
+    assert results[0] == {
         "id": "one_net-toy-static-b1",
         "model": "one_net",
         "profile": "toy",
@@ -34,7 +34,7 @@ def test_a_good_run(toy: pytest.Pytester) -> None:
         "reason": "",
         "metrics": {"bytes": 7},
     }
-    assert found[1]["metrics"] == {"max_box_px": 0.0, "detections": 1}
+    assert results[1]["metrics"] == {"max_box_px": 0.0, "detections": 1}
     for name in ("report.json", "report.md"):
         assert (toy.path / "out" / name).is_file()
     assert json.loads((toy.path / "out/report.json").read_text())["environment"]["versions"]

@@ -88,9 +88,9 @@ def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Py
         "--onnxdet", "-n2", "-m", "absent and one_net and static and batch1", "--onnxdet-report=out"
     )
 
-    found = cases(toy.path / "out")
-    assert [case["check"] for case in found][:3] == ["export", "parity", "accuracy"]
-    assert {case["outcome"] for case in found} == {"skipped"}
+    results = cases(toy.path / "out")
+    assert [case["check"] for case in results][:3] == ["export", "parity", "accuracy"]
+    assert {case["outcome"] for case in results} == {"skipped"}
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 

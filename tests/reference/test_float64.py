@@ -39,7 +39,7 @@ def test_float32_is_near_and_leaves_the_detector_as_it_was(at_work):
     noise = map_noise([exact], [[sample] for sample in samples(reference, batch, raw)])
     assert noise.keys() == raw.keys()
     assert all(0 < one.rms <= one.worst < 1e-3 for one in noise.values()), noise
-    found = detection_noise(results, ours, Tolerance())
-    assert found["detections"] > 0 and found["box_px"] < 1e-3 and found["score"] < 1e-4
+    result = detection_noise(results, ours, Tolerance())
+    assert result["detections"] > 0 and result["box_px"] < 1e-3 and result["score"] < 1e-4
     again = reference.run(batch)
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(ours, again, strict=True))

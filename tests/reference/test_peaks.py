@@ -27,12 +27,12 @@ def heat(*cells: float) -> torch.Tensor:
 
 
 def peaks(values: torch.Tensor) -> list[int]:
-    found = corner_head.get_local_maximum(values, kernel=3)
-    return (found[0, 0, 1] > 0).nonzero()[:, 0].tolist()
+    result = corner_head.get_local_maximum(values, kernel=3)
+    return (result[0, 0, 1] > 0).nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "kept"),
+    ("ours", "theirs", "keep"),
     [
         ((0.1, 0.5, 0.5, 0.1), (0.1, 0.5, 0.5 + UNIT, 0.1), [2]),  # both here, one there
         ((0.1, 0.5, 0.5 + UNIT, 0.1), (0.1, 0.5, 0.5, 0.1), [1, 2]),
@@ -41,10 +41,10 @@ def peaks(values: torch.Tensor) -> list[int]:
     ],
 )
 def test_neighbours_that_tie_may_be_peaks_or_not(
-    ours: tuple[float, ...], theirs: tuple[float, ...], kept: list[int]
+    ours: tuple[float, ...], theirs: tuple[float, ...], keep: list[int]
 ) -> None:
-    found = judge_peaks(heat(*ours), heat(*theirs), 3)
-    assert found[0, 0, 1].nonzero()[:, 0].tolist() == kept == peaks(heat(*theirs))
+    result = judge_peaks(heat(*ours), heat(*theirs), 3)
+    assert result[0, 0, 1].nonzero()[:, 0].tolist() == keep == peaks(heat(*theirs))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_each_image_of_a_batch_has_its_own_peaks() -> None:
         zip(alone(batch), reference.post_process(raw, batch, lowest_first=True), strict=True)
     ):
         own = {name: value[place : place + 1] for name, value in raw.items()}
-        (found,) = _with_peaks(
+        (result,) = _with_peaks(
             reference, own, image, [own[name] for name in reference.family.ties.peaks]
         )
-        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        np.testing.assert_array_equal(result.boxes, expected.boxes)
         raised = own["tl_heat"] + np.float32(0.01) * np.random.default_rng(0).random(
             own["tl_heat"].shape, np.float32
         )

@@ -39,7 +39,7 @@ def test_all_points_are_taken_where_there_are_no_more():
 
 
 @pytest.fixture(scope="module")
-def found():
+def refined():
     """Detections of two images by the PointRend mini, and its mask head's points."""
     spec = builtin_registry().get("point_rend", "mini")
     detector = build_detector(spec)
@@ -48,9 +48,9 @@ def found():
     return Reference(detector).run(batch, mask_ranges=True)
 
 
-def test_the_range_holds_mmdets_masks_and_is_narrow(found):
+def test_the_range_holds_mmdets_masks_and_is_narrow(refined):
     open_pixels = total = 0
-    for image in found:
+    for image in refined:
         assert image.mask_range is not None and image.mask_probs is not None
         low, high = image.mask_range[:, 0], image.mask_range[:, 1]
         # Each point is computed in another order of rows here: float32's last digits differ.
@@ -61,15 +61,15 @@ def test_the_range_holds_mmdets_masks_and_is_narrow(found):
     assert open_pixels < 0.001 * total
 
 
-def test_a_mask_without_the_last_refinement_is_outside(found):
-    for image in found:
+def test_a_mask_without_the_last_refinement_is_outside(refined):
+    for image in refined:
         half = torch.from_numpy(image.mask_probs)[None, :, ::2, ::2]
         coarse = functional.interpolate(half, scale_factor=2, mode="bilinear")[0].numpy()
         beyond = np.maximum(image.mask_range[:, 0] - coarse, coarse - image.mask_range[:, 1])
         assert beyond.max() > 0.01
 
 
-def test_without_being_asked_nothing_is_watched(found):
+def test_without_being_asked_nothing_is_watched(refined):
     spec = builtin_registry().get("point_rend", "mini")
     detector = build_detector(spec)
     reference = Reference(detector)

@@ -74,7 +74,7 @@ def test_names_for_other_images_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "least", "kept"),
+    ("allowed", "minimum", "keep"),
     [
         (3 * 392, 0, [True, True, False, False, False]),  # 2 and 1 masks fill it, the next do not
         (0, 2, [True, True, False, False, False]),
@@ -83,17 +83,17 @@ def test_names_for_other_images_are_refused() -> None:
     ],
 )
 def test_probabilities_of_as_many_images_as_fit(
-    monkeypatch: pytest.MonkeyPatch, allowed: int, least: int, kept: list[bool]
+    monkeypatch: pytest.MonkeyPatch, allowed: int, minimum: int, keep: list[bool]
 ) -> None:
     """What is kept are the first images': a file of results stores no other."""
     monkeypatch.setattr(module, "PROBABILITY_BYTES", allowed)
-    monkeypatch.setattr(module, "PROBABILITY_MIN", least)
+    monkeypatch.setattr(module, "PROBABILITY_MIN", minimum)
     every = [detections(count, (5, 7)) for count in (2, 1, 4, 0, 1)]
 
-    found = packed(iter(every))
+    stored = packed(iter(every))
 
-    assert [one.mask_probs is not None for one in found] == kept
-    assert [len(one.masks) for one in found] == [2, 1, 4, 0, 1]  # all pasted masks stay
+    assert [one.mask_probs is not None for one in stored] == keep
+    assert [len(one.masks) for one in stored] == [2, 1, 4, 0, 1]  # all pasted masks stay
 
 
 def test_full_size_probabilities_stay_within_a_budget() -> None:
@@ -109,5 +109,5 @@ def test_of_small_masks_no_more_images_probabilities_are_kept(
     """Else 5,000 images with few masks would hold 62 MB where 500 hold 6."""
     monkeypatch.setattr(module, "PROBABILITY_IMAGES", 2)
     monkeypatch.setattr(module, "PROBABILITY_MIN", 1)
-    found = packed(detections(1, (5, 7)) for _ in range(4))
-    assert [one.mask_probs is not None for one in found] == [True, True, False, False]
+    stored = packed(detections(1, (5, 7)) for _ in range(4))
+    assert [one.mask_probs is not None for one in stored] == [True, True, False, False]

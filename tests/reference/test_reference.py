@@ -46,28 +46,28 @@ class TopTwoFamily(Family):
 FAMILIES = FamilyRegistry([TopTwoFamily("top_two", (TopTwo,), detectors=(Detector,))])
 
 
-def kept_cells(scores: np.ndarray, lowest_first: bool) -> list[int]:
+def keep_of(scores: np.ndarray, lowest_first: bool) -> list[int]:
     size = np.int64([[8, 8]])
     batch = Batch(np.zeros((1, 3, 8, 8), np.float32), size, [{}])
-    found = Reference(Detector(), FAMILIES).post_process(
+    result = Reference(Detector(), FAMILIES).post_process(
         {"cls_score_0": scores}, batch, lowest_first
     )
-    return [int(x) for x in found[0].boxes[:, 0]]
+    return [int(x) for x in result[0].boxes[:, 0]]
 
 
 def test_of_equal_scores_the_lowest_index_is_taken_first_where_asked():
     scores = np.zeros((1, 1, 40, 40), np.float32)
     scores.flat[1500] = 0.5
 
-    assert kept_cells(scores, lowest_first=True) == [1500, 0]
+    assert keep_of(scores, lowest_first=True) == [1500, 0]
     # PyTorch may take any of the 1,599 cells that are equal; the best is no matter of choice.
-    assert kept_cells(scores, lowest_first=False)[0] == 1500
+    assert keep_of(scores, lowest_first=False)[0] == 1500
 
 
 def test_the_order_is_left_as_it_was():
     scores = torch.arange(3.0)
     before = torch.topk
-    kept_cells(np.zeros((1, 1, 4, 4), np.float32), lowest_first=True)
+    keep_of(np.zeros((1, 1, 4, 4), np.float32), lowest_first=True)
     assert torch.topk is before
     assert torch.topk(scores, 1).indices.tolist() == [2]
     assert torch.topk(scores, 2, largest=False).indices.tolist() == [0, 1]

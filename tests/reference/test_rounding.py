@@ -39,17 +39,17 @@ def test_the_slack_is_below_the_allowance_and_shrinks_where_scores_saturate() ->
     assert Tolerance().box_px / 10 > PIXEL
 
 
-@pytest.mark.parametrize(("shift", "least", "most"), [(0, 5e-4, 7e-4), (79 * 1334, 7e-3, 9e-3)])
-def test_boxes_that_are_moved_are_rounded(shift: float, least: float, most: float) -> None:
+@pytest.mark.parametrize(("shift", "low", "high"), [(0, 5e-4, 7e-4), (79 * 1334, 7e-3, 9e-3)])
+def test_boxes_that_are_moved_are_rounded(shift: float, low: float, high: float) -> None:
     boxes = np.float32([[0, 0, 1333, 800]])
-    assert least < box_slack(boxes, shift) < most
+    assert low < box_slack(boxes, shift) < high
 
 
 def test_how_many_mask_pixels_are_open() -> None:
     ranges = np.zeros((2, 2, 10, 10), np.float32)
     ranges[:, 1] = 0.0005  # narrower than the allowance
     ranges[0, 1, 0, :4] = 1.0
-    found = Detections(np.zeros((2, 4)), np.ones(2), np.zeros(2, int), mask_range=ranges)
-    assert open_share(found, 1e-3) == pytest.approx(4 / 200)
-    assert open_share(found, 1e-3) > OPEN
+    result = Detections(np.zeros((2, 4)), np.ones(2), np.zeros(2, int), mask_range=ranges)
+    assert open_share(result, 1e-3) == pytest.approx(4 / 200)
+    assert open_share(result, 1e-3) > OPEN
     assert open_share(Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)), 1e-3) == 0

@@ -51,15 +51,15 @@ def crowd(seed: int) -> tuple[Any, Any, Any, list[int]]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_mmcv_keeps_holds_and_one_box_less_or_more_does_not(seed: int) -> None:
-    boxes, scores, labels, kept = crowd(seed)
+    boxes, scores, labels, keep = crowd(seed)
     strict = {"labels": labels, "allowed": Tolerance(box_px=1e-4, score=1e-6, reason="no ties")}
-    assert held(boxes, scores, kept, **strict) == kept
-    for place in range(0, len(kept), 7):
+    assert held(boxes, scores, keep, **strict) == keep
+    for place in range(0, len(keep), 7):
         with pytest.raises(Unproven, match="is not kept"):
-            held(boxes, scores, kept[:place] + kept[place + 1 :], **strict)
-    for dropped in sorted(set(range(300)) - set(kept))[::20]:
+            held(boxes, scores, keep[:place] + keep[place + 1 :], **strict)
+    for dropped in sorted(set(range(300)) - set(keep))[::20]:
         with pytest.raises(Unproven, match="both"):
-            held(boxes, scores, [*kept, dropped], **strict)
+            held(boxes, scores, [*keep, dropped], **strict)
 
 
 def test_of_scores_that_tie_either_box_may_be_kept() -> None:
@@ -79,10 +79,10 @@ def test_of_saturated_scores_only_the_last_digits_tie() -> None:
 
 
 def test_no_more_are_kept_than_may_be() -> None:
-    apart = [[200 * i, 0, 200 * i + 100, 100] for i in range(4)]
-    assert held(apart, [0.9, 0.8, 0.7, 0.6], [0, 1], limit=2) == [0, 1]
+    distant = [[200 * i, 0, 200 * i + 100, 100] for i in range(4)]
+    assert held(distant, [0.9, 0.8, 0.7, 0.6], [0, 1], limit=2) == [0, 1]
     with pytest.raises(Unproven, match="3 boxes are kept, and 2 may be"):
-        held(apart, [0.9, 0.8, 0.7, 0.6], [0, 1, 2], limit=2)
+        held(distant, [0.9, 0.8, 0.7, 0.6], [0, 1, 2], limit=2)
 
 
 def test_boxes_that_are_moved_far_are_rounded_there() -> None:
@@ -116,13 +116,13 @@ def test_an_overlap_at_the_threshold_may_count_or_not(shift: float, open_: bool)
 
 
 def test_the_cut_excuses_what_scores_no_higher() -> None:
-    apart = [[200 * i, 0, 200 * i + 100, 100] for i in range(4)]
+    distant = [[200 * i, 0, 200 * i + 100, 100] for i in range(4)]
     scores = [0.9, 0.5, 0.50005, 0.2]
-    assert held(apart, scores, [0, 1], limit=2) == [0, 1]
-    assert held(apart, scores, [0, 2], limit=2) == [0, 2]
+    assert held(distant, scores, [0, 1], limit=2) == [0, 1]
+    assert held(distant, scores, [0, 2], limit=2) == [0, 2]
     for rows, limit in (([0, 3], 2), ([0, 1], 3), ([0, 1], None)):
         with pytest.raises(Unproven, match="is not kept"):
-            held(apart, scores, rows, limit=limit)
+            held(distant, scores, rows, limit=limit)
 
 
 def test_other_classes_neither_suppress_nor_lend_their_candidates() -> None:
@@ -173,9 +173,9 @@ def test_overlaps_bound_what_boxes_off_by_the_slack_have() -> None:
     for seed in range(20):
         moved = boxes + np.random.default_rng(seed).uniform(-0.1, 0.1, boxes.shape)
         moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2])
-        found, _ = overlaps(moved, moved, 0.0)
+        result, _ = overlaps(moved, moved, 0.0)
         other = ~np.eye(len(boxes), dtype=bool)
-        assert (found >= low - 1e-12)[other].all() and (found <= high + 1e-12)[other].all()
+        assert (result >= low - 1e-12)[other].all() and (result <= high + 1e-12)[other].all()
 
 
 @pytest.fixture(scope="module")
@@ -191,43 +191,43 @@ def two_stage() -> Any:
         outputs = lower(detector, "onnxruntime").raw(
             torch.from_numpy(batch.images), torch.from_numpy(batch.image_shape)
         )
-    (found,) = outputs["proposals"].numpy()
+    (result,) = outputs["proposals"].numpy()
     (final,) = reference.run(batch)
-    proposals = Choice(found[:, :4], found[:, 4], found[:, 5].astype(int), limit)
-    kept = Choice(final.boxes, final.scores, final.labels, 100)
-    return reference, raw, batch, proposals, kept
+    proposals = Choice(result[:, :4], result[:, 4], result[:, 5].astype(int), limit)
+    last = Choice(final.boxes, final.scores, final.labels, 100)
+    return reference, raw, batch, proposals, last
 
 
 def test_mmdets_own_choices_played_back_give_its_detections(two_stage: Any) -> None:
     from mmcv.ops import batched_nms
     from mmdet.models.dense_heads import rpn_head
 
-    reference, raw, batch, proposals, kept = two_stage
-    assert len(kept.scores) >= 1 and len(proposals.scores) > 50
-    with played_back([proposals, kept], ALLOWED):
+    reference, raw, batch, proposals, last = two_stage
+    assert len(last.scores) >= 1 and len(proposals.scores) > 50
+    with played_back([proposals, last], ALLOWED):
         (again,) = reference.post_process(raw, batch)
-    np.testing.assert_allclose(again.boxes, kept.boxes, atol=1e-4)
-    np.testing.assert_allclose(again.scores, kept.scores, atol=1e-6)
+    np.testing.assert_allclose(again.boxes, last.boxes, atol=1e-4)
+    np.testing.assert_allclose(again.scores, last.scores, atol=1e-6)
     assert rpn_head.batched_nms is batched_nms  # and all is as it was
-    assert len(reference.run(batch)[0]) == len(kept.scores)
+    assert len(reference.run(batch)[0]) == len(last.scores)
 
 
 def test_choices_that_do_not_hold_are_refused(two_stage: Any) -> None:
-    reference, raw, batch, proposals, kept = two_stage
+    reference, raw, batch, proposals, last = two_stage
     first = (proposals.boxes[1:], proposals.scores[1:], proposals.labels[1:])
     less = Choice(*first, proposals.limit)
-    none = Choice(kept.boxes[:0], kept.scores[:0], kept.labels[:0], 100)
-    for choices in ([less, kept], [proposals, none], [proposals], [proposals, kept, kept]):
+    none = Choice(last.boxes[:0], last.scores[:0], last.labels[:0], 100)
+    for choices in ([less, last], [proposals, none], [proposals], [proposals, last, last]):
         with pytest.raises(Unproven), played_back(choices, ALLOWED):
             reference.post_process(raw, batch)
 
 
 def test_another_network_output_is_another_result(two_stage: Any) -> None:
     """The given raw outputs are used, not the detector's own."""
-    reference, raw, batch, _, kept = two_stage
+    reference, raw, batch, _, last = two_stage
     silent = {
         name: np.full_like(value, -20) if name.startswith("cls") else np.zeros_like(value)
         for name, value in raw.items()
     }
-    (found,) = reference.post_process(silent, batch)
-    assert len(found) != len(kept.scores) or not np.allclose(found.boxes, kept.boxes, atol=1)
+    (result,) = reference.post_process(silent, batch)
+    assert len(result) != len(last.scores) or not np.allclose(result.boxes, last.boxes, atol=1)

@@ -41,7 +41,7 @@ def test_a_score_at_the_threshold_may_be_missing_or_not(retinanet: Scene, sign: 
     level = logit(retinanet.reference.detector.bbox_head.test_cfg.score_thr)
     for gap, good in ((TIE, True), (NONE, False)):
         ours, theirs = (scored(retinanet, [2.0, 1.0, level + by]) for by in sided(sign, gap))
-        candidate = retinanet.found(theirs)
+        candidate = retinanet.detected(theirs)
         assert len(candidate) == (2 if sign > 0 else 3)
         assert retinanet.proven(ours, candidate) is good
 
@@ -49,7 +49,7 @@ def test_a_score_at_the_threshold_may_be_missing_or_not(retinanet: Scene, sign: 
 def test_beside_a_score_at_the_threshold_nothing_else_may_be_missing(retinanet: Scene) -> None:
     level = logit(retinanet.reference.detector.bbox_head.test_cfg.score_thr)
     ours = scored(retinanet, [2.0, 1.0, level + TIE])
-    assert not retinanet.proven(ours, retinanet.found(scored(retinanet, [2.0])))
+    assert not retinanet.proven(ours, retinanet.detected(scored(retinanet, [2.0])))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -59,14 +59,14 @@ def test_of_scores_that_tie_for_the_last_place_either_is_taken(retinanet: Scene,
             first, second = sided(sign, gap)
             ours = scored(retinanet, [2.0, 1.0, first, second, -1.0])
             theirs = scored(retinanet, [2.0, 1.0, second, first, -1.0])
-            assert retinanet.proven(ours, retinanet.found(theirs)) is good
+            assert retinanet.proven(ours, retinanet.detected(theirs)) is good
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_just_as_many_are_taken_as_there_are_places(retinanet: Scene, count: int) -> None:
     ours = scored(retinanet, [2.0, 1.0, TIE, -TIE, -1.0])
     with retinanet.settings("bbox_head", nms_pre=count):
-        wrong = retinanet.found(ours)
+        wrong = retinanet.detected(ours)
     assert len(wrong) == count
     with retinanet.settings("bbox_head", nms_pre=3):
         assert not retinanet.proven(ours, wrong)
@@ -76,12 +76,12 @@ def test_equal_scores_are_taken_in_any_order(retinanet: Scene) -> None:
     """mmdet sorts, and its sort leaves open which of equal scores comes first."""
     ours = scored(retinanet, [2.0, 0.0, 0.0, 0.0])
     with retinanet.settings("bbox_head", nms_pre=2):
-        own = retinanet.found(ours)
+        own = retinanet.detected(ours)
         others = 0
         for chosen in (1, 2, 3):
             logits = [2.0, -9.0, -9.0, -9.0]
             logits[chosen] = 0.0
-            candidate = retinanet.found(scored(retinanet, logits))
+            candidate = retinanet.detected(scored(retinanet, logits))
             if differ(own, candidate):
                 others += 1
                 assert retinanet.proven(ours, candidate)
@@ -93,7 +93,7 @@ def test_the_cut_of_an_images_detections(retinanet: Scene, gap: float, good: boo
     ours = scored(retinanet, [2.0, 1.0, gap, -gap])
     theirs = scored(retinanet, [2.0, 1.0, -gap, gap])
     with retinanet.settings("bbox_head", max_per_img=3):
-        assert retinanet.proven(ours, retinanet.found(theirs), max_per_img=3) is good
+        assert retinanet.proven(ours, retinanet.detected(theirs), max_per_img=3) is good
 
 
 def sure(scene: Scene, pairs: list[tuple[float, float]]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_confidence_and_a_score_at_their_thresholds(yolov3: Scene, what: str, 
             )
             for by in sided(sign, gap)
         )
-        candidate = yolov3.found(theirs)
+        candidate = yolov3.detected(theirs)
         assert len(candidate) == (1 if sign > 0 else 2)
         assert yolov3.proven(ours, candidate) is good
 
@@ -136,7 +136,7 @@ def test_mmdet_is_as_before_afterwards(yolov3: Scene, retinanet: Scene) -> None:
     cfg = yolov3.reference.detector.bbox_head.test_cfg
     level, before = logit(cfg.conf_thr), dict(cfg)
     ours, theirs = (sure(yolov3, [(2.0, 2.0), (level + by, 3.0)]) for by in (TIE, -TIE))
-    assert yolov3.proven(ours, yolov3.found(theirs))
+    assert yolov3.proven(ours, yolov3.detected(theirs))
     assert yolo_head.multiclass_nms is multiclass_nms
     assert base_dense_head.filter_scores_and_topk is filter_scores_and_topk
     assert yolov3.reference.detector.bbox_head.test_cfg is cfg and dict(cfg) == before

@@ -165,6 +165,6 @@ def test_each_region_at_a_border_is_decided_on_its_own(scene: Scene) -> None:
 def test_without_a_difference_in_levels_nothing_is_decided(scene: Scene) -> None:
     decisions = Decisions()
     with played_back_levels(scene.reference.detector, decisions):
-        again = scene.found(scene.raw)
-    assert not differ(again, scene.found(scene.raw))
+        again = scene.detected(scene.raw)
+    assert not differ(again, scene.detected(scene.raw))
     assert decisions.made == [] and decisions.others() == []

@@ -69,7 +69,7 @@ class Scene:
             for name, value in self.raw.items()
         }
 
-    def found(self, raw: Mapping[str, Any]) -> Detections:
+    def detected(self, raw: Mapping[str, Any]) -> Detections:
         """What the detector makes of raw outputs."""
         return self.reference.post_process(raw, self.batch)[0]
 
@@ -86,12 +86,12 @@ class Scene:
 
         rpn_head.batched_nms = watched
         try:
-            found = self.found(raw)
+            detected = self.detected(raw)
         finally:
             rpn_head.batched_nms = original
         limit = self.reference.family.proposal_limit(self.reference.detector)
         none = torch.zeros(0, 6)
-        return found, (seen[0][:limit] if seen else none)[None].numpy()
+        return detected, (seen[0][:limit] if seen else none)[None].numpy()
 
     def proven(
         self,
@@ -101,7 +101,7 @@ class Scene:
         max_per_img: int | None = 100,
     ) -> bool:
         """Whether the detector, deciding ties alike, finds just what a candidate finds."""
-        assert differ(self.found(raw), candidate), "without a difference nothing is shown"
+        assert differ(self.detected(raw), candidate), "without a difference nothing is shown"
         possible = alternatives(
             self.reference,
             self.batch,

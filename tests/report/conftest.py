@@ -45,10 +45,10 @@ def record() -> Callable[..., Record]:
 
 def accuracy(bbox: float, delta: float = 0.0, segm: float | None = None) -> dict[str, float]:
     """The metrics of an accuracy check whose PyTorch AP is ``bbox - delta``."""
-    found = {"bbox_mAP_torch": bbox - delta, "bbox_mAP": bbox, "bbox_mAP_delta": delta}
+    figures = {"bbox_mAP_torch": bbox - delta, "bbox_mAP": bbox, "bbox_mAP_delta": delta}
     if segm is not None:
-        found |= {"segm_mAP_torch": segm, "segm_mAP": segm, "segm_mAP_delta": 0.0}
-    return found
+        figures |= {"segm_mAP_torch": segm, "segm_mAP": segm, "segm_mAP_delta": 0.0}
+    return figures
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ def test_the_same_run_is_ok_and_counts_what_was_compared(record, ap, timing):
         record(check="accuracy", metrics=ap(0.6)),
         record(check="latency", metrics=timing(10, 20)),
     ]
-    found = compare(records, records)
-    assert found.ok and not found.moved and found.compared == 2
-    (first, markup), *rest = found.lines(80)
+    result = compare(records, records)
+    assert result.ok and not result.moved and result.compared == 2
+    (first, markup), *rest = result.lines(80)
     assert first == "Baseline: 2 checks compared, 0 figures regressed, 0 moved otherwise."
     assert markup == {"bold": True, "green": True}
     assert any("the smallest slow-down that counts is 5.0%" in line for line, _ in rest)
@@ -36,10 +36,10 @@ def test_the_same_run_is_ok_and_counts_what_was_compared(record, ap, timing):
 def test_comparing_nothing_is_not_ok(record, before):
     now = [record(outcome="skipped", reason="r") if before == "skipped" else record()]
     old = {"skipped": now, "another": [record("other")]}.get(before, [])
-    found = compare(now, old)
-    assert found.compared == 0
-    assert not found.ok
-    assert "nothing was compared" in found.lines()[0][0]
+    result = compare(now, old)
+    assert result.compared == 0
+    assert not result.ok
+    assert "nothing was compared" in result.lines()[0][0]
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_comparing_nothing_is_not_ok(record, before):
 )
 def test_ap_moves_by_tolerance_and_only_a_drop_fails(record, ap, change, moved, ok):
     old = record(check="accuracy", metrics=ap(0.6))
-    found = compare([replaced(old, bbox_mAP=0.6 + change)], [old])
-    assert bool(found.moved) is moved
-    assert found.ok is ok
+    result = compare([replaced(old, bbox_mAP=0.6 + change)], [old])
+    assert bool(result.moved) is moved
+    assert result.ok is ok
 
 
 def test_pytorchs_own_ap_is_compared_too(record, ap):
     old = record(check="accuracy", metrics=ap(0.6))
-    found = compare([replaced(old, bbox_mAP_torch=0.55, images=3)], [old])
-    assert figures(found) == [("bbox_mAP_torch x 100", "60.00", "55.00", True)]
+    result = compare([replaced(old, bbox_mAP_torch=0.55, images=3)], [old])
+    assert figures(result) == [("bbox_mAP_torch x 100", "60.00", "55.00", True)]
 
 
 def test_parity_may_not_grow(record):
@@ -79,9 +79,9 @@ def test_parity_may_not_grow(record):
 
 def test_a_figure_that_is_gone_is_a_regression(record, ap):
     old = record(check="accuracy", metrics=ap(0.6))
-    found = compare([replaced(old, bbox_mAP=None)], [old])
-    assert figures(found) == [("bbox_mAP", "60.00", "no figure", True)]
-    assert not found.ok
+    result = compare([replaced(old, bbox_mAP=None)], [old])
+    assert figures(result) == [("bbox_mAP", "60.00", "no figure", True)]
+    assert not result.ok
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_a_figure_that_is_gone_is_a_regression(record, ap):
 )
 def test_outcomes(record, before, now, ok):
     other = record("other")
-    found = compare([record(outcome=now), other], [record(outcome=before), other])
-    assert figures(found) == [("outcome", before, now, not ok)]
-    assert found.ok is ok
+    result = compare([record(outcome=now), other], [record(outcome=before), other])
+    assert figures(result) == [("outcome", before, now, not ok)]
+    assert result.ok is ok
 
 
 def test_latency_is_compared_by_the_ratio_to_pytorch(record, timing):
@@ -108,19 +108,19 @@ def test_latency_is_compared_by_the_ratio_to_pytorch(record, timing):
     slower_machine = record(check="latency", metrics=timing(30, 60))
     assert compare([slower_machine], [old]).ok
     slower = record(check="latency", metrics=timing(11, 20))
-    found = compare([slower], [old])
-    assert figures(found) == [("speed-up (10.0% slower)", "x2.000", "x1.818", True)]
-    assert found.moved[0].allowed == "+5.0% (limit)"
-    assert not found.ok
+    result = compare([slower], [old])
+    assert figures(result) == [("speed-up (10.0% slower)", "x2.000", "x1.818", True)]
+    assert result.moved[0].allowed == "+5.0% (limit)"
+    assert not result.ok
     assert compare([old], [slower]).ok
 
 
 def test_absent_cases_are_listed_on_both_sides(record):
-    found = compare([record(), record("new")], [record(), record("gone", profile="structure")])
-    assert found.ok
-    assert found.gone == ("gone-onnxruntime-dynamic-b1 (structure) parity",)
-    assert found.new == ("new-onnxruntime-dynamic-b1 parity",)
-    remarks = " ".join(found.table().remarks)
+    result = compare([record(), record("new")], [record(), record("gone", profile="structure")])
+    assert result.ok
+    assert result.gone == ("gone-onnxruntime-dynamic-b1 (structure) parity",)
+    assert result.new == ("new-onnxruntime-dynamic-b1 parity",)
+    remarks = " ".join(result.table().remarks)
     assert "Not in this run (1): gone" in remarks and "Not in the baseline (1): new" in remarks
 
 
@@ -128,21 +128,21 @@ def test_absent_cases_are_listed_on_both_sides(record):
 def test_a_case_that_ran_on_another_device_fails(record, check):
     other = record("other")
     now, before = record(check=check), record(check=check, device="cuda")
-    found = compare([now, other], [before, other])
-    assert figures(found) == [("device", "cuda", "cpu", True)]
-    assert found.compared == 1
-    assert not found.ok
+    result = compare([now, other], [before, other])
+    assert figures(result) == [("device", "cuda", "cpu", True)]
+    assert result.compared == 1
+    assert not result.ok
 
 
 @pytest.mark.parametrize("check", ["export", "build", "our_own"])
 def test_what_opens_no_session_has_no_device(record, check):
-    found = compare([record(check=check)], [record(check=check, device="cuda")])
-    assert found.ok and found.compared == 1
+    result = compare([record(check=check)], [record(check=check, device="cuda")])
+    assert result.ok and result.compared == 1
 
 
 def test_of_two_devices_the_same_one_is_compared(record):
-    found = compare([record()], [record(device="cuda"), record()])
-    assert found.ok and found.compared == 1 and len(found.gone) == 1
+    result = compare([record()], [record(device="cuda"), record()])
+    assert result.ok and result.compared == 1 and len(result.gone) == 1
 
 
 def test_a_gpu_baseline_does_not_pass_where_the_gpu_is_gone(record, timing):
@@ -157,24 +157,24 @@ def test_a_gpu_baseline_does_not_pass_where_the_gpu_is_gone(record, timing):
     before.append(run("cuda", "passed", "latency", timing(10, 20)))
     now = [run("cpu", "passed", check) for check in ("export", "build")]
     now += [run("cpu", "skipped", check) for check in ("parity", "latency")]
-    found = compare([*now, record()], [*before, record()])
-    assert [(m.check, m.before, m.now) for m in found.regressions] == [
+    result = compare([*now, record()], [*before, record()])
+    assert [(m.check, m.before, m.now) for m in result.regressions] == [
         ("parity", "passed", "skipped"),
         ("latency", "passed", "skipped"),
     ]
-    assert not found.gone and not found.new
+    assert not result.gone and not result.new
     assert compare([*before, record()], [*now, record()]).ok, "it may come back"
 
 
 def test_latency_that_was_only_not_measured_is_said_and_passes(record, timing):
     before = [record(), record(check="latency", metrics=timing(10, 20))]
     skipped = record(check="latency", outcome="skipped", reason="under pytest-xdist")
-    found = compare([before[0], skipped], before)
-    assert found.ok
-    assert found.verdict == (
+    result = compare([before[0], skipped], before)
+    assert result.ok
+    assert result.verdict == (
         "Baseline: 1 checks compared, 0 figures regressed, 0 moved otherwise, 1 not compared."
     )
-    (row,) = found.table().rows
+    (row,) = result.table().rows
     assert [cell.text for cell in row[1:]] == [
         *("latency", "outcome", "passed -> skipped", "", "not compared")
     ]
@@ -182,7 +182,7 @@ def test_latency_that_was_only_not_measured_is_said_and_passes(record, timing):
 
 
 @pytest.mark.parametrize(
-    ("images", "detections", "most"),
+    ("images", "detections", "limit"),
     [
         (8, 24, (2, 6)),  # two images with what one holds on average
         (64, 512, (3, 24)),  # 5 % of the images
@@ -190,19 +190,19 @@ def test_latency_that_was_only_not_measured_is_said_and_passes(record, timing):
         (None, None, (2, 4)),
     ],
 )
-def test_ties_may_grow_by_what_another_machine_explains(record, images, detections, most):
+def test_ties_may_grow_by_what_another_machine_explains(record, images, detections, limit):
     known = {"images": images, "detections": detections}
     old = record(metrics={**known, "tied_images": 1, "tied_detections": 2})
-    by_images, by_detections = most
+    by_images, by_detections = limit
     grown = replaced(old, tied_images=1 + by_images, tied_detections=2 + by_detections)
     assert compare([grown], [old]).ok
     worse = replaced(old, tied_images=2 + by_images, tied_detections=3 + by_detections)
-    found = compare([worse], [old])
-    assert figures(found) == [
+    result = compare([worse], [old])
+    assert figures(result) == [
         ("tied_images", "1", f"{2 + by_images}", True),
         ("tied_detections", "2", f"{3 + by_detections}", True),
     ]
-    assert [m.allowed for m in found.moved] == [f"+{by_images}", f"+{by_detections}"]
+    assert [m.allowed for m in result.moved] == [f"+{by_images}", f"+{by_detections}"]
     assert compare([old], [worse]).ok
     assert not compare([grown], [old], Tolerances(tied=0, min_tied=0)).ok
 
@@ -247,9 +247,9 @@ def test_a_baseline_file_and_what_changed_since(tmp_path, record):
     before = {"versions": {"torch": "2.12", "numpy": "1"}, "cpu": {"model": "A", "count": 2}}
     now = {"versions": {"torch": "2.13", "numpy": "1"}, "cpu": {"model": "A", "count": 2}}
     path = write_report([record()], before, tmp_path)[0]
-    found = compare_with(path, [record()], now)
-    assert found.ok
-    assert found.environment == ("Changed since: torch 2.12 -> 2.13.",)
+    result = compare_with(path, [record()], now)
+    assert result.ok
+    assert result.environment == ("Changed since: torch 2.12 -> 2.13.",)
     path.write_text("{")
     with pytest.raises(ReportError, match="cut short"):
         compare_with(path, [record()], now)

@@ -213,18 +213,18 @@ def test_an_empty_report_says_that_nothing_was_verified(tmp_path):
 
 
 def test_environment_has_versions_and_no_names():
-    found = environment()
-    assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found["versions"]["pytest"] == pytest.__version__
-    assert found["cpu"]["count"] >= 1
-    assert isinstance(found["devices"], list)
-    text = json.dumps(found)
+    result = environment()
+    assert result["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert result["versions"]["pytest"] == pytest.__version__
+    assert result["cpu"]["count"] >= 1
+    assert isinstance(result["devices"], list)
+    text = json.dumps(result)
     import platform
     from pathlib import Path
 
     assert str(Path.home()) not in text.replace('"/"', "")
     assert platform.node() not in text
-    assert "python 3" in describe(found)
+    assert "python 3" in describe(result)
 
 
 def test_environment_describes_what_another_version_wrote():

@@ -17,11 +17,11 @@ from pytest_onnxdet.report.regression.rules import Tolerances
 def test_a_slow_down_within_the_noise_is_not_a_regression(record, timing):
     noisy = record(check="latency", metrics=timing(10, 20, iqr=2, rounds=20))
     slower = record(check="latency", metrics=timing(11.5, 20, iqr=2, rounds=20))
-    found = compare([slower], [noisy])
-    (limit,) = found.detectable.values()
+    result = compare([slower], [noisy])
+    (limit,) = result.detectable.values()
     assert limit > 0.15
-    assert found.ok
-    assert f"{limit:.1%} in the noisiest (retinanet-onnxruntime" in " ".join(found.table().remarks)
+    assert result.ok
+    assert f"{limit:.1%} in the noisiest (retinanet-onnxruntime" in " ".join(result.table().remarks)
     much = record(check="latency", metrics=timing(20, 20, iqr=2, rounds=20))
     assert compare([much], [noisy]).moved[0].allowed.endswith("(noise)")
 
@@ -29,8 +29,8 @@ def test_a_slow_down_within_the_noise_is_not_a_regression(record, timing):
 def test_noise_that_was_not_measured_is_said(record, timing):
     once = record(check="latency", metrics=timing(10, 20, iqr=0, rounds=1))
     assert smallest_slowdown(once, once) is None
-    found = compare([once], [once])
-    assert "1 latency checks have no recorded noise" in " ".join(found.table().remarks)
+    result = compare([once], [once])
+    assert "1 latency checks have no recorded noise" in " ".join(result.table().remarks)
 
 
 def drawn(rng, rounds, slower=1.0, recorded=True, drift=0.0):
@@ -72,14 +72,14 @@ def test_unchanged_runs_seldom_fail(record, rounds, recorded, drift):
     assert alarms < times / 20
 
 
-@pytest.mark.parametrize(("rounds", "most"), [(5, 1.0), (12, 0.2), (60, 0.07)])
-def test_a_slow_down_of_twice_the_stated_size_is_found(record, rounds, most):
+@pytest.mark.parametrize(("rounds", "limit"), [(5, 1.0), (12, 0.2), (60, 0.07)])
+def test_a_slow_down_of_twice_the_stated_size_is_found(record, rounds, limit):
     rng = random.Random(6)
     before = [record(f"m{n}", "latency", metrics=drawn(rng, rounds)) for n in range(48)]
     same = [dataclasses.replace(one, metrics=drawn(rng, rounds)) for one in before]
     stated = sorted(compare(same, before).detectable.values())
     middle = stated[len(stated) // 2]
-    assert 0.05 <= middle < most
+    assert 0.05 <= middle < limit
     now = [
         dataclasses.replace(one, metrics=drawn(rng, rounds, slower=(1 + middle) ** 2))
         for one in before

@@ -41,22 +41,22 @@ def test_support_has_an_outcome_for_each_check_shape_and_batch(record):
     ]
     records[0] = dataclasses.replace(records[0], outcome="failed", reason="AP fell")
     del records[-1]  # export, static, batch 2
-    found = table(records, "Support: onnxruntime on cpu, fp32")
-    assert found.columns == ("model", "static b1", "static b2", "dynamic b1", "dynamic b2")
-    model, static1, static2, dynamic1, _ = found.rows[0]
+    shown = table(records, "Support: onnxruntime on cpu, fp32")
+    assert shown.columns == ("model", "static b1", "static b2", "dynamic b1", "dynamic b2")
+    model, static1, static2, dynamic1, _ = shown.rows[0]
     assert (model.text, model.references) == ("retinanet", "[1]")
     assert static1.marks == (("export", "passed"), ("parity", "passed"), ("accuracy", "passed"))
     assert static2.marks[0] == ("export", "not run")
     assert dynamic1.marks[2] == ("accuracy", "failed")
     assert dynamic1.state == "failed"
-    assert "In each cell: export, parity, accuracy." in found.remarks
-    row = next(line for line, _ in table_lines(found, 100) if line.startswith("retinanet"))
+    assert "In each cell: export, parity, accuracy." in shown.remarks
+    row = next(line for line, _ in table_lines(shown, 100) if line.startswith("retinanet"))
     assert " ".join(row.split()) == "retinanet [1] ok ok ok - ok ok ok ok FAIL ok ok ok"
 
 
 def test_a_case_checked_twice_shows_the_worse_outcome(record):
-    found = table([record(), record(outcome="failed", reason="x")], "Support")
-    assert found.rows[0][1].marks == (("parity", "failed"),)
+    shown = table([record(), record(outcome="failed", reason="x")], "Support")
+    assert shown.rows[0][1].marks == (("parity", "failed"),)
     assert worst(["passed", "skipped"]) == "skipped"
 
 
@@ -65,9 +65,9 @@ def test_results_show_ap_times_100_with_one_decimal_and_the_difference(record, a
         record("mask_rcnn", "accuracy", metrics=ap(0.61149, -0.0004, segm=0.5)),
         record("mask_rcnn", "accuracy", backend="tensorrt", metrics=ap(0.6122, 0.00061, segm=0.5)),
     ]
-    found = table(records, "Results")
-    assert found.columns == ("model", "metric", "PyTorch", "ONNX Runtime", "TensorRT")
-    assert cells(found) == {
+    shown = table(records, "Results")
+    assert shown.columns == ("model", "metric", "PyTorch", "ONNX Runtime", "TensorRT")
+    assert cells(shown) == {
         "mask_rcnn box AP": ["61.2", "61.1 (-0.04)", "61.2 (+0.06)"],
         "mask_rcnn mask AP": ["50.0", "50.0 (+0.00)", "50.0 (+0.00)"],
     }
@@ -81,13 +81,13 @@ def test_full_size_rows_have_what_is_documented_beside_them(record, ap):
         record("our_own", "accuracy", metrics=ap(0.5), **full),
         record("fcos", "accuracy", metrics=ap(0.3), backend="onnxruntime[tensorrt-lowering]"),
     ]
-    found = table(records, "Results")
-    assert found.columns == (
+    result = table(records, "Results")
+    assert result.columns == (
         *("model", "metric", "PyTorch", "PyTorch, documented"),
         *("ONNX Runtime", "ONNX Runtime, documented", "TensorRT", "TensorRT, documented"),
         "ONNX Runtime [tensorrt-lowering]",
     )
-    shown = cells(found)
+    shown = cells(result)
     assert shown["mask_rcnn (full) box AP"] == [
         *("38.2", "38.2", "38.2 (+0.00)", "38.1", "not run", "37.7", "not run")
     ]
@@ -101,13 +101,13 @@ def test_full_size_rows_have_what_is_documented_beside_them(record, ap):
     assert shown["detr (full) box AP"][1:6] == ["40.1", "not run", "40.1", "40.1 (+0.00)", "none"]
     assert shown["our_own (full) box AP"][1:4:2] == ["none", "none"]
     assert shown["fcos (mini) box AP"][1:6:2] == ["", "", ""]
-    assert any("pytorch2onnx.md" in r and "older checkpoints" in r for r in found.remarks)
+    assert any("pytorch2onnx.md" in r and "older checkpoints" in r for r in result.remarks)
 
 
 @pytest.mark.parametrize("profile", ["mini", "structure"])
 def test_other_rows_have_nothing_documented(record, ap, profile):
-    found = table([record("detr", "accuracy", metrics=ap(0.4), profile=profile)], "Results")
-    assert not any("documented" in column for column in found.columns)
+    shown = table([record("detr", "accuracy", metrics=ap(0.4), profile=profile)], "Results")
+    assert not any("documented" in column for column in shown.columns)
 
 
 def test_of_several_cases_the_largest_difference_is_shown(record, ap):
@@ -124,8 +124,8 @@ def test_of_several_cases_the_largest_difference_is_shown(record, ap):
 
 
 def test_a_tiny_negative_difference_is_not_minus_zero(record, ap):
-    found = table([record(check="accuracy", metrics=ap(0.612, -1e-9))], "Results")
-    assert cells(found)["retinanet box AP"][1] == "61.2 (+0.00)"
+    shown = table([record(check="accuracy", metrics=ap(0.612, -1e-9))], "Results")
+    assert cells(shown)["retinanet box AP"][1] == "61.2 (+0.00)"
 
 
 def test_what_did_not_run_says_so_and_what_failed_says_why(record, ap):
@@ -147,8 +147,8 @@ def test_what_did_not_run_says_so_and_what_failed_says_why(record, ap):
 
 def test_a_missing_figure_is_never_a_number(record):
     metrics = {"bbox_mAP_torch": float("nan"), "bbox_mAP": None}
-    found = table([record(check="accuracy", metrics=metrics)], "Results")
-    assert cells(found)["retinanet box AP"] == ["not run", "no figure", "not run"]
+    shown = table([record(check="accuracy", metrics=metrics)], "Results")
+    assert cells(shown)["retinanet box AP"] == ["not run", "no figure", "not run"]
 
 
 def test_other_backends_devices_and_precisions_are_further_columns(record, ap):
@@ -159,8 +159,8 @@ def test_other_backends_devices_and_precisions_are_further_columns(record, ap):
         {"backend": "onnxruntime[tensorrt-lowering]"},
         {"backend": "mine"},
     ]
-    found = table([record(check="accuracy", metrics=ap(0.5), **a) for a in axes], "Results")
-    assert found.columns[3:] == (
+    shown = table([record(check="accuracy", metrics=ap(0.5), **a) for a in axes], "Results")
+    assert shown.columns[3:] == (
         "ONNX Runtime cpu",
         "ONNX Runtime cuda",
         "TensorRT fp16",
@@ -177,9 +177,9 @@ def test_a_backend_that_was_only_skipped_is_one_line(record):
         for check in ("export", "parity", "accuracy")
         for batch in (1, 2)
     ]
-    found = table([record(), *records], "Support: tensorrt")
-    assert not found.rows
-    assert found.remarks == ("Not run: 24 checks [1].",)
+    result = table([record(), *records], "Support: tensorrt")
+    assert not result.rows
+    assert result.remarks == ("Not run: 24 checks [1].",)
     shown = text([record(), *records])
     assert shown.count(reason) == 1
     assert "[1] 24 checks (export, parity, accuracy; tensorrt; 4 models):" in shown
@@ -198,9 +198,9 @@ def test_structure_checks_are_labelled_in_every_table(record, ap, timing):
     ]
     tables = summarize([*records, record("detr")], ENVIRONMENT).tables
     assert len(tables) >= 6
-    for found in tables:
-        assert any(row[0].text == "detr (structure)" for row in found.rows), found.title
-        assert any("random weights" in remark for remark in found.remarks), found.title
+    for shown in tables:
+        assert any(row[0].text == "detr (structure)" for row in shown.rows), shown.title
+        assert any("random weights" in remark for remark in shown.remarks), shown.title
     support = [row[0].text for row in tables[0].rows]
     assert support == ["detr", "detr (structure)"]
     failed = dataclasses.replace(records[2], outcome="failed", reason="x")
@@ -213,12 +213,12 @@ def test_latency_stands_side_by_side(record, timing):
         record(check="latency", backend="tensorrt", metrics=timing(4, 20, iqr=0.1)),
         record("ssd", check="latency", outcome="skipped", reason="under xdist"),
     ]
-    found = table(records, "Latency")
-    assert cells(found) == {
+    shown = table(records, "Latency")
+    assert cells(shown) == {
         "retinanet dynamic b1": ["20.00", "10.00 (x2.00)", "4.00 (x5.00)"],
         "ssd dynamic b1": ["not run", "not run [1]", "not run"],
     }
-    assert any("up to 5.0% of the median (retinanet-onnxruntime" in r for r in found.remarks)
+    assert any("up to 5.0% of the median (retinanet-onnxruntime" in r for r in shown.remarks)
     detail = table(records, "Latency, case by case")
     assert detail.detail
     assert [c.text for c in detail.rows[0][-2:]] == ["5.0%", "100"]
@@ -234,12 +234,12 @@ def test_engines_show_seconds_and_bytes(record):
         record(check="build", backend="tensorrt", metrics=built),
         record("ssd", "build", "failed", "TopK of 4000", backend="tensorrt"),
     ]
-    found = table(records, "Engines")
-    assert cells(found) == {
+    shown = table(records, "Engines")
+    assert cells(shown) == {
         "retinanet dynamic b1": ["31.2 s 8.1 MB"],
         "ssd dynamic b1": ["FAIL [1]"],
     }
-    assert found.remarks == ("1 of 2 engines built.",)
+    assert shown.remarks == ("1 of 2 engines built.",)
 
 
 def test_a_dynamic_engine_is_counted_once_for_all_batch_sizes(record):
@@ -320,16 +320,16 @@ def test_ties_are_told_and_have_columns(record):
         record("ssd", metrics={"tied_images": 0, "tied_detections": 0}),
         record("fcos"),
     ]
-    told = (
+    sentence = (
         "Ties: 4 images (8 detections) in 2 cases accepted with a proof that only floats tie; most "
         "in mask_rcnn-onnxruntime-dynamic-b1."
     )
-    assert told in summarize(records, ENVIRONMENT).remarks
+    assert sentence in summarize(records, ENVIRONMENT).remarks
     assert "Ties: 4 images (8 detections)" in text(records)
-    found = table(records, "Parity, case by case")
-    start = found.columns.index("mask IoU")
-    assert found.columns[start : start + 3] == ("mask IoU", "tied images", "tied detections")
-    shown = [[cell.text for cell in row[start : start + 3]] for row in found.rows]
+    result = table(records, "Parity, case by case")
+    start = result.columns.index("mask IoU")
+    assert result.columns[start : start + 3] == ("mask IoU", "tied images", "tied detections")
+    shown = [[cell.text for cell in row[start : start + 3]] for row in result.rows]
     assert shown == [["", "", ""], ["0.9995", "3", "7"], ["0.9995", "1", "1"], ["", "0", "0"]]
     assert not any("Ties" in remark for remark in summarize(records[2:], ENVIRONMENT).remarks)
 
@@ -341,11 +341,11 @@ def test_limits_that_no_image_reached_are_told(record):
         record("fcos", metrics={"cuts_reached": {"nms_pre": 0, "max_per_img": 0}}),
         record("detr"),
     ]
-    told = (
+    sentence = (
         "No image reached these limits, so nothing shows that they hold: nms_pre (fcos, ssd); "
         "max_per_img (fcos)."
     )
-    assert told in summarize(records, ENVIRONMENT).remarks
+    assert sentence in summarize(records, ENVIRONMENT).remarks
     reached = [record("ssd", metrics={"cuts_reached": {"nms_pre": 1, "max_per_img": 1}})]
     assert not any("limits" in remark for remark in summarize(reached, ENVIRONMENT).remarks)
 

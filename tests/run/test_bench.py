@@ -183,10 +183,10 @@ def test_another_model_closes_what_the_last_one_held(
 
 
 def test_every_image_is_found_once(bench: Workbench, cases: dict[str, Case]) -> None:
-    found = bench.candidates(cases["one_net-static-b2"])
+    candidate = bench.candidates(cases["one_net-static-b2"])
 
-    assert len(found) == len(Images())
-    assert bench.candidates(cases["one_net-static-b2"]) is found
+    assert len(candidate) == len(Images())
+    assert bench.candidates(cases["one_net-static-b2"]) is candidate
 
 
 def test_singles_run_each_image_at_its_batchs_size(
@@ -205,16 +205,16 @@ def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
     bench: Workbench, cases: dict[str, Case]
 ) -> None:
     alone = cases["one_net-static-b1"]
-    found = bench.candidates(alone)
+    candidate = bench.candidates(alone)
     session = bench.session(alone)
     assert isinstance(session, CountingSession)
     ran = len(session.batches)
 
-    assert bench.singles(cases["one_net-static-b2"]) is found
+    assert bench.singles(cases["one_net-static-b2"]) is candidate
     assert len(session.batches) == ran  # of one size whatever the batch, and run already
 
 
-def kept_sets(bench: Workbench) -> set[str]:
+def stored_sets(bench: Workbench) -> set[str]:
     """The sets of detections that are in memory."""
     made = bench._memo._made
     return {"-".join(map(str, key[:3])) for key in made if key[0] in ("candidates", "recording")}
@@ -232,10 +232,10 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
             case = cases[f"one_net-{shape}-b{batch}"]
             bench.results(case)
             bench.raw_reference(case)
-            found = bench.candidates(case)
+            candidate = bench.candidates(case)
             bench.singles(case)
-            assert bench.candidates(case) is found  # which the case's next check asks for
-            seen.append(kept_sets(bench))
+            assert bench.candidates(case) is candidate  # which the case's next check asks for
+            seen.append(stored_sets(bench))
 
     def sides(shape: str, batch: int) -> set[str]:
         return {f"{side}-{shape}-{batch}" for side in ("candidates", "recording")}
@@ -362,22 +362,22 @@ class Settling:
         from mmdet.models.dense_heads import base_dense_head
 
         boxes, idxs = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0])
-        told = ""
+        text = ""
         own = base_dense_head.batched_nms.__module__.startswith("mmcv")
         if not own and self.suppresses:
             for _ in range(1 + self.two_stage):
                 dets, _ = base_dense_head.batched_nms(
                     boxes, torch.tensor([0.5]), idxs, {"iou_threshold": 0.5}
                 )
-            told = f", chosen: {len(dets)}"
+            text = f", chosen: {len(dets)}"
         assert (raw["dets"] == 1).all()  # PyTorch's own, whatever the backend's heads give
         return [
-            Told(f"{place} of {len(batch.images)}, {lowest_first}{told}{mask_ranges * ', ranges'}")
+            Noted(f"{place} of {len(batch.images)}, {lowest_first}{text}{mask_ranges * ', ranges'}")
             for place in range(batch.valid)
         ]
 
 
-class Told(str):
+class Noted(str):
     """Stands in for detections."""
 
     mask_range = None
@@ -413,10 +413,11 @@ def test_what_mmdet_may_make_of_its_own_raw_outputs(
     monkeypatch.setattr(bench, "reference", lambda spec: reference)
     monkeypatch.setattr(bench, "max_per_img", lambda spec: 5)
     monkeypatch.setattr(bench, "session", lambda case, postprocess: Heads(bench.artifact(case)))
-    found = Detections(np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.int64([0]))
+    candidate = Detections(np.float32([[0, 0, 9, 9]]), np.float32([0.5]), np.int64([0]))
 
     assert (
-        alternatives(bench, cases["one_net-dynamic-b2"], Tolerance(), index, found, singly) == made
+        alternatives(bench, cases["one_net-dynamic-b2"], Tolerance(), index, candidate, singly)
+        == made
     )
     two = Detections(np.float32([[0, 0, 9, 9]] * 2), np.float32([0.5] * 2), np.int64([0] * 2))
     refused = alternatives(bench, cases["one_net-dynamic-b2"], Tolerance(), index, two, singly)

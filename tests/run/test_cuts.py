@@ -90,13 +90,13 @@ def test_a_graph_that_cuts_at_60_or_99_is_caught_by_the_crowd_alone(
     assert good.ok, good.message
     assert bench.recording(cases[0]).cuts["max_per_img"] == 1
     # Without the crowd no image has so many detections, but for Faster R-CNN's 62 in one.
-    most = sorted(len(one) for one in bench.results(cases[0]))[-2]
+    limit = sorted(len(one) for one in bench.results(cases[0]))[-2]
     for bad, keep in ((at_60, 60), (at_99, 99)):
         assert not bad.ok and "missed" in bad.images[CROWD].reason
         assert len(bad.images) == CROWD + 1
         differ = [image.index for image in bad.images if image.outcome == DIFFERENT]
-        assert (differ == [CROWD]) == (most <= keep)
-    assert most < 63
+        assert (differ == [CROWD]) == (limit <= keep)
+    assert limit < 63
 
 
 @pytest.mark.parametrize("spec", MINIS, ids=lambda spec: spec.name)
@@ -105,8 +105,8 @@ def test_the_crowd_reaches_every_limit_that_its_size_allows(bench: Workbench, sp
     for shape in ("dynamic", "static"):
         batches: Batches = bench.batches(replace(case, shape=shape))
         before = dict(counting.reached)
-        (found,) = counting.run(batches[CROWD])
-        assert len(found) == max_per_img(bench.detector(spec))
+        (result,) = counting.run(batches[CROWD])
+        assert len(result) == max_per_img(bench.detector(spec))
         now = {cut: count - before[cut] for cut, count in counting.reached.items()}
         assert now.pop("max_per_img") == 1
         assert ("nms_pre" in now) == (spec.name not in NO_NMS_PRE)

@@ -44,14 +44,14 @@ def verdict(size: int) -> bool:
     """Whether parity holds of the faulty graph at a batch size, its single images included."""
     batches = list(Batches(Images(), size))
 
-    def found(run: Any, parts: Any) -> list[Detections]:
+    def results_of(run: Any, parts: Any) -> list[Detections]:
         return [one for part in parts for one in from_outputs(run(part), part)]
 
     sides = Sides(
-        found(good, batches),
-        found(repeating, batches),
+        results_of(good, batches),
+        results_of(repeating, batches),
         classes=("thing",),
-        singles=found(repeating, [one for batch in batches for one in alone(batch)]),
+        singles=results_of(repeating, [one for batch in batches for one in alone(batch)]),
     )
     return judge(sides, Tolerance()).ok
 

@@ -38,8 +38,8 @@ def read(ghost: float) -> Any:
 
 def test_a_ghost_in_an_empty_slot_fails_the_case() -> None:
     """Green before: slots without a label were never looked at."""
-    (found,) = read(0.0)
-    assert len(found) == 1
+    (result,) = read(0.0)
+    assert len(result) == 1
     with pytest.raises(CheckFailed, match=r"(?s)net-toy-static-b1.*an empty slot") as caught:
         read(0.9)
     assert caught.value.stage == "contract"

@@ -13,14 +13,14 @@ from pytest_onnxdet.run.recordings import Recordings
 
 
 def test_records_once(tmp_path: Path) -> None:
-    kept, calls = Recordings(tmp_path), []
+    recordings, calls = Recordings(tmp_path), []
 
     def make() -> Recording:
         calls.append(1)
         return recording(detections(2))
 
-    first, second = (kept.get({"model": "a"}, make) for _ in range(2))
-    other = kept.get({"model": "b"}, make)
+    first, second = (recordings.get({"model": "a"}, make) for _ in range(2))
+    other = recordings.get({"model": "b"}, make)
 
     assert len(calls) == 2
     assert same(first.detections[0], second.detections[0])
@@ -30,8 +30,8 @@ def test_records_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
 def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path: Path, damage: str) -> None:
-    kept = Recordings(tmp_path)
-    kept.get({}, lambda: recording(detections(50)))
+    recordings = Recordings(tmp_path)
+    recordings.get({}, lambda: recording(detections(50)))
     (file,) = tmp_path.glob("*.npz")
     whole = file.read_bytes()
     middle = len(whole) // 3
@@ -45,15 +45,15 @@ def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path: Path, damage:
     )
 
     with pytest.warns(UserWarning, match=r"is damaged .*PyTorch is run again"):
-        again = kept.get({}, lambda: recording(detections(50)))
+        again = recordings.get({}, lambda: recording(detections(50)))
 
     assert same(again.detections[0], detections(50))
-    assert same(kept.get({}, recording).detections[0], detections(50))
+    assert same(recordings.get({}, recording).detections[0], detections(50))
 
 
 def test_another_version_of_the_format_counts_as_none(tmp_path: Path) -> None:
-    kept = Recordings(tmp_path)
-    kept.get({}, lambda: recording(detections(1)))
+    recordings = Recordings(tmp_path)
+    recordings.get({}, lambda: recording(detections(1)))
     (file,) = tmp_path.glob("*.npz")
     with np.load(file) as stored:
         arrays = {name: stored[name] for name in stored.files}
@@ -61,10 +61,10 @@ def test_another_version_of_the_format_counts_as_none(tmp_path: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = kept.get({}, lambda: recording(detections(3)))
+        again = recordings.get({}, lambda: recording(detections(3)))
 
     assert len(again.detections[0]) == 3
-    assert len(kept.get({}, recording).detections[0]) == 3
+    assert len(recordings.get({}, recording).detections[0]) == 3
 
 
 def test_a_failing_reference_leaves_nothing(tmp_path: Path) -> None:

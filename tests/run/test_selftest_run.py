@@ -88,7 +88,7 @@ class TinyBench(Workbench):
 
     def recording(self, case: Case) -> Recording:
         batches = list(self.batches(case))
-        found = [
+        results = [
             one
             for b in batches
             for one in from_outputs(
@@ -102,7 +102,7 @@ class TinyBench(Workbench):
             maps={"logits": MapNoise(1e-6, 1e-6, 1e-6)},
         )
         names, sizes = tuple(self.names(case)), ((32, 32),) * len(CELLS)
-        return Recording("", case.batch, names, sizes, tuple(found), tuple(raw), {}, noise)
+        return Recording("", case.batch, names, sizes, tuple(results), tuple(raw), {}, noise)
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from pytest_onnxdet.testing import BackendTests, tiny
 class PlainSession(Session):
     """NumPy in the place of a runtime; what is broken is replaced below."""
 
-    most: tuple[int, ...] | None = None
+    max_shape: tuple[int, ...] | None = None
 
     def _run(self, feeds: Arrays) -> Arrays:
-        if self.most is not None and any(
-            side > most for side, most in zip(feeds["input"].shape, self.most, strict=True)
+        if self.max_shape is not None and any(
+            side > max_shape
+            for side, max_shape in zip(feeds["input"].shape, self.max_shape, strict=True)
         ):
             raise BackendError("outside of the profile")
         return self.compute(feeds)
@@ -47,12 +48,12 @@ class Stale(PlainSession):
         self.held: dict[Any, Any] = {}
 
     def compute(self, feeds: Arrays) -> Arrays:
-        found = super().compute(feeds)
-        for name, value in found.items():
+        outputs = super().compute(feeds)
+        for name, value in outputs.items():
             held = self.held.setdefault((name, value.shape), value)
             held[:] = value
-            found[name] = held
-        return found
+            outputs[name] = held
+        return outputs
 
 
 class First(PlainSession):
@@ -63,17 +64,17 @@ class First(PlainSession):
         self.first: dict[int, Arrays] = {}
 
     def compute(self, feeds: Arrays) -> Arrays:
-        found = super().compute(feeds)
-        return self.first.setdefault(len(feeds["input"]), found)
+        outputs = super().compute(feeds)
+        return self.first.setdefault(len(feeds["input"]), outputs)
 
 
 class Ghosts(PlainSession):
     """Leaves rubbish in empty slots of images without any detection."""
 
     def compute(self, feeds: Arrays) -> Arrays:
-        found = super().compute(feeds)
-        found["dets"][(found["labels"] < 0).all(axis=1), 0, 4] = 0.9
-        return found
+        outputs = super().compute(feeds)
+        outputs["dets"][(outputs["labels"] < 0).all(axis=1), 0, 4] = 0.9
+        return outputs
 
 
 class Unclipped(PlainSession):
@@ -120,7 +121,7 @@ class Shared(PlainSession):
 
         class SharedBound(Bound):
             def _run(self) -> float | None:
-                self._found = session._run(session.last)
+                self._first = session._run(session.last)
                 return None
 
         return SharedBound(self, feeds)
@@ -137,11 +138,11 @@ class Boundless(PlainSession):
     """Takes no notice of its profile."""
 
     @property
-    def most(self) -> Any:  # type: ignore[override]
+    def max_shape(self) -> Any:  # type: ignore[override]
         return None
 
-    @most.setter
-    def most(self, shape: Any) -> None:
+    @max_shape.setter
+    def max_shape(self, shape: Any) -> None:
         pass
 
 
@@ -156,16 +157,16 @@ class Plain(Backend):
     name: ClassVar[str] = "plain"
 
     def __init__(
-        self, session: Callable[[Artifact], PlainSession], most: tuple[int, ...] | None = None
+        self, session: Callable[[Artifact], PlainSession], max_shape: tuple[int, ...] | None = None
     ) -> None:
-        self.session, self.most = session, most
+        self.session, self.max_shape = session, max_shape
 
     def missing(self) -> str | None:
         return None
 
     def prepare(self, artifact: Artifact, threads: int | None = None) -> Session:
         session = self.session(artifact)
-        session.most = self.most
+        session.max_shape = self.max_shape
         return session
 
 
@@ -185,13 +186,13 @@ TESTS = [name for name in vars(BackendTests) if name.startswith("test_")]
 def run(name: str, session: type[PlainSession], folder: Path, narrow: bool = True) -> None:
     """One of the suite's tests, on a backend of these sessions."""
     test = getattr(BackendTests(), name)
-    given = {
+    overridden = {
         "backend": Plain(session),
         "device": "cpu",
         "narrow_backend": Plain(session, (2, 3, 32, 32)) if narrow else None,
         "tmp_path": folder,
     }
-    test(**{name: given[name] for name in inspect.signature(test).parameters})
+    test(**{name: overridden[name] for name in inspect.signature(test).parameters})
 
 
 def test_every_test_has_a_backend_that_fails_it() -> None:
@@ -218,10 +219,10 @@ def test_a_backend_that_takes_all_shapes_has_to_be_right_in_all(tmp_path: Path) 
         """Finds the cells of wide images elsewhere."""
 
         def compute(self, feeds: Arrays) -> Arrays:
-            found = super().compute(feeds)
+            outputs = super().compute(feeds)
             if feeds["input"].shape[3] > 32:
-                found["dets"][..., 0] += 4
-            return found
+                outputs["dets"][..., 0] += 4
+            return outputs
 
     test = "test_a_shape_outside_of_the_profile_is_refused"
     with pytest.raises(AssertionError, match="boxes"):

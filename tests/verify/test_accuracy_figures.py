@@ -24,9 +24,9 @@ def scenes() -> Dataset:
     return load_dataset(builtin_datasets().get("shapes"), config, limit=IMAGES)
 
 
-def by_pycocotools(dataset: Dataset, found: list[Detections], metric: str) -> float:
+def by_pycocotools(dataset: Dataset, results: list[Detections], metric: str) -> float:
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = pycocotools_eval(dataset, found, metric)
+        evaluation = pycocotools_eval(dataset, results, metric)
         evaluation.params.catIds = list(dataset.coco.cat_ids)
         evaluation.params.imgIds = list(dataset.coco.img_ids)
         evaluation.params.maxDets = [100, 300, 1000]
@@ -39,24 +39,24 @@ def by_pycocotools(dataset: Dataset, found: list[Detections], metric: str) -> fl
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("metric", ["bbox", "segm"])
 def test_the_figure_is_pycocotools(scenes: Dataset, metric: str, seed: int) -> None:
-    found = middling(scenes, seed)
+    results = middling(scenes, seed)
 
-    ours = average_precision(scenes, found, metric)
+    ours = average_precision(scenes, results, metric)
 
-    assert ours == by_pycocotools(scenes, found, metric)
+    assert ours == by_pycocotools(scenes, results, metric)
     assert 0.1 < ours < 0.9
 
 
 def test_a_class_without_objects_does_not_count(scenes: Dataset) -> None:
-    found = middling(scenes)
+    results = middling(scenes)
     info = scenes.coco.coco
     only = {ann["id"]: ann for ann in info.anns.values() if ann["category_id"] != 2}
     info.dataset["annotations"] = list(only.values())
     with contextlib.redirect_stdout(io.StringIO()):
         info.createIndex()
 
-    ours = average_precision(scenes, found)
-    assert ours == by_pycocotools(scenes, found, "bbox")
+    ours = average_precision(scenes, results)
+    assert ours == by_pycocotools(scenes, results, "bbox")
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_a_class_without_objects_does_not_count(scenes: Dataset) -> None:
     ids=["boxes", "scores", "labels"],
 )
 def test_other_detections_have_another_figure(scenes: Dataset, change: Any) -> None:
-    found = middling(scenes)
-    changed = [change(one) if len(one) else one for one in found]
+    results = middling(scenes)
+    changed = [change(one) if len(one) else one for one in results]
 
-    assert average_precision(scenes, changed) != average_precision(scenes, found)
+    assert average_precision(scenes, changed) != average_precision(scenes, results)
     ours = average_precision(scenes, changed)
     assert ours == by_pycocotools(scenes, changed, "bbox")
 
 
 def test_other_masks_have_another_figure(scenes: Dataset) -> None:
-    found = middling(scenes)
+    results = middling(scenes)
     rolled = [
         replace(one, masks=np.stack([np.roll(m, 5, axis=1) for m in one.masks]))
         if len(one)
         else one
-        for one in found
+        for one in results
     ]
 
-    assert average_precision(scenes, rolled, "segm") != average_precision(scenes, found, "segm")
-    assert average_precision(scenes, rolled, "bbox") == average_precision(scenes, found, "bbox")
+    assert average_precision(scenes, rolled, "segm") != average_precision(scenes, results, "segm")
+    assert average_precision(scenes, rolled, "bbox") == average_precision(scenes, results, "bbox")

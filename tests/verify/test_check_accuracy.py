@@ -58,16 +58,16 @@ def truth(tmp_path, capsys):
     return made
 
 
-def with_masks(found):
-    masks = np.zeros((len(found), 64, 64), bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, found.boxes.astype(int), strict=True):
+def with_masks(one):
+    masks = np.zeros((len(one), 64, 64), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, one.boxes.astype(int), strict=True):
         mask[y1:y2, x1:x2] = True
-    return change(found, masks=masks)
+    return change(one, masks=masks)
 
 
-def shaky(found, seed, by):
+def shaky(one, seed, by):
     rng = np.random.default_rng(seed)
-    return change(found, boxes=found.boxes + rng.normal(0, by, found.boxes.shape).astype("f4"))
+    return change(one, boxes=one.boxes + rng.normal(0, by, one.boxes.shape).astype("f4"))
 
 
 def ap_check(truth, reference, candidate, **more):
@@ -93,14 +93,14 @@ def test_ap_is_not_rounded(truth):
 
 
 def test_masks_are_scored_as_masks(truth):
-    found = [with_masks(one) for one in GOOD]
-    figures = ap_check(truth, found, found)
+    results = [with_masks(one) for one in GOOD]
+    figures = ap_check(truth, results, results)
     assert figures["segm_mAP_torch"] > 0.5
     assert figures["segm_mAP_delta"] == 0
-    worse = [change(one, masks=np.roll(one.masks, 3, axis=2)) for one in found]
+    worse = [change(one, masks=np.roll(one.masks, 3, axis=2)) for one in results]
     with pytest.raises(CheckFailed, match="segm AP is"):
-        ap_check(truth, found, worse)
-    assert ap_check(truth, found, worse, metrics=["bbox"])["bbox_mAP_delta"] == 0
+        ap_check(truth, results, worse)
+    assert ap_check(truth, results, worse, metrics=["bbox"])["bbox_mAP_delta"] == 0
 
 
 @pytest.mark.parametrize("better", [False, True])
@@ -125,7 +125,7 @@ def test_ap_zero_proves_nothing(truth):
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("results", "message"),
     [
         ([empty()] * 4, "nothing was detected in 4 image"),
         (GOOD[:3], "3 image.s. were run, the data set has 4"),
@@ -133,11 +133,11 @@ def test_ap_zero_proves_nothing(truth):
         ([change(one, scores=one.scores * np.nan) for one in GOOD], "a score is not a number"),
     ],
 )
-def test_ap_that_means_nothing(truth, found, told):
-    with pytest.raises(CheckFailed, match=f"the backend: .*{told}"):
-        ap_check(truth, GOOD, found)
-    with pytest.raises(CheckFailed, match=f"PyTorch: .*{told}"):
-        ap_check(truth, found, GOOD)
+def test_ap_that_means_nothing(truth, results, message):
+    with pytest.raises(CheckFailed, match=f"the backend: .*{message}"):
+        ap_check(truth, GOOD, results)
+    with pytest.raises(CheckFailed, match=f"PyTorch: .*{message}"):
+        ap_check(truth, results, GOOD)
 
 
 def test_masks_that_are_missing(truth):
@@ -164,10 +164,10 @@ def test_ap_is_mmdets(metric):
     cfg = Config({"data": {"test": {"pipeline": []}}})
     data = load_dataset(builtin_datasets().get("shapes"), cfg, limit=8)
     rng = np.random.default_rng(0)
-    found = [_from_truth(data.coco, i, rng) for i in range(8)]
+    results = [_from_truth(data.coco, i, rng) for i in range(8)]
     with warnings.catch_warnings(record=True):  # mmdet's own about areas of masks
-        theirs = data.evaluate([one.to_mmdet(3) for one in found], [metric])
-    ours = compare_ap(data, found, found, [metric])
+        theirs = data.evaluate([one.to_mmdet(3) for one in results], [metric])
+    ours = compare_ap(data, results, results, [metric])
     assert 0.05 < ours[f"{metric}_mAP"] < 0.95
     assert ours[f"{metric}_mAP"] == pytest.approx(theirs[f"{metric}_mAP"], abs=5.1e-5)
 

@@ -138,7 +138,7 @@ def bake(name, axis, size):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (rename_input, "inputs: input, sizes instead of input, image_shape"),
         (swap_outputs, "outputs: labels, dets instead of dets, labels"),
@@ -151,10 +151,10 @@ def bake(name, axis, size):
         (bake("dets", 2, 6), "output dets, axis 2: 6 instead of 5"),
     ],
 )
-def test_the_contract(tmp_path, change, told):
+def test_the_contract(tmp_path, change, message):
     model = detector()
     change(model)
-    assert told in failure(model, tmp_path)
+    assert message in failure(model, tmp_path)
 
 
 def test_a_static_graph_must_be_static_at_the_recorded_size(tmp_path):
@@ -233,20 +233,20 @@ def topk(k):
 
 
 @pytest.mark.parametrize(
-    ("k", "told"),
+    ("k", "text"),
     [
         (3840, None),
         (3841, "TopK pick: K is 3841, and TensorRT takes at most 3840"),
         (None, "TopK pick: its K is computed, and TensorRT takes a constant"),
     ],
 )
-def test_what_tensorrts_builder_does_not_take(tmp_path, k, told):
+def test_what_tensorrts_builder_does_not_take(tmp_path, k, text):
     model = detector()
     topk(k)(model)
     message = failure(model, tmp_path, lowering="tensorrt")
     assert "operator NonMaxSuppression: TensorRT does not build it" in message
-    assert told is None or told in message
-    assert (told is None) == ("TopK pick" not in message)
+    assert text is None or text in message
+    assert (text is None) == ("TopK pick" not in message)
     assert check_export(save(model, tmp_path / "model.onnx", lowering="onnxruntime"))
 
 
@@ -255,5 +255,5 @@ def test_channels_are_those_that_the_exporter_recorded(tmp_path):
     grey.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     static = {"shape": "static", "static_shape": (2, 1, HEIGHT, WIDTH), "channels": 1}
     assert check_export(save(grey, tmp_path / "grey.onnx", **static))
-    told = failure(fixed(detector()), tmp_path, **static)
-    assert "input input, axis 1: 3 instead of 1" in told
+    message = failure(fixed(detector()), tmp_path, **static)
+    assert "input input, axis 1: 3 instead of 1" in message

@@ -59,11 +59,11 @@ def test_the_figures_are_pycocotools(shapes: Dataset, kind: str, by_category: bo
     coco = shapes.coco
     for number, entry in enumerate(coco.coco.anns.values()):
         entry["iscrowd"] = int(number % 7 == 0)
-    found = middling(shapes)
+    results = middling(shapes)
     with contextlib.redirect_stdout(io.StringIO()):
-        slow = pycocotools_eval(shapes, found, kind)
+        slow = pycocotools_eval(shapes, results, kind)
         streamed = StreamedEval(
-            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), kind
+            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, results), kind
         )
         for one in (slow, streamed):
             one.params.imgIds, one.params.catIds = coco.img_ids, coco.cat_ids
@@ -84,16 +84,16 @@ def test_chunks_make_no_difference(
 ) -> None:
     """Also those in which nothing was found, or in which there is nothing to find."""
     monkeypatch.setattr(coco_eval, "_CHUNK", 5)
-    coco, found = shapes.coco, middling(shapes)
-    found[5:10] = [_none() for _ in range(5)]
+    coco, results = shapes.coco, middling(shapes)
+    results[5:10] = [_none() for _ in range(5)]
     empty = set(coco.img_ids[10:15])
-    kept = [one for one in coco.coco.dataset["annotations"] if one["image_id"] not in empty]
-    coco.coco.dataset["annotations"] = kept
+    left = [one for one in coco.coco.dataset["annotations"] if one["image_id"] not in empty]
+    coco.coco.dataset["annotations"] = left
     with contextlib.redirect_stdout(io.StringIO()):
         coco.coco.createIndex()
-        slow = pycocotools_eval(shapes, found, kind)
+        slow = pycocotools_eval(shapes, results, kind)
         streamed = StreamedEval(
-            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), kind
+            coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, results), kind
         )
         for one in (slow, streamed):
             one.params.imgIds = coco.img_ids
@@ -123,10 +123,10 @@ def test_object_0_is_an_object(shapes: Dataset) -> None:
 
 
 def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Dataset) -> None:
-    coco, found = shapes.coco, middling(shapes)
-    some = DatasetDetections(coco.img_ids[:10], coco.cat_ids, found[:10])
+    coco, results = shapes.coco, middling(shapes)
+    some = DatasetDetections(coco.img_ids[:10], coco.cat_ids, results[:10])
     with contextlib.redirect_stdout(io.StringIO()):
-        slow = pycocotools_eval(shapes, [*found[:10], *[_none() for _ in range(14)]], "bbox")
+        slow = pycocotools_eval(shapes, [*results[:10], *[_none() for _ in range(14)]], "bbox")
         streamed = StreamedEval(coco.coco, some, "bbox")
         for one in (slow, streamed):
             one.params.imgIds, one.params.catIds = coco.img_ids[:16], coco.cat_ids[:2]
@@ -138,8 +138,10 @@ def test_images_and_categories_that_are_not_asked_for_are_left_out(shapes: Datas
 
 
 def test_a_score_that_is_no_number_is_refused(shapes: Dataset) -> None:
-    coco, found = shapes.coco, middling(shapes)
-    found[0].scores[0] = np.nan
-    streamed = StreamedEval(coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, found), "bbox")
+    coco, results = shapes.coco, middling(shapes)
+    results[0].scores[0] = np.nan
+    streamed = StreamedEval(
+        coco.coco, DatasetDetections(coco.img_ids, coco.cat_ids, results), "bbox"
+    )
     with pytest.raises(ValueError):
         streamed.evaluate()

@@ -118,8 +118,8 @@ class Eager:
     def __call__(self, images, image_shape):
         import torch
 
-        found = run(self.model, {"input": images.numpy(), "image_shape": image_shape.numpy()})
-        return tuple(torch.from_numpy(found[name]) for name in self.outputs)
+        outputs = run(self.model, {"input": images.numpy(), "image_shape": image_shape.numpy()})
+        return tuple(torch.from_numpy(outputs[name]) for name in self.outputs)
 
 
 class Backend:
@@ -158,8 +158,8 @@ def test_each_step_of_the_standard_chain_tells_its_own_raw_outputs(tmp_path):
         raw_session=lambda: Backend(detector()),
     )
     for stage in stages:
-        found = stage.raw().run(batch)
-        np.testing.assert_allclose(found["dets"], run(detector(), feeds(0))["dets"], atol=1e-3)
+        outputs = stage.raw().run(batch)
+        np.testing.assert_allclose(outputs["dets"], run(detector(), feeds(0))["dets"], atol=1e-3)
     assert [one.raw for one in standard_stages(deploy, artifact, Backend(None), [])][1:] == [
         None
     ] * 2
@@ -215,11 +215,11 @@ def test_a_fault_that_shows_only_unobserved():
     model, good = detector(), ort_runner(feeds(), optimised=False)
 
     def fusing(graph, names):
-        found = dict(good(graph, names))
+        outputs = dict(good(graph, names))
         watched = {value.name for value in graph.graph.output}
         if "inside" not in watched and graph.graph.node[-1].output[0] == "labels":
-            found["dets"] = found["dets"] + 1
-        return found
+            outputs["dets"] = outputs["dets"] + 1
+        return outputs
 
     blame = first_differing_node(model, model, good, fusing, window=128)
     assert (blame.op_type, blame.tensor, blame.difference) == ("Min", "inside", None)

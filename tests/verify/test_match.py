@@ -49,9 +49,9 @@ def test_assignment_is_the_best_of_all(seed):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_any_shuffle_is_undone(seed):
-    found = detections(seed, count=40)
+    reference = detections(seed, count=40)
     order = np.random.default_rng(seed).permutation(40)
-    assert match(found, take(found, order), TOLERANCE) == [
+    assert match(reference, take(reference, order), TOLERANCE) == [
         (int(i), int(np.flatnonzero(order == i)[0])) for i in range(40)
     ]
 

@@ -32,13 +32,13 @@ SHOWN = [BY_NAME[name] for name in NAMES.split()]
 
 
 def parity(model):
-    found = []
+    results = []
     for images in IMAGES:
         outputs = run(model, images)
         metas = [{}] * len(images["input"])
         check_values(outputs, Batch(images["input"], images["image_shape"], metas), classes=3)
-        found += to_detections(outputs)
-    judge(Sides(REFERENCE, found, classes=("a", "b", "c")), TOLERANCE).raise_for("case")
+        results += to_detections(outputs)
+    judge(Sides(REFERENCE, results, classes=("a", "b", "c")), TOLERANCE).raise_for("case")
 
 
 def test_the_example_is_worth_breaking():
@@ -157,8 +157,8 @@ def test_a_shared_constant_changes_for_one_node_alone():
     for node, name in zip(model.graph.node, ("mul", "add"), strict=True):
         node.name = name
     bad = BY_NAME["scale_factor"].apply(model)
-    found = run(bad, {"input": np.ones(1, np.float32)})["y"]
-    assert found == pytest.approx(2.02 + 2)
+    output = run(bad, {"input": np.ones(1, np.float32)})["y"]
+    assert output == pytest.approx(2.02 + 2)
 
 
 def test_raw_outputs_have_the_same_fault_where_the_name_says_the_same_node():

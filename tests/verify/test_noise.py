@@ -87,11 +87,11 @@ def detections(shift: float = 0.0, score: float = 0.0, side: float = 60.0) -> De
 def test_detection_noise_is_that_of_the_shared_detections():
     other = detections(1e-4, 1e-6)
     other.boxes[1] += 40  # a tie decided otherwise: no rounding
-    found = detection_noise([detections()], [other], Tolerance())
-    assert found["detections"] == 1 and found["mask_prob"] is None
-    assert found["box_px"] == pytest.approx(1e-4, rel=0.2)
-    assert found["box_rel"] == pytest.approx(1e-4 / 60, rel=0.2)
-    assert found["score"] == pytest.approx(1e-6, rel=0.2)
+    noise = detection_noise([detections()], [other], Tolerance())
+    assert noise["detections"] == 1 and noise["mask_prob"] is None
+    assert noise["box_px"] == pytest.approx(1e-4, rel=0.2)
+    assert noise["box_rel"] == pytest.approx(1e-4 / 60, rel=0.2)
+    assert noise["score"] == pytest.approx(1e-6, rel=0.2)
 
 
 def test_allowances_are_narrowed_and_never_widened():

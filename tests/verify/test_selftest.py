@@ -43,9 +43,9 @@ def test_within_the_allowance_is_below_with_its_effect():
     result.raise_for("case")
 
 
-@pytest.mark.parametrize("found", [detections(1.0), detections(score=0.8), detections(label=1)])
-def test_beyond_the_allowance_and_not_refused_survives(found):
-    result = unseen(OPERATOR, "conv", False, detections(), found, TOLERANCE)
+@pytest.mark.parametrize("candidate", [detections(1.0), detections(score=0.8), detections(label=1)])
+def test_beyond_the_allowance_and_not_refused_survives(candidate):
+    result = unseen(OPERATOR, "conv", False, detections(), candidate, TOLERANCE)
     assert result.outcome == SURVIVED
     with pytest.raises(CheckFailed, match=f"does not see that {OPERATOR.description}") as error:
         result.raise_for("case")

@@ -146,10 +146,10 @@ def run(model: onnx.ModelProto, values: Mapping[str, Any]) -> dict[str, np.ndarr
 
 def to_detections(outputs: Mapping[str, np.ndarray]) -> list[Detections]:
     """As the session wrapper does, at the network's scale and without pasting."""
-    found = []
+    results = []
     for i, labels in enumerate(outputs["labels"]):
         used = np.flatnonzero(labels >= 0)
         dets = outputs["dets"][i][used]
         probs = outputs["masks"][i][used] if "masks" in outputs else None
-        found.append(Detections(dets[:, :4], dets[:, 4], labels[used], None, probs))
-    return found
+        results.append(Detections(dets[:, :4], dets[:, 4], labels[used], None, probs))
+    return results

@@ -29,27 +29,27 @@ def detections(seed: int, count: int = 20, masks: bool = False, side: int = 64) 
     return Detections(boxes, scores, labels, pasted, probs)
 
 
-def change(found: Detections, **values: object) -> Detections:
+def change(one: Detections, **values: object) -> Detections:
     """A copy with some arrays replaced."""
-    return dataclasses.replace(found, **values)
+    return dataclasses.replace(one, **values)
 
 
-def nudge(found: Detections, field: str, at: int, by: object) -> Detections:
+def nudge(one: Detections, field: str, at: int, by: object) -> Detections:
     """A copy where one detection's box, score or label is changed by an amount."""
-    array = getattr(found, field).copy()
+    array = getattr(one, field).copy()
     array[at] = array[at] + by
-    return change(found, **{field: array})
+    return change(one, **{field: array})
 
 
-def take(found: Detections, order: object) -> Detections:
+def take(one: Detections, order: object) -> Detections:
     """A copy with the detections picked and ordered."""
     index = np.asarray(order, dtype=int)
     return Detections(
-        found.boxes[index],
-        found.scores[index],
-        found.labels[index],
-        None if found.masks is None else found.masks[index],
-        None if found.mask_probs is None else found.mask_probs[index],
+        one.boxes[index],
+        one.scores[index],
+        one.labels[index],
+        None if one.masks is None else one.masks[index],
+        None if one.mask_probs is None else one.mask_probs[index],
     )
 
 
