@@ -22,6 +22,8 @@ from pytest_onnxdet.reference.noise import Noise
 #: Of so many first batches the raw outputs are recorded: they are large, and an image says as much
 #: about a convolution as a thousand do.
 RAW_BATCHES = 4
+#: Of so many first images the noise of boxes, scores and masks is measured.
+NOISE_IMAGES = 8
 #: Of a data set's mask probabilities those of the first images are kept: up to so many images and
 #: bytes, of these few in any case. 100 masks of 28 x 28 take 300 kB an image, of PointRend's
 #: 224 x 224 they take 20 MB. Pasted masks are compared for all images.
@@ -133,6 +135,7 @@ def record(
             detected = reference.run(batch)
             if len(raw) < RAW_BATCHES:
                 raw.append(reference.raw(batch))
+            if len(first) < RAW_BATCHES or len(seen) < NOISE_IMAGES:
                 first.append(batch)
                 seen.extend(detected)
             yield from detected

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from pytest_onnxdet.backends.base import expecting
 from pytest_onnxdet.core.cpu import fair_share
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
-from pytest_onnxdet.data.batches import Batches, alone
+from pytest_onnxdet.data.batches import Batches
 from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.models.channels import input_channels
 from pytest_onnxdet.reference.recording import packed
+from pytest_onnxdet.run.by_image import Known, input_key
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
-from pytest_onnxdet.run.reading import read_outputs
+from pytest_onnxdet.run.reading import read_alone, read_outputs
 from pytest_onnxdet.run.second_export import SecondExport, SecondExporter
 
 if TYPE_CHECKING:
@@ -218,10 +219,13 @@ class Workbench:
 
             recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
+            known = self._once(case.spec, ("known", case.shape), Known)
             parts = recordings.identity(reference.detector, self.dataset(case.spec), batches)
-            return recordings.get(parts, lambda: recorded(reference, batches, self.names(case)))
+            return recordings.get(
+                parts, lambda: recorded(reference, batches, self.names(case), known)
+            )
 
-        self._forget_recordings(case)
+        self._forget_others(case, "recording")
         return self._once(case.spec, ("recording", case.shape, case.batch), load)
 
     def results(self, case: Case) -> list[Detections]:
@@ -239,30 +243,33 @@ class Workbench:
             BackendError: the backend refuses the graph or a batch.
             CheckFailed: a value departs from the graph's contract.
         """
-        self._forget_candidates(case)
-        key = ("candidates", case.shape, case.batch, case.id)
-        return self._once(case.spec, key, lambda: self._run(case, self.session(case)))
+        self._forget_others(case, "candidates")
+        return self._once(case.spec, _candidates(case), lambda: self._run(case, self.session(case)))
 
     def singles(self, case: Case) -> list[Detections] | None:
         """The backend's detections image by image, each padded as in its batch.
 
         None for a batch size of 1. In static mode these are the detections of the graph of batch
-        size 1, as all batches have one size and the case's own graph takes no other batch size.
-        Raises as :meth:`candidates`.
+        size 1, as all batches have one size and the case's own graph takes no other batch size. In
+        dynamic mode the case of batch size 1 runs the same graph: where it was run before, an image
+        that it fed alike is not run again. Raises as :meth:`candidates`.
         """
         if case.batch == 1:
             return None
+        single = replace(case, batch=1)
         if case.shape == "static":
-            return self.candidates(replace(case, batch=1))
-        return self._run(case, self.session(replace(case, batch=1)), singly=True)
+            return self.candidates(single)
+        known = self._memo.made(case.spec, _candidates(single)) or []
+        ran = dict(zip(map(input_key, self.batches(single)), known, strict=False))
+        detector, batches = self.detector(case.spec), self.batches(case)
+        return packed(read_alone(single, self.session(single), detector, batches, ran))
 
-    def _run(self, case: Case, session: Session, singly: bool = False) -> list[Detections]:
+    def _run(self, case: Case, session: Session) -> list[Detections]:
         detector = self.detector(case.spec)
         return packed(
             image
             for batch in self.batches(case)
-            for part in (alone(batch) if singly else (batch,))
-            for image in read_outputs(case, session, detector, part)
+            for image in read_outputs(case, session, detector, batch)
         )
 
     def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:
@@ -304,22 +311,18 @@ class Workbench:
         """What ``make`` gives, kept until another model is asked for, and then closed."""
         return self._memo.get(spec, key, make, close)
 
-    def _forget_recordings(self, case: Case) -> None:
-        """Drops recordings of other batches: they are on the disk, if asked for again."""
-        own = (case.shape, case.batch)
-        self._memo.forget(lambda key: key[0] == "recording" and key[1:] != own)
+    def _forget_others(self, case: Case, side: str) -> None:
+        """Drops one side's results of other cases: a set of 5,000 masked images is large.
 
-    def _forget_candidates(self, case: Case) -> None:
-        """Drops other cases' detections, but for those that static batches are compared with.
-
-        Of 5,000 images with masks a set takes some hundreds of MB.
+        Recordings are on the disk. Candidates stay that larger batches are compared with.
         """
 
         def unwanted(key: Key) -> bool:
-            if key[0] != "candidates" or key[-1] == case.id:
-                return False
-            _, shape, batch, _ = key
-            return not (shape == case.shape == "static" and 1 in (batch, case.batch))
+            kind, *of = key
+            if kind != side or of[:2] == [case.shape, case.batch]:
+                return kind == "known" and of != [case.shape]
+            singles = of[0] == case.shape and 1 in (of[1], case.batch)
+            return not (kind == "candidates" and singles)
 
         self._memo.forget(unwanted)
 
@@ -337,3 +340,8 @@ class Workbench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _candidates(case: Case) -> Key:
+    """The key of a case's detections of the backend."""
+    return "candidates", case.shape, case.batch, case.id

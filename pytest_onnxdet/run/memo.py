@@ -60,6 +60,10 @@ class Memo:
         made: T = self._made[key]
         return made
 
+    def made(self, owner: object, key: Key) -> Any:
+        """The owner's value of that key, None where it was not made."""
+        return self._made.get(key) if owner is self._owner else None
+
     def forget(self, unwanted: Callable[[Key], bool]) -> None:
         """Drops the values of some keys."""
         for key in [key for key in self._made if unwanted(key)]:

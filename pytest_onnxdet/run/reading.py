@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.run.by_image import ByInput
 from pytest_onnxdet.verify.values import check_values, clips_boxes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.run.cases import Case
@@ -37,3 +41,26 @@ def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> l
         case_id=case.id,
     )
     return from_outputs(outputs, batch, mask_threshold(detector.cfg.model))
+
+
+def read_alone(
+    case: Case,
+    session: Session,
+    detector: Any,
+    batches: Iterable[Batch],
+    known: Mapping[str, Detections],
+) -> Iterator[Detections]:
+    """Runs the images of batches one by one, each padded as in its batch.
+
+    Args:
+        case, session, detector: as for :func:`read_outputs`.
+        batches: the images.
+        known: what the session gave before, by :func:`pytest_onnxdet.run.by_image.input_key`.
+
+    Raises:
+        CheckFailed: a value departs from the graph's contract.
+    """
+    results = ByInput(known)
+    for batch in batches:
+        for image in alone(batch):
+            yield results.get(image, lambda one: read_outputs(case, session, detector, one)[0])

@@ -22,7 +22,7 @@ from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read,
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
 from pytest_onnxdet.export.identity import code_digest
 from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording, record
-from pytest_onnxdet.run.cuts import Counting
+from pytest_onnxdet.run.by_image import ByImage, Known
 from pytest_onnxdet.run.noise import measuring
 
 if TYPE_CHECKING:
@@ -93,24 +93,29 @@ class Recordings:
             return made
 
 
-def recorded(reference: Reference, batches: Batches, images: Sequence[str]) -> Recording:
-    """Runs every batch, measures the noise on the first ones, and counts the limits reached.
+def recorded(
+    reference: Reference, batches: Batches, images: Sequence[str], known: Known | None = None
+) -> Recording:
+    """Runs every image, measures the noise on the first ones, and counts the limits reached.
 
     Args:
         reference: the detector.
         batches: the images.
         images: their file names, in order.
+        known: what other recordings of the same detector know of images; is added to.
     """
-    counting = Counting(reference)
+    known = Known() if known is None else known
+    by_image = ByImage(reference, known)
     made = record(
-        counting,
+        by_image,
         batches,
         size=batches.size,
         images=images,
         versions=versions(),
-        measure=measuring(reference),
+        measure=measuring(reference, known.exact),
     )
-    return replace(made, cuts=counting.reached)
+    by_image.remember(made.detections)
+    return replace(made, cuts=by_image.reached)
 
 
 def _images_digest(dataset: Dataset) -> str:

@@ -201,6 +201,22 @@ def test_singles_run_each_image_at_its_batchs_size(
     assert session.batches == [(1, 3, 40, 30), (1, 3, 40, 30), (1, 3, 25, 25)]
 
 
+def test_singles_that_batches_of_one_fed_alike_are_not_run_again(
+    bench: Workbench, cases: dict[str, Case]
+) -> None:
+    case = cases["one_net-dynamic-b2"]
+    session = bench.session(case)
+    assert isinstance(session, CountingSession)
+    alone = bench.candidates(cases["one_net-dynamic-b1"])
+    before = len(session.batches)
+
+    singles = bench.singles(case)
+
+    # The first two share a batch of 40 x 30 px, which neither has by itself.
+    assert session.batches[before:] == [(1, 3, 40, 30), (1, 3, 40, 30)]
+    assert singles is not None and np.array_equal(singles[2].boxes, alone[2].boxes)
+
+
 def test_singles_of_a_static_batch_run_the_graph_of_batch_one(
     bench: Workbench, cases: dict[str, Case]
 ) -> None:
@@ -242,9 +258,9 @@ def test_detections_are_let_go_of_when_their_cases_are_done(
 
     assert seen == [
         sides("static", 1),
-        sides("static", 2) | {"candidates-static-1"},  # static batches are compared with its images
+        sides("static", 2) | {"candidates-static-1"},  # with which larger batches are compared
         sides("dynamic", 1),
-        sides("dynamic", 2),
+        sides("dynamic", 2) | {"candidates-dynamic-1"},
     ]
 
 
