@@ -33,7 +33,7 @@ from pytest_onnxdet.verify.compare import compare_detections
 
 MODELS = builtin_registry().names("mini")
 # Detections that are kept of an image: fewer than the minis' regions can give.
-MOST = 10
+MAX_PER_IMG = 10
 # Masks of the many poor boxes that a shifted bias lets through cross 0.5 anywhere, and one pixel of
 # a small mask is more than 0.1 % of it: probabilities are compared, pasted masks are not.
 HELD = Tolerance(mask_iou=0.0, reason="one pixel is more than 0.1 % of a small mask")
@@ -132,7 +132,7 @@ def family(
     dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
     (detector.roi_head if hasattr(detector, "roi_head") else detector.bbox_head).test_cfg[
         "max_per_img"
-    ] = MOST
+    ] = MAX_PER_IMG
     batch = collate([dataset.sample(i) for i in (0, 1)])
     height, width = batch.images.shape[2:]
     options = ExportOptions(shape=shape, batch=2, size=(height, width), lowering=lowering)
@@ -206,12 +206,12 @@ def test_more_detections_than_are_kept(family: Family) -> None:
     for amount in amounts:
         undo = family.shift(amount) if amount else lambda: None
         try:
-            if all(len(one) == MOST for one in Reference(family.detector).run(family.batch)):
-                held(family, lambda n: n == MOST)
+            if all(len(one) == MAX_PER_IMG for one in Reference(family.detector).run(family.batch)):
+                held(family, lambda n: n == MAX_PER_IMG)
                 return
         finally:
             undo()
-    pytest.fail(f"no bias gives {MOST} detections")
+    pytest.fail(f"no bias gives {MAX_PER_IMG} detections")
 
 
 @pytest.mark.filterwarnings("ignore")
