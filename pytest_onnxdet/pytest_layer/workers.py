@@ -1,7 +1,9 @@
 """How tests are spread over pytest-xdist's workers: what is expensive stays with one of them.
 
 Left alone, xdist hands out tests one by one, and every worker builds every detector, loads every
-graph and runs every backend anew. Here the tests of one model and shape mode go to one worker.
+graph and runs every backend anew. Here the tests of one model and shape mode go to one worker, and
+those of the model's other shape mode to the same one, which knows the model by then: unless there
+is nothing else left to do.
 """
 
 from __future__ import annotations
@@ -34,6 +36,22 @@ class CaseScheduling(LoadScopeScheduling):
         for case in cases:
             self._groups[case.id] = f"{case.spec.name} {case.shape}"
             self._models.setdefault(case.spec.name, self._groups[case.id])
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """Gives a worker the next group: of its last model, else of one that nobody has begun."""
+        begun = {self._model(scope): None for scope in self.assigned_work.get(node, ())}
+        own = next(reversed(begun), None)
+        others = {self._model(s) for units in self.assigned_work.values() for s in units}
+        preferred = [s for s in self.workqueue if self._model(s) == own] or [
+            s for s in self.workqueue if self._model(s) not in others
+        ]
+        if preferred:
+            self.workqueue.move_to_end(preferred[0], last=False)
+        super()._assign_work_unit(node)
+
+    @staticmethod
+    def _model(scope: str) -> str:
+        return scope.partition(" ")[0]
 
     def _split_scope(self, nodeid: str) -> str:
         parameters = nodeid.rpartition("[")[2].removesuffix("]")

@@ -24,7 +24,7 @@ from pytest_onnxdet.export.options import TRACE_BATCH, ExportOptions, traced
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.models.channels import input_channels
 from pytest_onnxdet.reference.recording import packed
-from pytest_onnxdet.run.by_image import Known, input_key
+from pytest_onnxdet.run.by_image import ByInput, Known, input_key
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
 from pytest_onnxdet.run.reading import read_alone, read_outputs
@@ -219,7 +219,7 @@ class Workbench:
 
             recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
-            known = self._once(case.spec, ("known", case.shape), Known)
+            known = self._once(case.spec, ("known",), Known)
             parts = recordings.identity(reference.detector, self.dataset(case.spec), batches)
             return recordings.get(
                 parts, lambda: recorded(reference, batches, self.names(case), known)
@@ -260,7 +260,8 @@ class Workbench:
         if case.shape == "static":
             return self.candidates(single)
         known = self._memo.made(case.spec, _candidates(single)) or []
-        ran = dict(zip(map(input_key, self.batches(single)), known, strict=False))
+        ran = self._once(case.spec, (*_candidates(single), "alone"), ByInput["Detections"])
+        ran.values.update(zip(map(input_key, self.batches(single)), known, strict=False))
         detector, batches = self.detector(case.spec), self.batches(case)
         return packed(read_alone(single, self.session(single), detector, batches, ran))
 
@@ -320,7 +321,7 @@ class Workbench:
         def unwanted(key: Key) -> bool:
             kind, *of = key
             if kind != side or of[:2] == [case.shape, case.batch]:
-                return kind == "known" and of != [case.shape]
+                return False
             singles = of[0] == case.shape and 1 in (of[1], case.batch)
             return not (kind == "candidates" and singles)
 

@@ -58,7 +58,7 @@ class ByInput(Generic[T]):
 
 
 class Known:
-    """What a detector is known to find, shared by the recordings of one model and shape mode.
+    """What a detector is known to find, shared by all recordings of one model.
 
     Attributes:
         results: of an image its detections, and the limits on candidates that it reaches.

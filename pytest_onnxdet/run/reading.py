@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.data.masks import mask_threshold
-from pytest_onnxdet.run.by_image import ByInput
+from pytest_onnxdet.reference.recording import PROBABILITY_IMAGES
 from pytest_onnxdet.verify.values import check_values, clips_boxes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from pytest_onnxdet.backends.base import Session
-    from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.batches import Batch, Batches
+    from pytest_onnxdet.run.by_image import ByInput
     from pytest_onnxdet.run.cases import Case
 
 
@@ -47,20 +48,24 @@ def read_alone(
     case: Case,
     session: Session,
     detector: Any,
-    batches: Iterable[Batch],
-    known: Mapping[str, Detections],
+    batches: Batches,
+    known: ByInput[Detections],
 ) -> Iterator[Detections]:
     """Runs the images of batches one by one, each padded as in its batch.
 
     Args:
         case, session, detector: as for :func:`read_outputs`.
         batches: the images.
-        known: what the session gave before, by :func:`pytest_onnxdet.run.by_image.input_key`.
+        known: what the session gave before; is added to.
 
     Raises:
         CheckFailed: a value departs from the graph's contract.
     """
-    results = ByInput(known)
+    few = batches.images <= PROBABILITY_IMAGES
+
+    def run(image: Batch) -> Detections:
+        return read_outputs(case, session, detector, image)[0].packed(few)
+
     for batch in batches:
         for image in alone(batch):
-            yield results.get(image, lambda one: read_outputs(case, session, detector, one)[0])
+            yield known.get(image, run)

@@ -1,9 +1,12 @@
 """Under pytest-xdist: the same results, and nothing made twice."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 from plugin_output import cases
+
+from pytest_onnxdet.pytest_layer.workers import CaseScheduling
 
 
 def test_workers_give_the_same_records(toy: pytest.Pytester) -> None:
@@ -80,6 +83,38 @@ def test_a_models_tests_stay_with_one_worker(
     assert set().union(*seen.values()) == {"gw0", "gw1"}
     if together:
         assert all(len(names) == 1 for names in seen.values()), seen
+
+
+def test_both_shape_modes_of_a_model_go_to_one_worker_but_for_the_last() -> None:
+    """What one knows of the model's images the other need not compute."""
+    models = [f"{letter}_net" for letter in "abcde"]
+    scheduling = CaseScheduling.__new__(CaseScheduling)
+    scheduling.workqueue = OrderedDict(
+        (f"{model} {shape}", {f"test[{model}-{shape}]": False})
+        for shape in ("static", "dynamic")
+        for model in models
+    )
+    workers = [Worker(), Worker()]
+    scheduling.assigned_work = {worker: {} for worker in workers}
+    scheduling.registered_collections = {
+        worker: [test for tests in scheduling.workqueue.values() for test in tests]
+        for worker in workers
+    }
+    for turn in range(10):
+        scheduling._assign_work_unit(workers[turn % 2])
+
+    groups = [list(scheduling.assigned_work[worker]) for worker in workers]
+    assert groups == [
+        ["a_net static", "a_net dynamic", "c_net static", "c_net dynamic", "e_net static"],
+        ["b_net static", "b_net dynamic", "d_net static", "d_net dynamic", "e_net dynamic"],
+    ]
+
+
+class Worker:
+    """xdist's controller of a worker, as far as it is handed tests."""
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        assert indices
 
 
 def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Pytester) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from pytest_onnxdet.models.spec import Tolerance
@@ -180,18 +181,39 @@ def _rows(
     boxes: Floats, scores: Floats, labels: NDArray[np.int64], choice: Choice, tolerance: Tolerance
 ) -> NDArray[np.int64]:
     """Of each kept box its candidate, the nearest within the allowances."""
-    rows: list[int] = []
-    for number, (box, score) in enumerate(zip(choice.boxes, choice.scores, strict=True)):
+    rows = _unmistakable(boxes, scores, labels, choice, tolerance)
+    for number in np.flatnonzero(rows < 0):
+        box, score = choice.boxes[number], choice.scores[number]
         far = np.abs(boxes - box).max(axis=1, initial=0.0)
         alike = (np.abs(scores - score) <= tolerance.score) & (labels == choice.labels[number])
         far = np.where(alike, far, np.inf)
-        if rows:
-            far[rows] = np.inf
+        far[rows[rows >= 0]] = np.inf
         longer = float(np.max(box[2:] - box[:2]))
         if not far.size or far.min() > max(tolerance.box_px, tolerance.box_rel * longer):
             raise Unproven(f"{box} of score {score:.6g} is no candidate")
-        rows.append(int(far.argmin()))
-    return np.array(rows, dtype=np.int64)
+        rows[number] = far.argmin()
+    return rows
+
+
+def _unmistakable(
+    boxes: Floats, scores: Floats, labels: NDArray[np.int64], choice: Choice, tolerance: Tolerance
+) -> NDArray[np.int64]:
+    """Of each kept box its candidate, where that is nearer than any other to it alone; else -1."""
+    none = np.full(len(choice.boxes), -1)
+    if len(boxes) < 2 or not len(choice.boxes):
+        return none
+    gaps, nearest = cKDTree(boxes).query(choice.boxes, k=2, p=np.inf)
+    rows = nearest[:, 0]
+    longer = (choice.boxes[:, 2:] - choice.boxes[:, :2]).max(axis=1)
+    sure = (
+        (gaps[:, 0] < gaps[:, 1])
+        & (gaps[:, 0] <= np.maximum(tolerance.box_px, tolerance.box_rel * longer))
+        & (np.abs(scores[rows] - choice.scores) <= tolerance.score)
+        & (labels[rows] == choice.labels)
+    )
+    if len(set(rows[sure])) < sure.sum():
+        return none
+    return np.where(sure, rows, -1)
 
 
 def overlaps(ours: Floats, theirs: Floats, slack: float) -> tuple[Floats, Floats]:
@@ -204,13 +226,15 @@ def overlaps(ours: Floats, theirs: Floats, slack: float) -> tuple[Floats, Floats
     Returns:
         Two float64 (M, K), the least and the greatest IoU.
     """
-    a, b = ours.astype(np.float64)[:, None], theirs.astype(np.float64)[None]
-    side = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    min_shared, max_shared = (_area(side + shift) for shift in (-2 * slack, 2 * slack))
-    (a_min, a_max), (b_min, b_max) = (
-        (_area(c[..., 2:] - c[..., :2] - 2 * slack), _area(c[..., 2:] - c[..., :2] + 2 * slack))
-        for c in (a, b)
+    a, b = (c.astype(np.float64).T for c in (ours, theirs))  # (4, M) and (4, K)
+    width, height = (
+        np.minimum.outer(a[i + 2], b[i + 2]) - np.maximum.outer(a[i], b[i]) for i in (0, 1)
     )
+    min_shared, max_shared = (_area(width + s, height + s) for s in (-2 * slack, 2 * slack))
+    (a_min, a_max), (b_min, b_max) = (
+        [_area(c[2] - c[0] + s, c[3] - c[1] + s) for s in (-2 * slack, 2 * slack)] for c in (a, b)
+    )
+    a_min, a_max = a_min[:, None], a_max[:, None]
     low = min_shared / (a_max + b_max - min_shared)
     # A box as thin as the slack may be anything.
     union = np.maximum(a_min + b_min - max_shared, np.maximum(a_min, b_min))
@@ -220,7 +244,7 @@ def overlaps(ours: Floats, theirs: Floats, slack: float) -> tuple[Floats, Floats
     return low, high
 
 
-def _area(side: Floats) -> Floats:
-    """Of widths and heights (..., 2), those below 0 being none."""
-    area: Floats = np.maximum(side, 0.0).prod(axis=-1)
+def _area(width: Floats, height: Floats) -> Floats:
+    """Of widths and heights, those below 0 being none."""
+    area: Floats = np.maximum(width, 0.0) * np.maximum(height, 0.0)
     return area
