@@ -177,7 +177,9 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
 
 def _figures(noise: Noise) -> dict[str, Any]:
     """A noise without the exact outputs, which are arrays."""
-    plain = {field.name: getattr(noise, field.name) for field in fields(noise)}
+    plain = {
+        field.name: getattr(noise, field.name) for field in fields(noise) if field.name != "spread"
+    }
     del plain["exact"]
     return plain | {"maps": {name: asdict(of_map) for name, of_map in noise.maps.items()}}
 

@@ -20,7 +20,7 @@ from pytest_onnxdet.commands.images import batch_of
 from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.masks import mask_threshold
-from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.models.spec import GPU, Tolerance
 from pytest_onnxdet.verify.checks import CheckFailed
 from pytest_onnxdet.verify.values import clips_boxes
 
@@ -122,10 +122,10 @@ def verify(
         for trial in trials(detector, options, images):
             candidates, broken = read(detector, session, trial.batch)
             reference_detections = reference.run(trial.batch)
-            # An allowance that somebody chose, or a GPU's, is not narrowed: see `run.parity`.
+            # An allowance that somebody chose is not narrowed: see `run.parity`.
             noise = (
-                measure(reference, [trial.batch], [], reference_detections)
-                if tolerance == Tolerance()
+                measure(reference, [trial.batch], [], reference_detections).on(session.device)
+                if tolerance in (Tolerance(), GPU)
                 else None
             )
             verdict = compare(
@@ -294,8 +294,8 @@ def _verify_raw(
     reference = Reference(detector)
     for trial in trials(detector, options, images):
         expected, outputs = reference.raw(trial.batch), session.run(trial.batch)
-        if tolerance == Tolerance():
-            noise = measure(reference, [trial.batch], [expected], [])
+        if tolerance in (Tolerance(), GPU):
+            noise = measure(reference, [trial.batch], [expected], []).on(session.device)
             result = compare_to_exact(noise, [expected], [outputs])
         else:
             result = compare_raw(expected, outputs, tolerance.raw_rtol, tolerance.raw_atol)

@@ -39,8 +39,8 @@ class Tolerance:
 
 GPU = Tolerance(
     box_px=0.05,
-    score=1e-3,
-    mask_prob=1e-2,
+    score=5e-4,
+    mask_prob=5e-3,
     mask_iou=0.99,
     ap=0.002,
     raw_atol=1e-3,

@@ -19,9 +19,9 @@ from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, in_little_memory
 from pytest_onnxdet.reference.noise import Noise
 
-#: Of so many first batches the raw outputs are recorded: they are large, and an image says as much
-#: about a convolution as a thousand do.
-RAW_BATCHES = 4
+#: The raw outputs are recorded of so many first images, and of this many batches at least: they are
+#: large, and an image says as much about a convolution as a thousand do.
+RAW_IMAGES, RAW_BATCHES = 4, 2
 #: Of so many first images the noise of boxes, scores and masks is measured.
 NOISE_IMAGES = 8
 #: Of a data set's mask probabilities those of the first images are kept: up to so many images and
@@ -133,9 +133,10 @@ def record(
                 height, width = meta["ori_shape"][:2]
                 sizes.append((int(height), int(width)))
             detected = reference.run(batch)
-            if len(raw) < RAW_BATCHES:
+            more = len(raw) * size < RAW_IMAGES or len(raw) < RAW_BATCHES
+            if more:
                 raw.append(reference.raw(batch))
-            if len(first) < RAW_BATCHES or len(seen) < NOISE_IMAGES:
+            if more or len(seen) < NOISE_IMAGES:
                 first.append(batch)
                 seen.extend(detected)
             yield from detected

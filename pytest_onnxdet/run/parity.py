@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 def noise_of(bench: Workbench, case: Case) -> Noise | None:
     """The noise that a case is held to; None where its tolerance counts as it is.
 
-    It is that of float32 on the CPU. A tolerance that the spec names for the backend was chosen by
-    somebody who knows why, and is not narrowed.
+    It is that of float32. A tolerance that the spec names for the backend was chosen by somebody
+    who knows why, and is not narrowed.
     """
     by_hand = case.backend.name in case.spec.tolerances
-    on_cpu = bench.session(case).device == "cpu" and case.precision == DEFAULT_PRECISION
-    return bench.recording(case).noise if on_cpu and not by_hand else None
+    noise = bench.recording(case).noise
+    if noise is None or by_hand or case.precision != DEFAULT_PRECISION:
+        return None
+    return noise.on(bench.session(case).device)
 
 
 def sides(

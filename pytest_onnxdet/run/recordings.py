@@ -21,7 +21,13 @@ from filelock import FileLock
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
 from pytest_onnxdet.export.identity import code_digest
-from pytest_onnxdet.reference.recording import RAW_BATCHES, Recording, record
+from pytest_onnxdet.reference.recording import (
+    NOISE_IMAGES,
+    RAW_BATCHES,
+    RAW_IMAGES,
+    Recording,
+    record,
+)
 from pytest_onnxdet.run.by_image import ByImage, Known
 from pytest_onnxdet.run.noise import measuring
 
@@ -65,7 +71,7 @@ class Recordings:
             "pipeline": list(cfg.data.test.pipeline),
             "images": _images_digest(dataset),
             "batch": [batches.size, batches.shape, batches.fill],
-            "raw": RAW_BATCHES,
+            "raw": [RAW_IMAGES, RAW_BATCHES, NOISE_IMAGES],
             "format": FORMAT,
             "versions": versions(),
             "code": code_digest(detector),

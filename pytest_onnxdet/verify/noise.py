@@ -39,7 +39,8 @@ def narrowed(tolerance: Tolerance, noise: Noise) -> Tolerance:
         outer, measured = getattr(tolerance, name), getattr(noise, name)
         if measured is None:
             return float(outer)
-        return float(min(outer, max(DETECTIONS * measured, getattr(MIN_ALLOWED, name))))
+        inner = max(DETECTIONS * measured, getattr(MIN_ALLOWED, name))
+        return float(min(outer, noise.spread * inner))
 
     return replace(
         tolerance,
@@ -122,6 +123,7 @@ def _output(
         side = "not in the reference" if name not in noise.maps else "missing"
         return RawDifference(name, note=side)
     allowed: MapNoise = noise.maps[name]
+    max_worst, max_rms = (noise.spread * a for a in (allowed.allowed_worst, allowed.allowed_rms))
     worst, where = -1.0, RawDifference(name)
     squares, size, count = 0.0, 0, 0
     for number, (exact, ours, theirs) in enumerate(zip(noise.exact, reference, got, strict=True)):
@@ -136,7 +138,7 @@ def _output(
             distance = np.abs(b - ours[name])
         size += a.size
         squares += float((gap**2).sum())
-        count += int((gap > allowed.allowed_worst).sum())
+        count += int((gap > max_worst).sum())
         result.raw_max_abs = max(
             result.raw_max_abs, float(np.nan_to_num(distance, nan=np.inf).max())
         )
@@ -149,18 +151,18 @@ def _output(
                 at=place if len(got) > 1 else place[1:],
                 got=float(b.flat[at]),
                 wanted=float(a.flat[at]),
-                allowed=allowed.allowed_worst,
+                allowed=max_worst,
             )
     rms = float(np.sqrt(squares / size)) if size else 0.0
     result.nearer = bool(result.nearer) and rms <= allowed.rms
-    shares = worst / allowed.allowed_worst, rms / allowed.allowed_rms
+    shares = worst / max_worst, rms / max_rms
     result.raw_share = max(result.raw_share or 0.0, *shares)
     where = replace(where, count=count, size=size)
-    if rms <= allowed.allowed_rms:
+    if rms <= max_rms:
         return where
     elements = str(where).removeprefix(f"{name}: ")
     note = (
         f"{elements}; all in all {rms:.3g} from float64 by root mean square, where PyTorch's "
-        f"float32 is {allowed.rms:.3g} from it (up to {allowed.allowed_rms:.3g} allowed)"
+        f"float32 is {allowed.rms:.3g} from it (up to {max_rms:.3g} allowed)"
     )
     return replace(where, note=note)

@@ -46,7 +46,7 @@ def test_every_batch_is_run_once_and_the_first_ones_raw_outputs_are_recorded() -
     batches = [batch(20, 30, seed=n) for n in range(5)] + [batch(40, 20, valid=1)]
     made, detector = recorded(batches, 11)
     assert detector.ran.count("run") == 6
-    assert detector.ran.count("raw") == len(made.raw) == module.RAW_BATCHES
+    assert detector.ran.count("raw") == len(made.raw) == module.RAW_IMAGES // 2
     assert np.array_equal(made.raw[1]["cls"], batches[1].images[:, :1])
     assert len(made.detections) == 11
     assert made.sizes[:2] == ((20, 40), (30, 60)) and made.sizes[-1] == (40, 80)

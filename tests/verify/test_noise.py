@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pytest_onnxdet import Detections, Tolerance
-from pytest_onnxdet.reference.noise import MEAN, WORST, MapNoise, Noise, map_noise
+from pytest_onnxdet.models.spec import GPU as GPU_LIMITS
+from pytest_onnxdet.reference.noise import GPU, MEAN, WORST, MapNoise, Noise, map_noise
 from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.noise import MIN_ALLOWED, compare_to_exact, detection_noise, narrowed
 
@@ -115,3 +116,26 @@ def test_a_large_box_may_be_off_by_a_share_of_its_longer_side(shift, side, ok):
     )
     result = compare_detections([ours], [theirs], Tolerance())
     assert result.ok is ok, result.format()
+
+
+LAYER_OFF = 1.0004
+
+
+def test_a_gpus_allowances_are_wider_by_what_its_convolutions_lose():
+    gpu = NOISE.on("cuda")
+    assert (NOISE.on("cpu").spread, gpu.spread) == (1.0, GPU)
+    share = judged(rounded(1e-6)).raw_share
+    on_gpu = compare_to_exact(gpu, [PYTORCH], [rounded(1e-6)])
+    assert on_gpu.raw_share == pytest.approx(share / GPU)
+    quiet = Noise(box_px=1e-5, box_rel=1e-7, score=1e-7, detections=50)
+    assert narrowed(GPU_LIMITS, quiet.on("tensorrt")).score == GPU * MIN_ALLOWED.score
+    loud = Noise(box_px=1.0, box_rel=1.0, score=1.0, mask_prob=1.0, detections=50).on("cuda")
+    assert narrowed(GPU_LIMITS, loud) == GPU_LIMITS
+
+
+def test_no_fault_of_the_self_test_fits_into_a_gpus_limits():
+    """Not even where nothing was measured: scores and masks off by the least that mutants have."""
+    score, mask = 1e-3, 1e-2  # score_shift and mask_shift
+    assert score > 1.5 * GPU_LIMITS.score and mask > 1.5 * GPU_LIMITS.mask_prob
+    off = {name: (array * LAYER_OFF).astype(np.float32) for name, array in PYTORCH.items()}
+    assert not compare_to_exact(NOISE.on("cuda"), [PYTORCH], [off]).ok
