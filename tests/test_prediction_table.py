@@ -125,11 +125,18 @@ def test_each_fault_is_a_line_and_is_not_repeated(
     assert other.asked == sides.asked
 
 
+def test_a_model_has_the_same_faults_whichever_others_are_asked_for(tmp_path: Path) -> None:
+    alone, first = Fake(), Fake()
+    call(tmp_path / "alone.jsonl", alone, "--models=detr")
+    call(tmp_path / "first.jsonl", first, "--models=detr,yolov3")
+    assert first.asked[:4] == alone.asked != first.asked[4:]
+
+
 def test_a_fault_that_breaks_leaves_what_was_done(tmp_path: Path) -> None:
     sides = Fake()
     sides.says = {names(sides, 0, 4)[2]: ()}  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="zip"):
-        call(tmp_path / "log.jsonl", sides)
+        call(tmp_path / "log.jsonl", sides, "--models=yolov3")
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
@@ -153,7 +160,7 @@ def test_red_or_green_is_what_agrees(
     log, sides = tmp_path / "log.jsonl", Fake()
     first = names(sides, 0, 4)[0]
     sides.says = {first: (mini, full)}
-    assert call(log, sides) == (not same)
+    assert call(log, sides, "--models=yolov3") == (not same)
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert agree(entries[0]) is same and all(map(agree, entries[1:]))
     assert ("**differ**" in capsys.readouterr().out) is not same

@@ -50,7 +50,7 @@ def chosen(sides: Sides, place: int, each: int) -> Iterator[tuple[Operator, Plac
 
     Args:
         sides: the graphs.
-        place: the model's among the models; each begins elsewhere.
+        place: the model's among all; each begins elsewhere.
         each: how many.
     """
     every = operators()
@@ -143,7 +143,7 @@ def run_model(
 
     Args:
         name: of the model.
-        place: its place among the models.
+        place: its place among all.
         each: how many faults.
         done: the operators that the log has of it; that many are no longer run.
         log: where lines go.
@@ -209,9 +209,10 @@ def main(argv: Sequence[str] | None = None, make: Callable[[str], Sides] | None 
     warnings.simplefilter("ignore")  # mmcv's and the tracer's, for each of eight exports
     make = make or partial(_detectors, args.cache, args.size, args.threads)
     known = _read(args.log, args.size)
+    order = list(dict.fromkeys([*MODELS, *builtin_registry().names("full")]))
     jobs = [
-        (name, place, args.each, [e["operator"] for e in known if e["model"] == name])
-        for place, name in enumerate(models)
+        (name, order.index(name), args.each, [e["operator"] for e in known if e["model"] == name])
+        for name in models
     ]
     if args.processes == 1:
         for job in jobs:
