@@ -11,9 +11,11 @@ from typing import Any, Self
 import numpy as np
 import onnx
 import pytest
+from mmcv import Config
 from onnx import TensorProto, helper, numpy_helper
-from prediction_sides import Keeping, Places, common_place, kind
+from prediction_sides import Keeping, Places, common_place, kind, raise_thresholds
 from prediction_table import agree, chosen, main, remarks, table
+from torch import nn
 
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.verify.mutants import Operator, operators
@@ -232,3 +234,26 @@ def test_proofs_have_the_raw_outputs_once_and_the_noise_does_not(
     assert made.raw(batches[4])["cls"][0] == 4 + 7 and len(runs) == 7
     made.raw(batches[0])
     assert len(runs) == 8
+
+
+def test_thresholds_are_raised_in_the_config_and_in_every_part() -> None:
+    def config(**values: float) -> Config:
+        return Config({"max_per_img": 9, **values})
+
+    dense, yolo = config(score_thr=0.05), config(score_thr=0.05, conf_thr=0.005)
+    two_stage = Config({"rpn": {"nms_pre": 9}, "rcnn": {"score_thr": 0.05}})
+    for cfg, path in ((dense, ()), (yolo, ()), (two_stage, ("rcnn",))):
+        part = nn.Module()
+        part.test_cfg = cfg  # type: ignore[assignment]
+        detector: Any = nn.Sequential(nn.Identity(), part)
+        detector.cfg = Config({"model": {"test_cfg": cfg.to_dict()}})
+        raise_thresholds(detector, 0.25)
+        for held in (part.test_cfg, detector.cfg.model.test_cfg):
+            for name in path:
+                held = held[name]
+            assert held["score_thr"] == (0.5 if "conf_thr" in held else 0.25)
+            assert held.get("conf_thr", 0.5) == 0.5
+    queries: Any = nn.Identity()
+    queries.cfg = Config({"model": {"test_cfg": {"max_per_img": 9}}})
+    raise_thresholds(queries, 0.25)
+    assert queries.cfg.model.test_cfg == {"max_per_img": 9}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +15,10 @@ import numpy as np
 import onnx
 
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
+from pytest_onnxdet.data.batches import Batches
 from pytest_onnxdet.data.datasets import builtin_datasets
 from pytest_onnxdet.models.registry import builtin_registry
-from pytest_onnxdet.models.structure import LIMIT
+from pytest_onnxdet.models.structure import LIMIT, is_structure
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_onnxdet.data.batches import Batch
+    from pytest_onnxdet.data.datasets import DatasetRegistry
     from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.models.spec import ModelSpec
 
@@ -129,7 +132,7 @@ class Detectors:
             (spec,) = choose_models(settings, builtin_registry())
             if settings.random_weights:
                 spec = _sized(spec, self._size)
-            bench = _Bench(settings, builtin_datasets(), threads=self._threads)
+            bench = _Bench(settings, builtin_datasets(), self._threads)
             self._stack.enter_context(bench)
             case = Case(spec, OnnxRuntimeBackend("cpu"), "dynamic", batch)
             bench.recording(case)
@@ -170,6 +173,21 @@ def _sized(spec: ModelSpec, size: int) -> ModelSpec:
     )
 
 
+def raise_thresholds(detector: Any, threshold: float) -> None:
+    """Sets a detector's thresholds, where it has any, to let about this score pass.
+
+    Where confidences have one, too, their product with the scores does, of which this is the root.
+    """
+    held = [detector.cfg.model.get("test_cfg")]
+    held += [getattr(module, "test_cfg", None) for module in detector.modules()]
+    for cfg in filter(None, held):
+        for part in (cfg, cfg.get("rcnn")):
+            if part is not None and part.get("conf_thr") is not None:
+                part.conf_thr = part.score_thr = math.sqrt(threshold)
+            elif part is not None and part.get("score_thr") is not None:
+                part.score_thr = threshold
+
+
 class Keeping(Reference):
     """A reference that computes the raw outputs of the same images once: each proof asks for them.
 
@@ -196,7 +214,24 @@ class Keeping(Reference):
 
 
 class _Bench(Workbench):
-    """A workbench with such a reference."""
+    """A workbench with such a reference, and random weights that leave slots empty."""
+
+    def __init__(self, settings: Settings, datasets: DatasetRegistry, threads: int) -> None:
+        super().__init__(settings, datasets, threads)
+        self._raised: list[Any] = []
+
+    def detector(self, spec: ModelSpec) -> Any:
+        """As elsewhere; with random weights one image has half its detections below ``score_thr``.
+
+        They detect more than a detector may keep in every image: without that no slot is empty, and
+        no threshold decides.
+        """
+        made: Any = super().detector(spec)
+        if is_structure(spec) and made not in self._raised:
+            self._raised.append(made)
+            found = Reference(made, self.families).run(Batches(self.dataset(spec), LIMIT)[0])
+            raise_thresholds(made, min(float(np.median(one.scores)) for one in found))
+        return made
 
     def reference(self, spec: ModelSpec) -> Keeping:
         return self._once(spec, ("reference",), lambda: Keeping(self.detector(spec), self.families))
