@@ -196,6 +196,11 @@ class CornerFamily(Family):
     def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
         return [[raw[name]] for name in MAPS]
 
+    def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
+        """Of the pairs of corners that soft-NMS ranks."""
+        cfg = self.head(detector).test_cfg
+        return cfg.max_per_img, min(NUM_DETS, cfg.corner_topk**2)
+
     def calibration(self, detector: nn.Module) -> Calibration:
         """Scores in two passes: first all classes' spread, then few classes for the corners.
 

@@ -103,6 +103,12 @@ class DetrFamily(Family):
     def head_outputs(self, raw: Mapping[str, Tensor]) -> list[Any]:
         return [[raw["cls_score"][None]], [raw["bbox_pred"][None]]]
 
+    def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
+        """Of all queries; of all pairs of query and class where scores are independent."""
+        head = self.head(detector)
+        every = head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1)
+        return head.test_cfg.get("max_per_img", head.num_query), every
+
     def calibration(self, detector: nn.Module) -> Calibration:
         head = self.head(detector)
         return Calibration([[Target(head.fc_cls, std=2.0), Target(head.fc_reg)]])

@@ -224,6 +224,14 @@ class Family(ABC):
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
         return None
 
+    def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
+        """Where an image's detections are cut by their scores, in families without a suppression.
+
+        Returns:
+            How many are kept, and how many there may be before; None: they are not cut.
+        """
+        return None
+
     def candidate_head(self, detector: nn.Module) -> Any:
         """The head whose candidates ``nms_pre`` cuts level by level; None where nothing is cut."""
         return None

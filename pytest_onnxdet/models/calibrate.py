@@ -1,10 +1,11 @@
 """Random weights that detect something: for checking a graph's structure without a checkpoint.
 
 A freshly initialised detector finds nothing: normalisation statistics do not fit, scores sit below
-every threshold and hardly vary. :func:`calibrate` sets, from a few images, what training would have
-set at least: BatchNorm's running statistics; the spread of each score layer's logits, and their
-bias so that a chosen share is above the config's threshold; the spread of box and mask layers.
-Everything else stays as seeded. The detections mean nothing, but they exist and differ.
+every threshold and hardly vary, residual branches are zero. :func:`calibrate` sets, from a few
+images, what training would have set at least: BatchNorm's running statistics, and its scale where
+that is zero; the spread of each score layer's logits, and their bias so that a chosen share is
+above the config's threshold; the spread of box and mask layers. Everything else stays as seeded.
+The detections mean nothing, but they exist and differ.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def calibrate(
     """
     torch.manual_seed(seed)
     with torch.no_grad():
-        for norm in calibration.damped:
+        # mmdet's residual branches start at zero: what a graph makes of them would not show.
+        norms = (norm for norm in _batch_norms(detector) if norm.affine)
+        silent = [norm for norm in norms if not bool(norm.weight.any())]
+        for norm in (*calibration.damped, *silent):
             weight: Any = norm.weight
             weight.fill_(BRANCH)
         _set_batch_norm(detector, images)
@@ -103,8 +107,12 @@ def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
     detector(img=[images], img_metas=[[dict(m) for m in metas]], return_loss=False, rescale=False)
 
 
+def _batch_norms(detector: nn.Module) -> list[_BatchNorm]:
+    return [module for module in detector.modules() if isinstance(module, _BatchNorm)]
+
+
 def _set_batch_norm(detector: nn.Module, images: Tensor) -> None:
-    norms = [module for module in detector.modules() if isinstance(module, _BatchNorm)]
+    norms = _batch_norms(detector)
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

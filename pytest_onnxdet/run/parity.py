@@ -38,6 +38,7 @@ def sides(
     case: Case,
     reference: Sequence[Detections],
     candidate: Sequence[Detections],
+    singly: bool = True,
 ) -> Sides:
     """All that is compared of a case: detections, raw outputs, and a batch's images one by one.
 
@@ -46,6 +47,7 @@ def sides(
         case: the case.
         reference: PyTorch's detections, one entry per image.
         candidate: the backend's.
+        singly: whether the backend runs the images one by one, too.
     """
     return Sides(
         reference,
@@ -53,7 +55,7 @@ def sides(
         classes=case.spec.classes,
         images=bench.names(case),
         max_per_img=bench.max_per_img(case.spec),
-        singles=bench.singles(case),
+        singles=bench.singles(case) if singly else None,
         raw_reference=bench.raw_reference(case),
         raw=bench.raw(case),
         noise=noise_of(bench, case),

@@ -25,7 +25,7 @@ from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
 from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export
 from pytest_onnxdet.verify.judge import judge
 from pytest_onnxdet.verify.mutants import Operator
-from pytest_onnxdet.verify.noise import narrowed
+from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
 from pytest_onnxdet.verify.selftest import (
     NOWHERE,
     MutantResult,
@@ -35,6 +35,7 @@ from pytest_onnxdet.verify.selftest import (
     same_outputs,
     unseen,
 )
+from pytest_onnxdet.verify.verdict import Verdict
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Arrays, Session
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.reference.recording import Recording
     from pytest_onnxdet.run.cases import Case
-    from pytest_onnxdet.verify.verdict import Verdict
 
 #: Bytes of batches that stay in memory rather than are read anew for every mutant.
 _CACHE_BYTES = 512_000_000
@@ -55,10 +55,12 @@ class SelfTest:
     Args:
         bench: with the good graphs.
         case: whose graphs are mutated.
+        early: whether a mutant is done with at the first part of parity that is red: raw outputs,
+            detections, images one by one. The outcome is the same, and less is run.
     """
 
-    def __init__(self, bench: Workbench, case: Case) -> None:
-        self.bench, self.case = bench, case
+    def __init__(self, bench: Workbench, case: Case, early: bool = False) -> None:
+        self.bench, self.case, self._early = bench, case, early
         self._memo = Memo()
         self._folder = tempfile.TemporaryDirectory(prefix="onnxdet-selftest-")
 
@@ -93,7 +95,10 @@ class SelfTest:
         if number >= len(places):
             what = "no place for it" if not places else f"{len(places)} place(s) for it"
             return MutantResult(operator, "", NOWHERE, reason=f"the graph has {what}")
-        place = places[number]
+        return self.at(operator, places[number])
+
+    def at(self, operator: Operator, place: str) -> MutantResult:
+        """Puts a fault into a place that takes it, and asks every check."""
         with self._bench(operator, place) as mutant:
             return self._judge(mutant, operator, place)
 
@@ -131,9 +136,28 @@ class SelfTest:
     def _verdict(self, mutant: MutantBench) -> Verdict:
         """As conformance/test_parity.py comes to it."""
         case, tolerance = self.case, self._tolerance()
+        red = self._red_raw(mutant) if self._early else None
+        if red is not None:
+            return red
         candidates = mutant.candidates(case)
         proofs = replace(tie_proofs(mutant, case, tolerance), thorough=False)
+        if self._early:
+            both = sides(mutant, case, mutant.results(case), candidates, singly=False)
+            verdict = judge(both, tolerance, proofs)
+            if not verdict.ok:
+                return verdict
         return judge(sides(mutant, case, mutant.results(case), candidates), tolerance, proofs)
+
+    def _red_raw(self, mutant: MutantBench) -> Verdict | None:
+        """The verdict where raw outputs alone make it red, before anything else is run."""
+        case, noise = self.case, noise_of(self.bench, self.case)
+        good = self.bench.artifact(case, postprocess=False)
+        if noise is None or mutant.artifact(case, postprocess=False) is good:
+            return None
+        raw = compare_to_exact(noise, mutant.raw_reference(case), mutant.raw(case))
+        if raw.ok:
+            return None
+        return Verdict(raw.metrics, (f"raw outputs of the heads: {raw.format()}",), raw=raw)
 
     def _tolerance(self) -> Tolerance:
         case = self.case
@@ -245,7 +269,9 @@ class MutantBench(Workbench):
         operator = self._operator
         if operator is None or not (postprocess or operator.in_raw(self._place)):
             return good
-        return self._once(case.spec, ("mutant", good.key), lambda: self._mutate(good, operator))
+        return self._once(
+            case.spec, ("mutant", good.key), lambda: self._mutate(good, operator), self._drop
+        )
 
     def _mutate(self, good: Artifact, operator: Operator) -> Artifact:
         model = operator.apply(self._owner.model(good), self._place)
@@ -255,6 +281,11 @@ class MutantBench(Workbench):
         path = self._writes / f"{key}.onnx"
         onnx.save(model, path)
         return Artifact(path, key, cached=False, info=good.info)
+
+    def _drop(self, artifact: Artifact) -> None:
+        """Takes a mutant's file away: a full-size one has 150 MB."""
+        if artifact.path.parent == self._writes:
+            artifact.path.unlink(missing_ok=True)
 
     def session(self, case: Case, postprocess: bool = True) -> Session:
         """The mutant's; of a graph without the fault the good one's."""
@@ -268,7 +299,8 @@ class MutantBench(Workbench):
         good = self.good.artifact(case, postprocess=False)
         if self.artifact(case, postprocess=False) is good and case is self._owner.case:
             return self._owner.raw()
-        return super().raw(case)
+        run = super().raw
+        return self._once(case.spec, ("mutant raw", case.id), lambda: run(case))
 
 
 class KeptBatches(Batches):

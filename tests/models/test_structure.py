@@ -133,6 +133,22 @@ def test_an_hourglass_starts_from_small_branches_and_others_as_seeded() -> None:
             assert torch.equal(block.norm2.weight, expected)
 
 
+def test_a_residual_branch_that_mmdet_starts_at_zero_counts() -> None:
+    """A fault in it would not show: 16 branches hold most of a ResNet-50's layers."""
+    from mmdet.models.backbones.resnet import BasicBlock
+
+    from pytest_onnxdet.models.build import build_detector
+    from pytest_onnxdet.models.calibrate import BRANCH, Calibration, calibrate
+
+    detector = build_detector(replace(REGISTRY.get("retinanet", "mini"), weights=None))
+    blocks = [module for module in detector.modules() if isinstance(module, BasicBlock)]
+    assert blocks and not any(block.norm2.weight.any() for block in blocks)
+    metas = [{"img_shape": (128, 128, 3)}]
+    calibrate(detector, torch.rand(1, 3, 128, 128), metas, Calibration([]))
+    assert all((block.norm2.weight == BRANCH).all() for block in blocks)
+    assert all((block.norm1.weight == 1).all() for block in blocks)
+
+
 @pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.0)])
 def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> None:
     from types import SimpleNamespace

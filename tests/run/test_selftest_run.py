@@ -164,3 +164,41 @@ def test_a_blind_judge_fails_the_self_test(
     assert result.outcome == SURVIVED
     with pytest.raises(CheckFailed, match="the suite does not see that boxes are half a pixel off"):
         result.raise_for("case")
+
+
+@pytest.mark.parametrize(
+    "name", ["scale_weight_1.0004", "input_mean", "box_shift", "ghosts", "rows_repeat_second"]
+)
+def test_an_early_end_is_the_same_verdict_and_leaves_no_file(mutants: SelfTest, name: str) -> None:
+    early = SelfTest(mutants.bench, mutants.case, early=True)
+    with early:
+        early.require_good()
+        full, short = (one.run(BY_NAME[name]) for one in (mutants, early))
+        assert not list(Path(early._folder.name).iterdir())
+    assert full.outcome == short.outcome == CAUGHT
+    assert (full.check, full.margin) == (short.check, short.margin)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("scale_weight_1.0004", ["raw"]),
+        ("box_shift", ["candidates", "raw"]),
+        ("batch_order", ["candidates", "raw"]),
+    ],
+)
+def test_an_early_end_runs_nothing_after_the_first_red(
+    mutants: SelfTest, name: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for what in ("candidates", "raw", "singles"):
+        original = getattr(selftest.MutantBench, what)
+
+        def watched(self: Any, case: Case, what: str = what, original: Any = original) -> Any:
+            seen.append(what)
+            return original(self, case)
+
+        monkeypatch.setattr(selftest.MutantBench, what, watched)
+    with SelfTest(mutants.bench, mutants.case, early=True) as early:
+        assert early.run(BY_NAME[name]).outcome == CAUGHT
+    assert sorted(set(seen)) == asked

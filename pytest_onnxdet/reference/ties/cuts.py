@@ -1,7 +1,8 @@
 """Candidates at a cut: which of nearly equal scores are among a level's first ``nms_pre``.
 
 mmdet takes the best of each level before it suppresses. Where the last that is taken and the next
-are a rounding apart, either may be; just so many are taken in any case.
+are a rounding apart, either may be; just so many are taken in any case. So it is with an image's
+first ``max_per_img`` detections where no suppression chooses them (DETR, CornerNet).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.ties.replace import overridden, replaced
 from pytest_onnxdet.reference.ties.rounding import score_slack
 from pytest_onnxdet.reference.ties.standing import Cut, Flags, Standing
+from pytest_onnxdet.reference.ties.suppression import Choice, Unproven, chosen_rows
 from pytest_onnxdet.reference.ties.thresholds import at_size, at_threshold, widened
 
 Floats = NDArray[np.floating[Any]]
@@ -119,3 +124,51 @@ def open_regions(head: Any, noted: list[Standing]) -> Iterator[None]:
 
     with overridden(head, test_cfg=unlimited, _bbox_post_process=open_):
         yield
+
+
+@contextlib.contextmanager
+def open_last(head: Any, count: int) -> Iterator[None]:
+    """For the duration of the block, a head gives up to so many detections of an image.
+
+    Args:
+        head: one that cuts them at its ``test_cfg``'s ``max_per_img``.
+        count: no more than there may be.
+    """
+    wider = copy.deepcopy(head.test_cfg)
+    wider.max_per_img = count
+    with overridden(head, test_cfg=wider):
+        yield
+
+
+def with_last_places(
+    every: Detections, candidate: Detections, limit: int, tolerance: Tolerance
+) -> Detections:
+    """Of all of mmdet's detections those that a backend kept, if rounding may have it so.
+
+    Those that surely are among the first have to be kept, of those that tie for the last places
+    just as many as there are places, whichever they are. A score is what mmdet makes of it: where
+    one detection lowers another's score, as in soft-NMS, and another order of the two would change
+    it, this is no proof.
+
+    Args:
+        every: all detections of an image, before they are cut.
+        candidate: what a backend finds in it.
+        limit: how many are kept.
+        tolerance: by how much what was kept may differ from mmdet's.
+
+    Raises:
+        Unproven: it kept others.
+    """
+    sure, possible = first(every.scores, limit)
+    choice = Choice(candidate.boxes, candidate.scores, candidate.labels, limit)
+    rows = np.sort(chosen_rows(every.boxes, every.scores, every.labels, choice, tolerance))
+    kept = np.zeros_like(sure)
+    kept[rows] = True
+    wrong = np.flatnonzero((sure & ~kept) | (kept & ~possible))
+    if wrong.size:
+        raise Unproven(f"{every.boxes[wrong[0]]} is among the first {limit} in one of the two only")
+    if len(rows) != min(limit, len(every)):
+        raise Unproven(f"{len(rows)} detections are kept, and there are {limit} places")
+    return replace(
+        every, boxes=every.boxes[rows], scores=every.scores[rows], labels=every.labels[rows]
+    )

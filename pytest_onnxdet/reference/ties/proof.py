@@ -53,7 +53,8 @@ def alternatives(
 
     Returns:
         What the family's ``ties`` leave open: the detections with ONNX's order of equal values;
-        those with the backend's peaks, where rounding may make them peaks; those with the
+        those with the backend's peaks, where rounding may make them peaks; either of both with the
+        backend's choice among what ties for the last of ``max_per_img`` places; those with the
         backend's choice of boxes, where suppression may choose so, with the range of the masks
         where float ties decide which points are refined, unless more than a hundredth of the
         pixels hangs on that. Scores and boxes are PyTorch's own, computed
@@ -69,9 +70,11 @@ def alternatives(
     own = {name: value[place : place + 1] for name, value in raw.items()}
     if ties.order:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
+        made += _with_last_places(reference, own, one, candidate, tolerance)
     if ties.peaks and theirs is not None:
         heats = [theirs[name][place : place + 1] for name in ties.peaks]
         made += _with_peaks(reference, own, one, heats)
+        made += _with_last_places(reference, own, one, candidate, tolerance, heats)
     if not ties.suppression:
         return made
     if ties.proposals and proposals is not None:
@@ -152,6 +155,40 @@ def _with_peaks(
     try:
         with played_back_peaks([torch.from_numpy(heat) for heat in heats]):
             return reference.post_process(raw, image, lowest_first=True)
+    except Unproven:
+        return []
+
+
+def _with_last_places(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    candidate: Detections,
+    tolerance: Tolerance,
+    heats: Sequence[NDArray[np.float32]] | None = None,
+) -> list[Detections]:
+    """The detections of one image with the backend's choice among what ties for the last places.
+
+    With the backend's peaks, too, where ``heats`` are given.
+    """
+    import torch
+
+    from pytest_onnxdet.reference.ties.cuts import open_last, with_last_places
+    from pytest_onnxdet.reference.ties.peaks import played_back_peaks
+    from pytest_onnxdet.reference.ties.suppression import Unproven
+
+    family, detector = reference.family, reference.detector
+    limit, count = family.final_cut(detector) or (0, 0)
+    if not 0 < limit < count:
+        return []
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(open_last(family.head(detector), count))
+            if heats is not None:
+                tensors = [torch.from_numpy(heat) for heat in heats]
+                stack.enter_context(played_back_peaks(tensors))
+            (every,) = reference.post_process(raw, image, lowest_first=True)
+        return [with_last_places(every, candidate, limit, tolerance)]
     except Unproven:
         return []
 

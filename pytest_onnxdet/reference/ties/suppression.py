@@ -142,7 +142,7 @@ def judge(
     Raises:
         Unproven: it may not.
     """
-    rows = _rows(boxes, scores, labels, choice, tolerance)
+    rows = chosen_rows(boxes, scores, labels, choice, tolerance)
     if choice.limit is not None and len(rows) > choice.limit:
         raise Unproven(f"{len(rows)} boxes are kept, and {choice.limit} may be")
     tie = score_slack(scores)
@@ -177,7 +177,7 @@ def judge(
     return rows
 
 
-def _rows(
+def chosen_rows(
     boxes: Floats, scores: Floats, labels: NDArray[np.int64], choice: Choice, tolerance: Tolerance
 ) -> NDArray[np.int64]:
     """Of each kept box its candidate, the nearest within the allowances."""
