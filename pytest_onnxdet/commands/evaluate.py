@@ -12,12 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.commands.common import CommandError, Model, in_words
+from pytest_onnxdet.commands.common import CommandError, Model, in_words, warn
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
+from pytest_onnxdet.data.annotations import (
+    Annotations,
+    check_classes,
+    for_mmdet,
+    read_annotations,
+)
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.photographs import measure_by
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
 VOC = ("mAP", "recall")
@@ -42,44 +49,79 @@ HOOK_ONLY = (
 )
 
 
-def open_data(model: Model) -> Dataset:
-    """The config's ``data.test``, seen through its test pipeline.
+def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
+    """The config's ``data.test``, seen through its test pipeline; says what is odd about it.
+
+    Args:
+        model: the config.
+        metrics: ``--eval``: what the annotations have to hold follows from them.
 
     Raises:
         CommandError: it is missing, broken, or has other classes than its annotations.
+        DataError: an annotation or an image is not as it has to be.
     """
     from mmdet.datasets import build_dataset
 
     test: Any = copy.deepcopy(model.cfg.data.test)
     samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            built = build_dataset(test)
-    except Exception as error:
-        raise CommandError(
-            f"{test.get('ann_file')}: the test data cannot be opened "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): set "
-            "data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
-        ) from error
+    masks = "segm" in metrics
+    annotations = _annotations(test, masks, objects=bool(metrics))
+    with contextlib.ExitStack() as stack:
+        if annotations:
+            test["ann_file"] = str(stack.enter_context(for_mmdet(annotations)))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                built = build_dataset(test)
+        except Exception as error:
+            raise CommandError(
+                f"{test.get('ann_file')}: the test data cannot be opened "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): set "
+                "data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
+            ) from error
     if not hasattr(built, "data_infos"):
         raise CommandError(f"{model.path}: data.test: a {type(built).__name__} cannot be tested")
+    file = Path(annotations.path if annotations else built.ann_file)
+    built.ann_file = str(file)
     if not len(built):
-        raise CommandError(f"{built.ann_file}: lists no images: nothing to test")
+        raise CommandError(f"{file}: lists no images: nothing to test")
     if hasattr(built, "cat_ids") and len(built.cat_ids) != len(built.CLASSES):
         raise CommandError(
-            f"{built.ann_file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
+            f"{file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
             f"{', '.join(built.CLASSES[:5])}, ...: set data.test.classes to those of the file"
         )
+    if annotations:
+        categories = built.coco.cats
+        check_classes(file, [categories[i]["name"] for i in built.cat_ids], built.CLASSES)
     spec = DatasetSpec(
-        type(built).__name__,
-        Path(built.ann_file),
-        Path(built.img_prefix or "."),
-        classes=tuple(built.CLASSES),
+        type(built).__name__, file, Path(built.img_prefix or "."), classes=tuple(built.CLASSES)
     )
     built.evaluation = dict(model.cfg.get("evaluation") or {})
     built.samples_per_gpu = samples
-    return Dataset(spec, built, test["pipeline"])
+    notes = annotations.notes if annotations else ()
+    data = Dataset(spec, built, test["pipeline"], notes)
+    data.check_images(masks)
+    for note in data.notes:
+        warn(note)
+    return data
+
+
+def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotations | None:
+    """The annotation file of ``data.test``, checked; None where only mmdet knows its format.
+
+    Raises:
+        DataError: something in it cannot be evaluated.
+    """
+    from mmdet.datasets import DATASETS, CocoDataset
+
+    kind, file = DATASETS.get(str(test.get("type"))), test.get("ann_file")
+    own = getattr(kind, "load_annotations", None) is CocoDataset.load_annotations
+    root = test.get("data_root") or ""
+    if not own or not isinstance(file, str) or not Path(root, file).is_file():
+        return None
+    folder = Path(root, test.get("img_prefix") or "")
+    measure = measure_by(test["pipeline"], folder)
+    return read_annotations(Path(root, file), masks=masks, objects=objects, measure=measure)
 
 
 def _samples(data: Any, own: Any) -> int:

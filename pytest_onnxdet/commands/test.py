@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     model = _opened(args)
     threshold = configured_threshold(model)
     check_views(model, args.strict)
-    data = open_data(model)
+    data = open_data(model, args.eval or ())
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
