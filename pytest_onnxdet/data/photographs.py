@@ -62,14 +62,19 @@ def _opened(path: Path) -> tuple[Header | None, bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             with Image.open(path) as image:
-                orientation = image.getexif().get(_ORIENTATION, 1)
-                known = isinstance(orientation, int) and 1 <= orientation <= 8
-                header = Header(image.height, image.width, orientation if known else 1)
+                header = Header(image.height, image.width, _orientation(image))
                 return header, _breaks_off(path, image)
     except Exception:  # PIL knows fewer formats than OpenCV, and any error may be inside a file
         return None, False
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Any) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # PIL would read all pixels to look for it behind them
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _breaks_off(path: Path, image: Any) -> bool:
