@@ -9,7 +9,7 @@ import argparse
 import math
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ from pytest_onnxdet.data.masks import THRESHOLD_NAME
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend, Session
-    from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
@@ -107,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         format_results,
         open_data,
     )
+    from pytest_onnxdet.commands.pictures import places_of
     from pytest_onnxdet.commands.results import check_threshold, configured_threshold, mmdet_result
 
     _check(args)
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
+    places = places_of(args.show_dir, data)
     backend = named_backend(args.backend)
     graph, wanted = describe(Path(args.model), backend.name), data.coco.samples_per_gpu
     batch = batch_size(graph, args.batch_size, wanted)
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         # Of an engine it is known only now what it takes.
         batch = batch_size(session.artifact, args.batch_size, min(wanted, max_batch(session)))
         start = time.perf_counter()
-        detections = collect(args, data, session, batch, threshold)
+        detections = collect(args, data, session, batch, threshold, places)
         seconds = time.perf_counter() - start
     count = len(detections)
     say(f"{count} images in {seconds:.1f} s ({seconds / count * 1e3:.1f} ms each)")
@@ -277,10 +278,16 @@ def max_batch(session: Session) -> int | float:
 
 
 def collect(
-    args: argparse.Namespace, data: Dataset, session: Session, batch: int, threshold: float
+    args: argparse.Namespace,
+    data: Dataset,
+    session: Session,
+    batch: int,
+    threshold: float,
+    places: Sequence[Path] = (),
 ) -> list[Detections]:
-    """Every image's detections, in little memory; painted images on the way."""
+    """Every image's detections, in little memory; on the way images are painted into ``places``."""
     from pytest_onnxdet.commands.evaluate import check_masks
+    from pytest_onnxdet.commands.pictures import paint, save
     from pytest_onnxdet.commands.results import check_detections
     from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.core.progress import Progress
@@ -292,8 +299,13 @@ def collect(
             for image in batch_detections:
                 check_detections(image, len(data.coco.CLASSES))
                 check_masks(args.eval, image)
-                if args.show_dir or window.open:
-                    _paint(args, data, index, image, window)
+                if places or window.open:
+                    picture = paint(
+                        data.picture(index), image, data.coco.CLASSES, args.show_score_thr
+                    )
+                    if places:
+                        save(places[index], picture)
+                    window.show(picture, data.path(index).name)
                 yield image.packed(probabilities=False)
                 index += 1
             progress.at(index)
@@ -323,18 +335,3 @@ def stream(
             yield detections(checked(session.run(inputs), inputs, stock=stock), inputs, threshold)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error
-
-
-def _paint(
-    args: argparse.Namespace, data: Dataset, index: int, detections: Detections, window: Window
-) -> None:
-    import cv2
-
-    from pytest_onnxdet.commands.pictures import paint, save
-
-    path = data.path(index)
-    image: Any = cv2.imread(str(path))
-    picture = paint(image, detections, data.coco.CLASSES, args.show_score_thr)
-    if args.show_dir:
-        save(Path(args.show_dir) / path.relative_to(data.spec.images), picture)
-    window.show(picture, path.name)

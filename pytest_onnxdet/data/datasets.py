@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_onnxdet.core.registry import Registry
 from pytest_onnxdet.data.annotations import (
@@ -27,6 +28,7 @@ from pytest_onnxdet.data.photographs import (
     backslashes,
     check_images,
     measure_by,
+    picture,
     read_header,
     why_unreadable,
 )
@@ -150,6 +152,10 @@ class Dataset:
         """
         images = [(self.path(index), info) for index, info in enumerate(self.coco.data_infos)]
         self.notes += check_images(images, self._pipeline, masks=masks, present=present)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Image ``index`` before the pipeline, to paint on: (H, W, 3), BGR."""
+        return picture(self._pipeline, self.path(index))
 
     def fitted_size(self) -> tuple[int, int]:
         """(H, W): the smallest multiples of 32 that hold every image after the test pipeline.

@@ -112,6 +112,29 @@ def load(pipeline: Sequence[Any], path: Path) -> NDArray[Any]:
     return image
 
 
+def picture(pipeline: Sequence[Any], path: Path) -> NDArray[np.uint8]:
+    """An image as one looks at it, (H, W, 3) BGR, of the size and way round that is detected in.
+
+    Raises:
+        DataError: it is missing, or cannot be read.
+    """
+    import cv2
+
+    kind = pipeline[0].get("color_type", "") if isinstance(pipeline[0], Mapping) else ""
+    as_stored = kind == "unchanged" or kind.endswith("ignore_orientation")
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    loaded = load(pipeline, path)
+    seen: Any = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if seen is not None and seen.shape[:2] == loaded.shape[:2]:
+        return np.asarray(seen, np.uint8)
+    # Read by a step of the user's own: some three of its channels, over all of their range.
+    channels = loaded.reshape(*loaded.shape[:2], -1)
+    channels = channels[..., [0, channels.shape[-1] // 2, -1]]
+    low, high = float(np.nanmin(loaded)), float(np.nanmax(loaded))
+    grey = np.nan_to_num((channels.astype(np.float64) - low) / max(high - low, 1e-9))
+    return np.ascontiguousarray(grey * 255, np.uint8)
+
+
 def measure_by(pipeline: Sequence[Any], folder: Path) -> Measure:
     """Measures images of a folder as a pipeline's first step reads them."""
 
