@@ -136,7 +136,7 @@ class Dataset:
         try:
             data = self.coco[index]
         except Exception as error:
-            raise DataError(why_unreadable(path, error)) from error
+            raise DataError(why_unreadable(path, error, self._pipeline)) from error
         image, meta = data["img"], data["img_metas"]
         if isinstance(image, list | tuple):
             image, meta = image[0], meta[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,17 @@ def backslashes(path: Path) -> str:
     return " (its name has backslashes: write / between folders)" if "\\" in str(path) else ""
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
-    """What is said of an image that the test pipeline fails on."""
+def why_unreadable(
+    path: Path, error: Exception, pipeline: Sequence[Any] = (), where: str = "on this image"
+) -> str:
+    """What is said of an image that the test pipeline fails on.
+
+    Args:
+        path: the image.
+        error: what the pipeline raised.
+        pipeline: its steps, where they may not fit the image's channels.
+        where: it failed.
+    """
     import cv2
 
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -166,7 +175,31 @@ def why_unreadable(path: Path, error: Exception) -> str:
     if image is None:
         what = "breaks off, and cannot be read" if is_truncated(path) else "cannot be read"
         return f"{path}: {what} as an image: replace the file"
-    return f"{path}: the test pipeline fails on this image ({reason}): correct data.test.pipeline"
+    if several := _other_channels(path, pipeline):
+        return f"{path}: {several}"
+    return f"{path}: the test pipeline fails {where} ({reason}): correct data.test.pipeline"
+
+
+def _other_channels(path: Path, pipeline: Sequence[Any]) -> str:
+    """How an image's channels and those of the pipeline's Normalize differ; empty where not."""
+    for step in _steps(pipeline):
+        mean = step.get("mean")
+        if step.get("type") == "Normalize" and isinstance(mean, list | tuple):
+            shape = load(pipeline, path).shape
+            channels = shape[2] if len(shape) > 2 else 1
+            if channels != len(mean):
+                return (
+                    f"{channels} channel(s) as read, where the pipeline's Normalize has "
+                    f"{len(mean)}: correct the loading step (color_type), or mean and std"
+                )
+    return ""
+
+
+def _steps(steps: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    for step in steps:
+        if isinstance(step, Mapping):
+            yield step
+            yield from _steps(step.get("transforms") or ())
 
 
 def check_images(
