@@ -139,17 +139,6 @@ def _samples(data: Any, own: Any) -> int:
     return samples
 
 
-def tested_data_sets(config: str) -> int:
-    """How many data sets a config's ``data.test`` lists; 0 where it is no list, or no config."""
-    from mmcv import Config
-
-    try:
-        test = Config.fromfile(config).data.test
-    except Exception:  # `open_data` opens it again and says what is wrong
-        return 0
-    return len(test) if isinstance(test, list | tuple) else 0
-
-
 def metrics_of(data: Dataset) -> tuple[str, ...]:
     """The metrics that the data set's class knows."""
     from mmdet.datasets import CocoDataset

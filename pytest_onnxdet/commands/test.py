@@ -24,6 +24,7 @@ from pytest_onnxdet.commands.common import (
     in_words,
     open_config,
     say,
+    warn,
     writable,
 )
 from pytest_onnxdet.data.masks import THRESHOLD_NAME
@@ -156,18 +157,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _opened(args: argparse.Namespace) -> Model:
     """The config; several data sets in its ``data.test`` are refused for what they are."""
-    from pytest_onnxdet.commands.evaluate import tested_data_sets
-    from pytest_onnxdet.models.checkpoint import BuildError
+    from pytest_onnxdet.models.wrapped import TAKEN_FROM
 
-    try:
-        return open_config(args.config, args.cfg_options)
-    except BuildError as error:
-        if count := tested_data_sets(args.config):
+    model = open_config(args.config, args.cfg_options)
+    if taken := model.cfg.data.get(TAKEN_FROM):
+        wrapper, count = taken["wrapper"], taken["count"]
+        if count > 1:
             raise CommandError(
-                f"{args.config}: data.test is a list of {count}: test one data set at a time, with "
-                "a config whose data.test is that one"
-            ) from error
-        raise
+                f"{args.config}: data.test is {wrapper} of {count} data sets: test one at a time, "
+                "with a config whose data.test is that one"
+            )
+        warn(f"{args.config}: data.test is {wrapper}: the data set inside is tested, once")
+    return model
 
 
 def _check(args: argparse.Namespace) -> None:

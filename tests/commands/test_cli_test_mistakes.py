@@ -109,7 +109,7 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
     one = data_of(few, SHAPES / "val")
     config.write_text(f"{TINY}{PIPELINE}{one}\ndata = dict(test=[data['test'], data['test']])\n")
     ran = onnxdet("test", config, dynamic, *ORT, "--eval", "bbox")
-    assert ran.code == 2 and "two.py: data.test is a list of 2: test one" in ran.err
+    assert ran.code == 2 and "two.py: data.test is a list of 2 data sets: test one" in ran.err
 
 
 @pytest.mark.parametrize(
