@@ -25,11 +25,11 @@ from pytest_onnxdet.data.batches import DataError, Sample
 from pytest_onnxdet.data.masks import has_masks
 from pytest_onnxdet.data.photographs import (
     Header,
-    backslashes,
     check_images,
     measure_by,
     picture,
     read_header,
+    why_absent,
     why_unreadable,
 )
 from pytest_onnxdet.data.scenes import CLASSES
@@ -130,7 +130,7 @@ class Dataset:
         path = self.path(index)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such image{backslashes(path)}, though {self.spec.annotations} lists "
+                f"{path}: no such image{why_absent(path)}, though {self.spec.annotations} lists "
                 "it: put it there or correct the folder"
             )
         try:

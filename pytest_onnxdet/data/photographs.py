@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +103,7 @@ def load(pipeline: Sequence[Any], path: Path) -> NDArray[Any]:
     from mmdet.datasets.pipelines import Compose
 
     if not path.is_file():
-        raise DataError(f"{path}: no such image{backslashes(path)}: put it there")
+        raise DataError(f"{path}: no such image{why_absent(path)}: put it there")
     try:
         step = Compose([copy.deepcopy(pipeline[0])])
         read = step({"img_info": {"filename": str(path)}, "img_prefix": None})
@@ -145,9 +147,15 @@ def measure_by(pipeline: Sequence[Any], folder: Path) -> Measure:
     return measure
 
 
-def backslashes(path: Path) -> str:
-    """What is said of a path that was written on Windows and is read elsewhere."""
-    return " (its name has backslashes: write / between folders)" if "\\" in str(path) else ""
+def why_absent(path: Path) -> str:
+    """What may be the reason that a listed image is not there; empty where nothing is seen."""
+    if "\\" in str(path):  # written on Windows, and read elsewhere
+        return " (its name has backslashes: write / between folders)"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return f" (this locale's {sys.getfilesystemencoding()} lacks its letters: set PYTHONUTF8=1)"
+    return ""
 
 
 def why_unreadable(
@@ -228,7 +236,7 @@ def check_images(
     loaded: dict[tuple[Header, Any, Any], tuple[int, int]] = {}
     for path, info in images:
         if present and not path.is_file():
-            raise DataError(f"{path}: no such image{backslashes(path)}: put it there")
+            raise DataError(f"{path}: no such image{why_absent(path)}: put it there")
         header, truncated = _opened(path)
         if truncated:
             broken.append(path)

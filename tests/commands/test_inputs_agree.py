@@ -8,7 +8,10 @@ import contextlib
 import copy
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -471,3 +474,51 @@ def test_no_object_to_find(
     data = written(tmp_path, images, document)
     told = compare(onnxdet, mini, data, metrics=("bbox",), least=-2)
     assert "no object to find, and no AP (mmdet gives -1)" in told
+
+
+BARE = {
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "LC_ALL": "C",
+    "PATH": "/usr/bin:/bin",
+}
+
+
+def test_without_asserts_a_home_and_utf8(
+    mini: Mini, images: Path, document: Document, tmp_path: Path
+) -> None:
+    """Python's -OO, a locale of ASCII, no HOME, and names that no ASCII holds."""
+    hostile_names(document)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    data = {"ann_file": str(path), "img_prefix": str(images), "classes": NAMES}
+    config = tmp_path / "config.py"
+    text = mini.config.read_text("utf-8")
+    config.write_text(f"{text}\ndata['test'].update({data!a})\n", "ascii")
+    words = ("test", config, mini.graph, *ORT, "--eval", "bbox", "--show-dir", tmp_path / "out")
+    ran = bare(*words, "--eval-options", "classwise=True")
+    assert ran.code == 0, ran.err
+    found = dict(line.split(": ") for line in ran.out.splitlines() if line.count(": ") == 1)
+    wanted = theirs(mini, data, ["bbox"])
+    assert abs(float(found["bbox_mAP"]) - wanted["bbox_mAP"]) <= MOST < LEAST < wanted["bbox_mAP"]
+    assert "Gr\\xf6\\xdfe" in ran.out and len(list((tmp_path / "out").iterdir())) == IMAGES
+
+    (images / "000.png").rename(images / "größe.png")
+    document["images"][0]["file_name"] = "größe.png"
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    ran = bare(*words)
+    assert ran.code == 2 and "lacks its letters: set PYTHONUTF8=1): put it there" in ran.err
+
+
+def bare(*words: object) -> Ran:
+    """The command in a process of its own, with hardly any environment."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest_onnxdet.cli", *map(str, words)],
+        env={**BARE, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        capture_output=True,
+        check=False,
+    )
+    out, err = ran.stdout.decode("ascii"), ran.stderr.decode("ascii")
+    assert "Traceback" not in err and "unforeseen" not in err, err
+    return Ran(ran.returncode, out, err)
