@@ -22,9 +22,11 @@ from pytest_onnxdet.data.annotations import (
     for_mmdet,
     read_annotations,
 )
+from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
+from pytest_onnxdet.models.checkpoint import one_line
 
 COCO = ("bbox", "segm", "proposal", "proposal_fast")
 VOC = ("mAP", "recall")
@@ -101,9 +103,27 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     notes = annotations.notes if annotations else ()
     data = Dataset(spec, built, test["pipeline"], notes)
     data.check_images(masks)
+    if metrics and not annotations:
+        _check_truth(data)
     for note in data.notes:
         warn(note)
     return data
+
+
+def _check_truth(data: Dataset) -> None:
+    """Reads every image's objects, of which mmdet makes no use before it evaluates.
+
+    Raises:
+        DataError: those of an image cannot be read.
+    """
+    for index in range(len(data)):
+        try:
+            data.coco.get_ann_info(index)
+        except Exception as error:
+            raise DataError(
+                f"{data.spec.annotations}: the objects of {data.path(index).name} cannot be read "
+                f"({one_line(error)}): correct its annotation"
+            ) from error
 
 
 def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotations | None:
