@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.data.batches import DataError
-from pytest_onnxdet.data.json_file import read_json
+from pytest_onnxdet.data.json_file import is_number, read_json
 from pytest_onnxdet.data.segmentation import mask_area, wrong_segmentation
 
 #: Height and width of a listed image, by its entry.
 Measure = Callable[[Mapping[str, Any]], tuple[int, int]]
+_MOST_PX = 1 << 20  # of a side; OpenCV reads no larger images
 _NAMED = 3  # how many ids a note quotes
 
 
@@ -216,7 +217,7 @@ def _complete_size(
     elif absent:
         raise DataError(f"{path}: image {image['id']} has no {absent[0]}: add it")
     for key in ("height", "width"):
-        if not _number(image[key]) or image[key] < 1 or image[key] % 1:
+        if not is_number(image[key]) or not 1 <= image[key] <= _MOST_PX or image[key] % 1:
             raise DataError(f"{path}: image {image['id']}: {key} is {image[key]!r}: correct it")
         if isinstance(image[key], float):  # pycocotools makes no mask of such a size
             image[key] = int(image[key])
@@ -240,7 +241,7 @@ def _check_object(
                 f"{path}: annotation {number} has the unknown {what} {entry[key]}: correct the file"
             )
     box = entry["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise DataError(
             f"{path}: annotation {number}: bbox is {_short(box)}: give x, y, width and height"
         )
@@ -264,7 +265,7 @@ def _check_object(
         whence = "box" if area is None else "segmentation"
         found.add(f"no area in {{}}: taken from the {whence}", "annotation", number)
         entry["area"] = max(0.0, box[2]) * max(0.0, box[3]) if area is None else area
-    if not _number(entry["area"]):
+    if not is_number(entry["area"]):
         raise DataError(
             f"{path}: annotation {number}: area is {_short(entry['area'])}: give a number"
         )
@@ -295,12 +296,6 @@ def _odd(
             "annotation",
             number,
         )
-
-
-def _number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) < float("inf")
 
 
 def _short(value: Any) -> str:

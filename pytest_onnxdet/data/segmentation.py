@@ -5,6 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pytest_onnxdet.data.json_file import is_number
+
+
+#: How many sides of the image a point may lie away.
+_FAR = 10
+
 
 def wrong_segmentation(value: Any, size: tuple[int, int]) -> str:
     """Why pycocotools cannot make a mask of it; empty where it can.
@@ -27,8 +33,11 @@ def wrong_segmentation(value: Any, size: tuple[int, int]) -> str:
         if not isinstance(polygon, list) or len(polygon) < (4 if number else 6) or len(polygon) % 2:
             many = f" of {len(polygon)} numbers" if isinstance(polygon, list) else ""
             return f"has a polygon{many} in place of x, y, x, y, x, y, ..."
-        if not all(map(_finite, polygon)):
+        if not all(map(is_number, polygon)):
             return "has a polygon with something else than numbers"
+        # pycocotools draws the outline in memory, and has no limit of its own.
+        if max(map(abs, polygon)) > _FAR * max(size):
+            return f"has a point at {max(polygon, key=abs):g}, far outside of its image"
     return ""
 
 
@@ -83,8 +92,3 @@ def run_lengths(text: str) -> list[int] | None:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     return None if shift else counts
-
-
-def _finite(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
