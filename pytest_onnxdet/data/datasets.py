@@ -144,6 +144,11 @@ class Dataset:
         meta = meta.data if hasattr(meta, "data") else meta
         return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a record says of the data: ``data_notes``, where there are any."""
+        return {"data_notes": list(self.notes)} if self.notes else {}
+
     def check_images(self, masks: bool, present: bool = True) -> None:
         """Adds to ``notes`` what is odd about the images; see `photographs.check_images`.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pytest_onnxdet.data.json_file import is_number
 
-
 #: How many sides of the image a point may lie away.
 _FAR = 10
 
