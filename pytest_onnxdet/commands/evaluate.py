@@ -28,7 +28,7 @@ from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
 from pytest_onnxdet.models.checkpoint import one_line
 
-COCO = ("bbox", "segm", "proposal", "proposal_fast")
+COCO = ("bbox", "segm", "proposal")
 VOC = ("mAP", "recall")
 _AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 #: What mmdet's ``metric_items`` chooses from, for COCO.
@@ -84,6 +84,12 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     if not hasattr(built, "data_infos"):
         raise CommandError(f"{model.path}: data.test: a {type(built).__name__} cannot be tested")
     file = Path(annotations.path if annotations else built.ann_file)
+    infos = built.data_infos
+    if not isinstance(infos, list | tuple) or not all("filename" in info for info in infos):
+        raise CommandError(
+            f"{file}: is no list of images with a filename, which a {type(built).__name__} reads: "
+            "correct data.test.type"
+        )
     built.ann_file = str(file)
     if not len(built):
         raise CommandError(f"{file}: lists no images: nothing to test")
@@ -170,6 +176,11 @@ def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
     """Raises `CommandError` for a metric of another kind of data set, before anything is run."""
     known = metrics_of(data)
     for metric in metrics:
+        if metric == "proposal_fast":
+            raise CommandError(
+                "--eval proposal_fast: is of proposal networks, whose results have no classes: use "
+                "proposal"
+            )
         if metric not in known:
             raise CommandError(
                 f"--eval {metric}: {data.spec.name} has the metrics {', '.join(known)}"
@@ -200,7 +211,13 @@ def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool
         names = [name for name in parameters if name not in ("results", "metric")]
         _refuse("--eval-options", options, names)
         _refuse("the config's evaluation", config, names)
-    if metrics_of(data) == COCO and (items := (config | dict(options)).get("metric_items")):
+    if metrics_of(data) != COCO:
+        return
+    for name in ("iou_thrs", "proposal_nums"):
+        value = (config | dict(options)).get(name, [])
+        if value is not None and not isinstance(value, list | tuple):
+            raise CommandError(f"--eval-options {name}: {value!r}: give a list, {name}=[{value}]")
+    if items := (config | dict(options)).get("metric_items"):
         chosen = dict.fromkeys([items] if isinstance(items, str) else items)
         _refuse("--eval-options metric_items", chosen, ITEMS)
 
@@ -243,7 +260,7 @@ def evaluate(
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
     if metrics_of(data) == COCO:
-        if not is_streamed(dataset, metrics):
+        if not is_streamed(dataset):
             return dict(
                 dataset.evaluate(_results(data, detections), metric=list(metrics), **arguments)
             )

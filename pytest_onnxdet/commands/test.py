@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval",
         nargs="+",
         metavar="METRIC",
-        help="bbox, segm, proposal, proposal_fast for COCO; mAP, recall for VOC",
+        help="bbox, segm, proposal for COCO; mAP, recall for VOC",
     )
     parser.add_argument(
         "--show", action="store_true", help="show painted images on the screen, one by one"

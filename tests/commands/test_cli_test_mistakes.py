@@ -43,6 +43,19 @@ def test_mistakes_are_told_in_one_message(
     ("words", "told"),
     [
         (("--eval", "bbox", "--eval-options", "colour=1"), "--eval-options: no colour; there are"),
+        (("--eval", "proposal_fast"), "--eval proposal_fast: is of proposal networks"),
+        (
+            ("--eval", "bbox", "--eval-options", "iou_thrs=0.5"),
+            "--eval-options iou_thrs: 0.5: give a list, iou_thrs=[0.5]",
+        ),
+        (
+            ("--eval", "bbox", "--cfg-options", "evaluation.proposal_nums=9"),
+            "proposal_nums: 9: give a list",
+        ),
+        (
+            ("--eval", "mAP", "--cfg-options", "data.test.type=CustomDataset"),
+            "is no list of images with a filename, which a CustomDataset reads: correct data.te",
+        ),
         (("--format-only", "--eval-options", "classwise=True"), "there are jsonfile_prefix"),
         (
             ("--eval", "bbox", "--eval-options", "metric_items=mAP,mAP_9"),
