@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pytest_onnxdet.commands.common import CommandError, Model, in_words, warn
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.commands.results import mmdet_result
@@ -93,14 +95,16 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     built.ann_file = str(file)
     if not len(built):
         raise CommandError(f"{file}: lists no images: nothing to test")
+    if not built.CLASSES:
+        raise CommandError(f"{model.path}: data.test names no classes: set data.test.classes")
     if hasattr(built, "cat_ids") and len(built.cat_ids) != len(built.CLASSES):
         raise CommandError(
             f"{file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
             f"{', '.join(built.CLASSES[:5])}, ...: set data.test.classes to those of the file"
         )
-    if annotations:
-        categories = built.coco.cats
-        check_classes(file, [categories[i]["name"] for i in built.cat_ids], built.CLASSES)
+    names = _mapped(built)
+    if annotations or sorted(names) == sorted(built.CLASSES):
+        check_classes(file, names, built.CLASSES)
     spec = DatasetSpec(
         type(built).__name__, file, Path(built.img_prefix or "."), classes=tuple(built.CLASSES)
     )
@@ -116,6 +120,15 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     return data
 
 
+def _mapped(built: Any) -> list[str]:
+    """The category's name of each label, as the data set has numbered them; none where it has none.
+
+    Of a class with code of its own only the order is judged: its names may be of another kind.
+    """
+    categories = getattr(getattr(built, "coco", None), "cats", {})
+    return [str(categories.get(i, {}).get("name")) for i in getattr(built, "cat_ids", ())]
+
+
 def _check_truth(data: Dataset) -> None:
     """Reads every image's objects, of which mmdet makes no use before it evaluates.
 
@@ -124,7 +137,10 @@ def _check_truth(data: Dataset) -> None:
     """
     for index in range(len(data)):
         try:
-            data.coco.get_ann_info(index)
+            found = data.coco.get_ann_info(index)
+            for name in ("bboxes", "labels"):
+                if not isinstance(found[name], np.ndarray):
+                    raise TypeError(f"{name} is a {type(found[name]).__name__}, not an array")
         except Exception as error:
             raise DataError(
                 f"{data.spec.annotations}: the objects of {data.path(index).name} cannot be read "

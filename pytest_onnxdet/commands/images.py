@@ -32,7 +32,11 @@ def readable(path: Path, option: str) -> Path:
 
     if not path.is_file():
         raise CommandError(f"{option}: {path}: no such image")
-    if cv2.imread(str(path)) is None:
+    try:
+        image = cv2.imread(str(path))
+    except cv2.error:  # more pixels than it takes
+        image = None
+    if image is None:
         raise CommandError(f"{option}: {path}: cannot be read as an image: give a PNG or JPEG")
     return path
 

@@ -170,9 +170,9 @@ class Dataset:
         themselves are looked at: what a json lists may be another size, or none.
         """
         if self._fitted is None:
-            first: dict[Header | None, int] = {}
+            first: dict[Header | int, int] = {}
             for index in range(len(self)):
-                first.setdefault(read_header(self.path(index)), index)
+                first.setdefault(read_header(self.path(index)) or index, index)
             shapes = np.array([self.sample(i).image.shape[1:] for i in first.values()])
             height, width = -(-shapes.max(0) // STATIC_MULTIPLE) * STATIC_MULTIPLE
             self._fitted = int(height), int(width)

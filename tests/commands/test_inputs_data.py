@@ -160,6 +160,62 @@ def test_a_class_of_ones_own_may_map_by_name(
     assert figures(mapped) == figures(straight) and len(figures(straight)) == 7
 
 
+def test_a_class_of_ones_own_that_maps_by_the_file_is_refused(
+    document: Document, tried: Callable[..., Ran], runs: list[int]
+) -> None:
+    from mmdet.datasets import DATASETS, CocoDataset
+
+    class Own(CocoDataset):
+        def load_annotations(self, ann_file: str) -> Any:
+            return super().load_annotations(ann_file)
+
+    DATASETS.register_module(module=Own)
+    reorder(document)
+    try:
+        ran = tried(options=("data.test.type=Own",))
+    finally:
+        DATASETS.module_dict.pop("Own")
+    assert ran.code == 2 and "in the order triangle, square, circle, but" in ran.err and not runs
+
+
+@pytest.mark.parametrize(
+    ("classes", "ann", "said"),
+    [
+        (None, {}, "data.test names no classes: set data.test.classes"),
+        ([], {}, "data.test names no classes: set data.test.classes"),
+        (["a", "b", "c"], {}, "the objects of 000.png cannot be read (KeyError: 'bboxes')"),
+        (
+            ["a", "b", "c"],
+            {"bboxes": [[1, 1, 9, 9]], "labels": [0]},
+            "the objects of 000.png cannot be read (TypeError: bboxes is a list, not an array)",
+        ),
+    ],
+)
+def test_a_list_of_images_of_ones_own(
+    onnxdet: Run,
+    tiny: Tiny,
+    dynamic: Path,
+    tmp_path: Path,
+    images: Path,
+    runs: list[int],
+    classes: Any,
+    ann: Any,
+    said: str,
+) -> None:
+    """As CustomDataset reads it, which brings no names; mmdet evaluates arrays, of a pickle."""
+    infos = [
+        {"filename": path.name, "width": 1, "height": 1, "ann": ann}
+        for path in sorted(images.iterdir())
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(infos))
+    config = tmp_path / "c.py"
+    data = {"type": "CustomDataset", "ann_file": str(tmp_path / "a.json"), "classes": classes}
+    more = f"data['test'].update({data!r}, img_prefix={str(images)!r})"
+    config.write_text(f"{tiny.config.read_text()}\n{more}\n")
+    ran = onnxdet("test", config, dynamic, *ORT, "--eval", "mAP")
+    assert ran.code == 2 and said in ran.err and not runs, ran.err
+
+
 def test_images_that_are_not_there_or_none(
     tried: Callable[..., Ran], images: Path, runs: list[int]
 ) -> None:
