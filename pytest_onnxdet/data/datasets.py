@@ -221,7 +221,7 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     from mmdet.datasets import build_dataset
 
     pipeline = copy.deepcopy(cfg.data.test.pipeline)
-    masks = has_masks(cfg.model)
+    masks = has_masks(cfg.get("model") or {})
     annotations = check_coco(spec, masks, measure_by(pipeline, spec.images))
     # The first step reads the image.
     if spec.grain:
