@@ -37,6 +37,7 @@ def test_accuracy(
         case_id=case.id,
     )
     seconds = time.perf_counter() - start
-    onnxdet_record(metrics, evaluation_seconds=seconds, **said_of_views(case.spec))
+    said = {**said_of_views(case.spec), **onnxdet_dataset.said}
+    onnxdet_record(metrics, evaluation_seconds=seconds, **said)
     if onnxdet_workbench.settings.limit is None:
         check_reached(case.spec, metrics, shape=case.shape, batch=case.batch, case_id=case.id)

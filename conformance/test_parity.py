@@ -32,5 +32,6 @@ def test_parity(
         tie_proofs(bench, case, tolerance),
     )
     cuts = bench.recording(case).cuts
-    onnxdet_record(verdict.metrics, cuts_reached=cuts, **said_of_views(case.spec))
+    said = {**said_of_views(case.spec), **bench.dataset(case.spec).said}
+    onnxdet_record(verdict.metrics, cuts_reached=cuts, **said)
     verdict.raise_for(case.id, locate=lambda: blame(bench, case))

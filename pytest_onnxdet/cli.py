@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 where results differ; 2 where what was asked for cannot be done.
     """
     args = make_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A class's name may have letters that the locale has not: better spelt out than an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.

@@ -12,14 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.commands.common import CommandError, Model, in_words
+import numpy as np
+
+from pytest_onnxdet.commands.common import CommandError, Model, in_words, warn
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
+from pytest_onnxdet.data.annotations import (
+    Annotations,
+    check_classes,
+    for_mmdet,
+    read_annotations,
+)
+from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.photographs import measure_by
+from pytest_onnxdet.models.checkpoint import one_line
 
-COCO = ("bbox", "segm", "proposal", "proposal_fast")
+COCO = ("bbox", "segm", "proposal")
 VOC = ("mAP", "recall")
 _AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 #: What mmdet's ``metric_items`` chooses from, for COCO.
@@ -42,44 +53,117 @@ HOOK_ONLY = (
 )
 
 
-def open_data(model: Model) -> Dataset:
-    """The config's ``data.test``, seen through its test pipeline.
+def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
+    """The config's ``data.test``, seen through its test pipeline; says what is odd about it.
+
+    Args:
+        model: the config.
+        metrics: ``--eval``: what the annotations have to hold follows from them.
 
     Raises:
         CommandError: it is missing, broken, or has other classes than its annotations.
+        DataError: an annotation or an image is not as it has to be.
     """
     from mmdet.datasets import build_dataset
 
     test: Any = copy.deepcopy(model.cfg.data.test)
     samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            built = build_dataset(test)
-    except Exception as error:
-        raise CommandError(
-            f"{test.get('ann_file')}: the test data cannot be opened "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): set "
-            "data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
-        ) from error
+    masks = "segm" in metrics
+    annotations = _annotations(test, masks, objects=bool(metrics))
+    with contextlib.ExitStack() as stack:
+        if annotations:
+            test["ann_file"] = str(stack.enter_context(for_mmdet(annotations)))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                built = build_dataset(test)
+        except Exception as error:
+            raise CommandError(
+                f"{test.get('ann_file')}: the test data cannot be opened "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): set "
+                "data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
+            ) from error
     if not hasattr(built, "data_infos"):
         raise CommandError(f"{model.path}: data.test: a {type(built).__name__} cannot be tested")
+    file = Path(annotations.path if annotations else built.ann_file)
+    infos = built.data_infos
+    if not isinstance(infos, list | tuple) or not all("filename" in info for info in infos):
+        raise CommandError(
+            f"{file}: is no list of images with a filename, which a {type(built).__name__} reads: "
+            "correct data.test.type"
+        )
+    built.ann_file = str(file)
     if not len(built):
-        raise CommandError(f"{built.ann_file}: lists no images: nothing to test")
+        raise CommandError(f"{file}: lists no images: nothing to test")
+    if not built.CLASSES:
+        raise CommandError(f"{model.path}: data.test names no classes: set data.test.classes")
     if hasattr(built, "cat_ids") and len(built.cat_ids) != len(built.CLASSES):
         raise CommandError(
-            f"{built.ann_file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
+            f"{file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
             f"{', '.join(built.CLASSES[:5])}, ...: set data.test.classes to those of the file"
         )
+    names = _mapped(built)
+    if annotations or sorted(names) == sorted(built.CLASSES):
+        check_classes(file, names, built.CLASSES)
     spec = DatasetSpec(
-        type(built).__name__,
-        Path(built.ann_file),
-        Path(built.img_prefix or "."),
-        classes=tuple(built.CLASSES),
+        type(built).__name__, file, Path(built.img_prefix or "."), classes=tuple(built.CLASSES)
     )
     built.evaluation = dict(model.cfg.get("evaluation") or {})
     built.samples_per_gpu = samples
-    return Dataset(spec, built, test["pipeline"])
+    notes = annotations.notes if annotations else ()
+    data = Dataset(spec, built, test["pipeline"], notes)
+    data.check_images(masks)
+    if metrics and not annotations:
+        _check_truth(data)
+    for note in data.notes:
+        warn(note)
+    return data
+
+
+def _mapped(built: Any) -> list[str]:
+    """The category's name of each label, as the data set has numbered them; none where it has none.
+
+    Of a class with code of its own only the order is judged: its names may be of another kind.
+    """
+    categories = getattr(getattr(built, "coco", None), "cats", {})
+    return [str(categories.get(i, {}).get("name")) for i in getattr(built, "cat_ids", ())]
+
+
+def _check_truth(data: Dataset) -> None:
+    """Reads every image's objects, of which mmdet makes no use before it evaluates.
+
+    Raises:
+        DataError: those of an image cannot be read.
+    """
+    for index in range(len(data)):
+        try:
+            found = data.coco.get_ann_info(index)
+            for name in ("bboxes", "labels"):
+                if not isinstance(found[name], np.ndarray):
+                    raise TypeError(f"{name} is a {type(found[name]).__name__}, not an array")
+        except Exception as error:
+            raise DataError(
+                f"{data.spec.annotations}: the objects of {data.path(index).name} cannot be read "
+                f"({one_line(error)}): correct its annotation"
+            ) from error
+
+
+def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotations | None:
+    """The annotation file of ``data.test``, checked; None where only mmdet knows its format.
+
+    Raises:
+        DataError: something in it cannot be evaluated.
+    """
+    from mmdet.datasets import DATASETS, CocoDataset
+
+    kind, file = DATASETS.get(str(test.get("type"))), test.get("ann_file")
+    own = getattr(kind, "load_annotations", None) is CocoDataset.load_annotations
+    root = test.get("data_root") or ""
+    if not own or not isinstance(file, str) or not Path(root, file).is_file():
+        return None
+    folder = Path(root, test.get("img_prefix") or "")
+    measure = measure_by(test["pipeline"], folder)
+    return read_annotations(Path(root, file), masks=masks, objects=objects, measure=measure)
 
 
 def _samples(data: Any, own: Any) -> int:
@@ -97,17 +181,6 @@ def _samples(data: Any, own: Any) -> int:
     return samples
 
 
-def tested_data_sets(config: str) -> int:
-    """How many data sets a config's ``data.test`` lists; 0 where it is no list, or no config."""
-    from mmcv import Config
-
-    try:
-        test = Config.fromfile(config).data.test
-    except Exception:  # `open_data` opens it again and says what is wrong
-        return 0
-    return len(test) if isinstance(test, list | tuple) else 0
-
-
 def metrics_of(data: Dataset) -> tuple[str, ...]:
     """The metrics that the data set's class knows."""
     from mmdet.datasets import CocoDataset
@@ -119,6 +192,11 @@ def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
     """Raises `CommandError` for a metric of another kind of data set, before anything is run."""
     known = metrics_of(data)
     for metric in metrics:
+        if metric == "proposal_fast":
+            raise CommandError(
+                "--eval proposal_fast: is of proposal networks, whose results have no classes: use "
+                "proposal"
+            )
         if metric not in known:
             raise CommandError(
                 f"--eval {metric}: {data.spec.name} has the metrics {', '.join(known)}"
@@ -149,7 +227,13 @@ def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool
         names = [name for name in parameters if name not in ("results", "metric")]
         _refuse("--eval-options", options, names)
         _refuse("the config's evaluation", config, names)
-    if metrics_of(data) == COCO and (items := (config | dict(options)).get("metric_items")):
+    if metrics_of(data) != COCO:
+        return
+    for name in ("iou_thrs", "proposal_nums"):
+        value = (config | dict(options)).get(name, [])
+        if value is not None and not isinstance(value, list | tuple):
+            raise CommandError(f"--eval-options {name}: {value!r}: give a list, {name}=[{value}]")
+    if items := (config | dict(options)).get("metric_items"):
         chosen = dict.fromkeys([items] if isinstance(items, str) else items)
         _refuse("--eval-options metric_items", chosen, ITEMS)
 
@@ -192,7 +276,7 @@ def evaluate(
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
     if metrics_of(data) == COCO:
-        if not is_streamed(dataset, metrics):
+        if not is_streamed(dataset):
             return dict(
                 dataset.evaluate(_results(data, detections), metric=list(metrics), **arguments)
             )

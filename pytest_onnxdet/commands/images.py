@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
 from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.data.photographs import why_unreadable
 
 if TYPE_CHECKING:
     import mmcv
@@ -30,7 +32,11 @@ def readable(path: Path, option: str) -> Path:
 
     if not path.is_file():
         raise CommandError(f"{option}: {path}: no such image")
-    if cv2.imread(str(path)) is None:
+    try:
+        image = cv2.imread(str(path))
+    except cv2.error:  # more pixels than it takes
+        image = None
+    if image is None:
         raise CommandError(f"{option}: {path}: cannot be read as an image: give a PNG or JPEG")
     return path
 
@@ -42,7 +48,26 @@ def pair(paths: Sequence[Path]) -> tuple[Path, Path]:
     return first, second
 
 
-def prepare(cfg: mmcv.Config, path: Path, size: tuple[int, int], fill: bool = True) -> Sample:
+@dataclass(frozen=True)
+class _Spread:
+    """A pipeline step that gives a shipped scene the detector's channels, its own ones in turn."""
+
+    channels: int
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        image = results["img"].reshape(*results["img"].shape[:2], -1)
+        chosen = [number % image.shape[2] for number in range(self.channels)]
+        spread = np.ascontiguousarray(image[..., chosen])
+        return {**results, "img": spread, "img_shape": spread.shape, "ori_shape": spread.shape}
+
+
+def prepare(
+    cfg: mmcv.Config,
+    path: Path,
+    size: tuple[int, int],
+    fill: bool = True,
+    channels: int | None = None,
+) -> Sample:
     """An image through the config's test pipeline at a size of choice.
 
     Args:
@@ -51,6 +76,8 @@ def prepare(cfg: mmcv.Config, path: Path, size: tuple[int, int], fill: bool = Tr
         size: (H, W) of the network's input.
         fill: stretch the image over the whole input, as MMDetection's export tool does; else keep
             its aspect ratio and leave padding.
+        channels: how many the detector takes. A shipped scene is given so many; of an image of the
+            user's own they have to be there.
 
     Raises:
         DataError: the pipeline fails.
@@ -69,13 +96,15 @@ def prepare(cfg: mmcv.Config, path: Path, size: tuple[int, int], fill: bool = Tr
             step["keep_ratio"] = not fill
             if "img_scale" in step:
                 step["img_scale"] = (width, height)
+    # The first step reads the image. It may leave the number of channels to the file.
+    if channels is not None and path in (SAMPLE, SECOND) and _unchanged(steps[0]):
+        steps.insert(1, _Spread(channels))
     try:
         data = Compose(steps)({"img_info": {"filename": str(path)}, "img_prefix": None})
     except Exception as error:
-        raise DataError(
-            f"{path}: the test pipeline fails at {height} x {width} "
-            f"({type(error).__name__}: {error}): correct data.test.pipeline or choose another size"
-        ) from error
+        where = f"at {height} x {width}"
+        reason = why_unreadable(path, error, cfg.data.test.pipeline, where)
+        raise DataError(f"{reason} or choose another size") from error
     image, meta = data["img"], data["img_metas"]
     if isinstance(image, list | tuple):
         image, meta = image[0], meta[0]
@@ -103,12 +132,19 @@ def batch_of(
         channels: how many the detector takes; None: as many as the first image has.
         own_size: results are wanted in pixels of the input and not of the original image.
     """
-    samples = [prepare(cfg, path, size, full) for path, full in zip(paths, fill, strict=True)]
+    samples = [
+        prepare(cfg, path, size, full, channels) for path, full in zip(paths, fill, strict=True)
+    ]
     if own_size:
         for sample in samples:
             shape = sample.meta["img_shape"]
             sample.meta.update(ori_shape=shape, scale_factor=np.ones(4, np.float32))
     return collate(samples, size, channels)
+
+
+def _unchanged(step: Any) -> bool:
+    usual = {"LoadImageFromFile": "color"}.get(step.get("type"), "unchanged")
+    return bool(step.get("color_type", usual) == "unchanged")
 
 
 def _steps(steps: Sequence[Any]) -> Iterator[Any]:

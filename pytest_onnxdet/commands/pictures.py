@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_onnxdet.commands.common import CommandError
+from pytest_onnxdet.data.datasets import Dataset
 from pytest_onnxdet.data.detections import Detections
 
 Picture = NDArray[np.uint8]
@@ -53,6 +55,86 @@ def beside(pictures: Sequence[tuple[str, Picture]]) -> Picture:
     return np.hstack(columns)
 
 
+def places(folder: Path, sources: Sequence[Path], root: Path) -> list[Path]:
+    """Where the pictures of a data set go: below ``folder`` as the images are below ``root``.
+
+    What is outside of ``root`` comes below ``_up``, once for each folder upwards. Two images never
+    share a place, on a disk that takes A for a neither; a format that cannot be written is PNG.
+
+    Args:
+        folder: where all of them go.
+        sources: the images.
+        root: the data set's folder of images.
+
+    Raises:
+        CommandError: ``folder`` cannot be used, or a picture would come over an image of the data
+            set, or out of the folder by a link.
+    """
+    _usable(folder)
+    chosen: list[Path] = []
+    taken: set[str] = set()
+    for source in sources:
+        below = _below(source, root)
+        place, number = below, 1
+        while str(place).casefold() in taken:
+            number += 1
+            place = below.with_name(f"{below.stem}-{number}{below.suffix}")
+        taken.add(str(place).casefold())
+        chosen.append(folder / place)
+    own = {_identity(source) for source in sources if source.exists()}
+    inside = folder.resolve()
+    for place in chosen:
+        if place.exists() and _identity(place) in own:
+            raise CommandError(
+                f"--show-dir: {place} is an image of the data set and would be painted over: "
+                "choose another folder"
+            )
+        if not place.resolve().is_relative_to(inside):
+            raise CommandError(
+                f"--show-dir: {place} leads out of {folder}: remove the link, or choose another "
+                "folder"
+            )
+    return chosen
+
+
+def places_of(folder: str | None, data: Dataset) -> list[Path]:
+    """The places for ``--show-dir``, see `places`; none where it was not asked for."""
+    if not folder:
+        return []
+    sources = [data.path(index) for index in range(len(data))]
+    return places(Path(folder), sources, data.spec.images)
+
+
+def _usable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"--show-dir: {folder} cannot be made ({error.strerror}): choose another folder"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"--show-dir: {folder} cannot be written to: choose another folder")
+
+
+def _below(source: Path, root: Path) -> Path:
+    try:
+        relative = Path(os.path.relpath(source, root))
+    except ValueError:  # another drive
+        relative = source.relative_to(source.anchor)
+    parts = ["_up" if part == ".." else part for part in relative.parts]
+    name = parts[-1]
+    try:
+        known = bool(cv2.haveImageWriter(name))
+    except cv2.error:  # no suffix
+        known = False
+    return Path(*parts[:-1], name if known else f"{name}.png")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def save(path: Path, picture: Picture) -> None:
     """Write a picture; its format is that of the file's suffix.
 
@@ -61,7 +143,9 @@ def save(path: Path, picture: Picture) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), picture)
+        written, encoded = cv2.imencode(path.suffix, picture)
+        if written:
+            path.write_bytes(encoded.tobytes())  # OpenCV's own writing knows no names beyond ASCII
     except (OSError, cv2.error) as error:
         raise CommandError(f"{path}: cannot be written: {error}") from error
     if not written:

@@ -17,12 +17,12 @@ _OWN = (
 )
 
 
-def is_streamed(dataset: Any, metrics: Sequence[str]) -> bool:
+def is_streamed(dataset: Any) -> bool:
     """Whether `streamed` does for this data set what its ``evaluate`` would.
 
     A subclass of CocoDataset may match and count as it likes: LVIS has other figures, Cityscapes
-    reads files. ``proposal_fast`` looks at mmdet's results themselves. pycocotools counts a
-    match with object 0 as no match, and of objects with one number sees the last only.
+    reads files. pycocotools counts a match with object 0 as no match, and of objects with one
+    number sees the last only.
     """
     from mmdet.datasets import CocoDataset
     from pycocotools.coco import COCO
@@ -32,7 +32,7 @@ def is_streamed(dataset: Any, metrics: Sequence[str]) -> bool:
     if not own or getattr(type(truth), "loadRes", None) is not COCO.loadRes:
         return False
     numbered = 0 not in truth.anns and len(truth.anns) == len(truth.dataset["annotations"])
-    return numbered and "proposal_fast" not in metrics
+    return numbered
 
 
 @contextlib.contextmanager

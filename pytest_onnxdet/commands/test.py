@@ -9,7 +9,7 @@ import argparse
 import math
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ from pytest_onnxdet.commands.common import (
     in_words,
     open_config,
     say,
+    warn,
     writable,
 )
 from pytest_onnxdet.data.masks import THRESHOLD_NAME
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend, Session
-    from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.data.detections import Detections
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval",
         nargs="+",
         metavar="METRIC",
-        help="bbox, segm, proposal, proposal_fast for COCO; mAP, recall for VOC",
+        help="bbox, segm, proposal for COCO; mAP, recall for VOC",
     )
     parser.add_argument(
         "--show", action="store_true", help="show painted images on the screen, one by one"
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         format_results,
         open_data,
     )
+    from pytest_onnxdet.commands.pictures import places_of
     from pytest_onnxdet.commands.results import check_threshold, configured_threshold, mmdet_result
 
     _check(args)
@@ -114,10 +115,11 @@ def run(args: argparse.Namespace) -> int:
     model = _opened(args)
     threshold = configured_threshold(model)
     check_views(model, args.strict)
-    data = open_data(model)
+    data = open_data(model, args.eval or ())
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
+    places = places_of(args.show_dir, data)
     backend = named_backend(args.backend)
     graph, wanted = describe(Path(args.model), backend.name), data.coco.samples_per_gpu
     batch = batch_size(graph, args.batch_size, wanted)
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         # Of an engine it is known only now what it takes.
         batch = batch_size(session.artifact, args.batch_size, min(wanted, max_batch(session)))
         start = time.perf_counter()
-        detections = collect(args, data, session, batch, threshold)
+        detections = collect(args, data, session, batch, threshold, places)
         seconds = time.perf_counter() - start
     count = len(detections)
     say(f"{count} images in {seconds:.1f} s ({seconds / count * 1e3:.1f} ms each)")
@@ -155,18 +157,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _opened(args: argparse.Namespace) -> Model:
     """The config; several data sets in its ``data.test`` are refused for what they are."""
-    from pytest_onnxdet.commands.evaluate import tested_data_sets
-    from pytest_onnxdet.models.checkpoint import BuildError
+    from pytest_onnxdet.models.wrapped import TAKEN_FROM
 
-    try:
-        return open_config(args.config, args.cfg_options)
-    except BuildError as error:
-        if count := tested_data_sets(args.config):
+    model = open_config(args.config, args.cfg_options)
+    if taken := model.cfg.data.get(TAKEN_FROM):
+        wrapper, count = taken["wrapper"], taken["count"]
+        if count > 1:
             raise CommandError(
-                f"{args.config}: data.test is a list of {count}: test one data set at a time, with "
-                "a config whose data.test is that one"
-            ) from error
-        raise
+                f"{args.config}: data.test is {wrapper} of {count} data sets: test one at a time, "
+                "with a config whose data.test is that one"
+            )
+        warn(f"{args.config}: data.test is {wrapper}: the data set inside is tested, once")
+    return model
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -277,10 +279,16 @@ def max_batch(session: Session) -> int | float:
 
 
 def collect(
-    args: argparse.Namespace, data: Dataset, session: Session, batch: int, threshold: float
+    args: argparse.Namespace,
+    data: Dataset,
+    session: Session,
+    batch: int,
+    threshold: float,
+    places: Sequence[Path] = (),
 ) -> list[Detections]:
-    """Every image's detections, in little memory; painted images on the way."""
+    """Every image's detections, in little memory; on the way images are painted into ``places``."""
     from pytest_onnxdet.commands.evaluate import check_masks
+    from pytest_onnxdet.commands.pictures import paint, save
     from pytest_onnxdet.commands.results import check_detections
     from pytest_onnxdet.commands.window import Window
     from pytest_onnxdet.core.progress import Progress
@@ -292,8 +300,13 @@ def collect(
             for image in batch_detections:
                 check_detections(image, len(data.coco.CLASSES))
                 check_masks(args.eval, image)
-                if args.show_dir or window.open:
-                    _paint(args, data, index, image, window)
+                if places or window.open:
+                    picture = paint(
+                        data.picture(index), image, data.coco.CLASSES, args.show_score_thr
+                    )
+                    if places:
+                        save(places[index], picture)
+                    window.show(picture, data.path(index).name)
                 yield image.packed(probabilities=False)
                 index += 1
             progress.at(index)
@@ -323,18 +336,3 @@ def stream(
             yield detections(checked(session.run(inputs), inputs, stock=stock), inputs, threshold)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error
-
-
-def _paint(
-    args: argparse.Namespace, data: Dataset, index: int, detections: Detections, window: Window
-) -> None:
-    import cv2
-
-    from pytest_onnxdet.commands.pictures import paint, save
-
-    path = data.path(index)
-    image: Any = cv2.imread(str(path))
-    picture = paint(image, detections, data.coco.CLASSES, args.show_score_thr)
-    if args.show_dir:
-        save(Path(args.show_dir) / path.relative_to(data.spec.images), picture)
-    window.show(picture, path.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_onnxdet.core.registry import Registry
+from pytest_onnxdet.data.annotations import (
+    Annotations,
+    Measure,
+    for_mmdet,
+    read_annotations,
+)
 from pytest_onnxdet.data.batches import DataError, Sample
+from pytest_onnxdet.data.masks import has_masks
+from pytest_onnxdet.data.photographs import (
+    Header,
+    check_images,
+    measure_by,
+    picture,
+    read_header,
+    why_absent,
+    why_unreadable,
+)
 from pytest_onnxdet.data.scenes import CLASSES
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -80,9 +96,16 @@ class Dataset:
     Samples are computed at each call, not kept: a full-size data set does not fit in memory.
     """
 
-    def __init__(self, spec: DatasetSpec, coco: Any, pipeline: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        coco: Any,
+        pipeline: Sequence[dict[str, Any]],
+        notes: Sequence[str] = (),
+    ) -> None:
         self.spec = spec
         self.coco = coco
+        self.notes = tuple(notes)
         self._pipeline = pipeline
         self._fitted: tuple[int, int] | None = None
 
@@ -107,13 +130,13 @@ class Dataset:
         path = self.path(index)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such image, though {self.spec.annotations} lists it: put it there "
-                "or correct the folder"
+                f"{path}: no such image{why_absent(path)}, though {self.spec.annotations} lists "
+                "it: put it there or correct the folder"
             )
         try:
             data = self.coco[index]
         except Exception as error:
-            raise DataError(_why_unreadable(path, error)) from error
+            raise DataError(why_unreadable(path, error, self._pipeline)) from error
         image, meta = data["img"], data["img_metas"]
         if isinstance(image, list | tuple):
             image, meta = image[0], meta[0]
@@ -121,16 +144,35 @@ class Dataset:
         meta = meta.data if hasattr(meta, "data") else meta
         return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a record says of the data: ``data_notes``, where there are any."""
+        return {"data_notes": list(self.notes)} if self.notes else {}
+
+    def check_images(self, masks: bool, present: bool = True) -> None:
+        """Adds to ``notes`` what is odd about the images; see `photographs.check_images`.
+
+        Raises:
+            DataError: one is missing, or cannot be evaluated.
+        """
+        images = [(self.path(index), info) for index, info in enumerate(self.coco.data_infos)]
+        self.notes += check_images(images, self._pipeline, masks=masks, present=present)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Image ``index`` before the pipeline, to paint on: (H, W, 3), BGR."""
+        return picture(self._pipeline, self.path(index))
+
     def fitted_size(self) -> tuple[int, int]:
         """(H, W): the smallest multiples of 32 that hold every image after the test pipeline.
 
-        One image is taken through the pipeline for each distinct size in the data set, as
-        the size of the result depends on nothing else.
+        One image is taken through the pipeline for each distinct size in the data set and way
+        in which a camera was held, as the size of the result depends on nothing else. The files
+        themselves are looked at: what a json lists may be another size, or none.
         """
         if self._fitted is None:
-            first: dict[tuple[int, int], int] = {}
-            for index, info in enumerate(self.coco.data_infos):
-                first.setdefault((info["height"], info["width"]), index)
+            first: dict[Header | int, int] = {}
+            for index in range(len(self)):
+                first.setdefault(read_header(self.path(index)) or index, index)
             shapes = np.array([self.sample(i).image.shape[1:] for i in first.values()])
             height, width = -(-shapes.max(0) // STATIC_MULTIPLE) * STATIC_MULTIPLE
             self._fitted = int(height), int(width)
@@ -175,21 +217,22 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
         DataError: the annotations or the folder are missing or broken, or the categories are
             not the spec's classes.
     """
-    check_coco(spec)
     ensure_torchvision()
     from mmdet.datasets import build_dataset
 
     pipeline = copy.deepcopy(cfg.data.test.pipeline)
+    masks = has_masks(cfg.get("model") or {})
+    annotations = check_coco(spec, masks, measure_by(pipeline, spec.images))
     # The first step reads the image.
     if spec.grain:
         pipeline.insert(1, _Grain(spec.grain))
     if spec.enlarged != 1:
         pipeline.insert(1, _Enlarged(spec.enlarged))
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), for_mmdet(annotations) as file:
         coco = build_dataset(
             {
                 "type": "CocoDataset",
-                "ann_file": str(spec.annotations),
+                "ann_file": str(file),
                 "img_prefix": str(spec.images),
                 "classes": spec.classes,
                 "pipeline": pipeline,
@@ -199,9 +242,12 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     if limit is not None:
         coco.data_infos = coco.data_infos[:limit]
         coco.img_ids = coco.img_ids[:limit]
+    coco.ann_file = str(spec.annotations)
     if not len(coco):
         raise DataError(f"{spec.annotations}: no images: there would be nothing to compare")
-    return Dataset(spec, coco, pipeline)
+    dataset = Dataset(spec, coco, pipeline, annotations.notes)
+    dataset.check_images(masks, present=False)
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -231,8 +277,19 @@ class _Grain:
         return {**results, "img": grained}
 
 
-def check_coco(spec: DatasetSpec) -> None:
-    """Raise `DataError` unless the spec's files are there and say what the spec says."""
+def check_coco(
+    spec: DatasetSpec, masks: bool = False, measure: Measure | None = None
+) -> Annotations:
+    """The spec's annotations, checked.
+
+    Args:
+        spec: where they lie.
+        masks: whether every object needs a segmentation.
+        measure: see :func:`pytest_onnxdet.data.annotations.read_annotations`.
+
+    Raises:
+        DataError: the spec's files are not there, or do not say what the spec says.
+    """
     if spec.kind != "coco":
         raise DataError(f"data set {spec.name!r}: kind {spec.kind!r}: only 'coco' is read")
     if not spec.annotations.is_file():
@@ -244,38 +301,7 @@ def check_coco(spec: DatasetSpec) -> None:
         raise DataError(
             f"{spec.images}: no such image folder (data set {spec.name!r}): give the right one"
         )
-    try:
-        document = json.loads(spec.annotations.read_text())
-        names = [str(c["name"]) for c in document["categories"]]
-        ids = {c["id"] for c in document["categories"]}
-        images = {image["id"] for image in document["images"]}
-        objects = [(a["id"], a["category_id"], a["image_id"]) for a in document["annotations"]]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(
-            f"{spec.annotations}: not a COCO annotation file: {type(error).__name__}: {error}: "
-            "it needs images, categories and annotations"
-        ) from error
-    unknown = [name for name in names if name not in spec.classes]
-    absent = [name for name in spec.classes if name not in names]
-    if unknown or absent:
-        parts = [f"unknown categories {', '.join(unknown)}"] if unknown else []
-        parts += [f"no category {', '.join(absent)}"] if absent else []
-        raise DataError(
-            f"{spec.annotations}: {'; '.join(parts)}; the data set's classes are "
-            f"{', '.join(spec.classes)}: correct the file or the classes of {spec.name!r}"
-        )
-    if tuple(names) != spec.classes:
-        # mmdet numbers labels in the order of the file.
-        raise DataError(
-            f"{spec.annotations}: categories in the order {', '.join(names)}, but labels follow "
-            f"{', '.join(spec.classes)}: bring one in the order of the other"
-        )
-    for number, category, image in objects:
-        if category not in ids or image not in images:
-            what = f"category id {category}" if category not in ids else f"image id {image}"
-            raise DataError(
-                f"{spec.annotations}: annotation {number} has the unknown {what}: correct the file"
-            )
+    return read_annotations(spec.annotations, classes=spec.classes, masks=masks, measure=measure)
 
 
 def _encoded(result: Any) -> Any:
@@ -290,13 +316,3 @@ def _encoded(result: Any) -> Any:
     first = next((mask for of_class in masks for mask in of_class), None)
     plain = first is None or isinstance(first, dict)
     return boxes, masks if plain else encode_mask_results(masks)
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    import cv2
-
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    raw = np.fromfile(path, np.uint8)
-    if raw.size == 0 or cv2.imdecode(raw, cv2.IMREAD_COLOR) is None:
-        return f"{path}: cannot be read as an image: replace the file"
-    return f"{path}: the test pipeline fails on this image ({reason}): correct data.test.pipeline"

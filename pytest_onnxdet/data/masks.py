@@ -32,6 +32,11 @@ def mask_threshold(model: Mapping[str, Any]) -> float:
     return float(value)
 
 
+def has_masks(model: Mapping[str, Any]) -> bool:
+    """Whether a config's ``model`` finds masks."""
+    return any((part or {}).get("mask_head") for part in (model, model.get("roi_head")))
+
+
 class RunLengthMasks:
     """The masks of one image, decoded one at a time.
 

@@ -13,6 +13,7 @@ import torch
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
 
 ensure_torchvision()
 import mmcv  # noqa: E402  (the stand-in has to be there first)
@@ -78,6 +79,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
             f"{path}: the overrides of model {spec.name!r} do not fit this config: "
             f"{one_line(error)}: correct the overrides"
         ) from error
+    _take_test_data_out(cfg, path)
     if "test" not in cfg.get("data", {}) or "pipeline" not in cfg.data.test:
         raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
     # compat_cfg looks at what training needs; a config that is for testing has none of it.
@@ -91,6 +93,24 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
         raise BuildError(
             f"{path}: not a config of mmdet 2: {one_line(error)}: update it"
         ) from error
+
+
+def _take_test_data_out(cfg: mmcv.Config, path: Path) -> None:
+    """Puts the one data set in place of a wrapper or a list in ``data.test``.
+
+    Raises:
+        BuildError: there are several, and they prepare images differently.
+    """
+    data = cfg.get("data")
+    if not isinstance(data, Mapping):
+        return
+    try:
+        found = inner(data.get("test"))
+    except SeveralDataSets as error:
+        raise BuildError(f"{path}: {error}") from error
+    if found.wrapper:
+        cfg.data[TAKEN_FROM] = {"wrapper": found.wrapper, "count": found.count}
+        cfg.data["test"] = found.data
 
 
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:

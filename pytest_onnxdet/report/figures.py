@@ -160,6 +160,12 @@ def unreached(records: Sequence[Record]) -> str:
     return f"No image reached these limits, so nothing shows that they hold: {'; '.join(parts)}."
 
 
+def data_notes(records: Sequence[Record]) -> list[str]:
+    """What was completed in data sets, and what is odd about them: each sentence once."""
+    noted = (note for record in records for note in record.metrics.get("data_notes") or ())
+    return [f"Data: {note}." for note in dict.fromkeys(map(str, noted))]
+
+
 def speedup(record: Record) -> float | None:
     """PyTorch's time over the backend's, as recorded or from the two times."""
     recorded = record.figure("speedup")

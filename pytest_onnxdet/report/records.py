@@ -34,7 +34,8 @@ class Record:
               differs from PyTorch where that was proven to be a tie of floats; cuts_reached: in how
               many images PyTorch reached each limit on candidates, by the limit's name
             * ``parity``, ``accuracy``: augmentation, where the test pipeline makes several views
-              of an image, of which the first alone was run
+              of an image, of which the first alone was run; data_notes: what was completed in
+              the data set, and what is odd about it, where anything is
             * ``accuracy``: for X in bbox_mAP, segm_mAP: X_torch, X, X_delta
             * ``latency``: ms, torch_ms, speedup, min, median, iqr (all times in milliseconds),
               rounds; where they were measured torch_iqr, results_ms, and ratio_iqr: of the rounds'

@@ -96,4 +96,5 @@ def _remarks(records: list[Record]) -> tuple[str, ...]:
         remarks.append(tied)
     if unreached := figures.unreached(records):
         remarks.append(unreached)
+    remarks += figures.data_notes(records)
     return tuple(remarks)

@@ -78,7 +78,7 @@ class Screen:
     closed_after: int | None = None
 
 
-def calibrated(cfg_name: Path) -> torch.nn.Module:
+def calibrated(cfg_name: Path, channels: int | None = None) -> torch.nn.Module:
     """The config's detector with random weights that detect something."""
     from pytest_onnxdet.commands.common import open_config
     from pytest_onnxdet.commands.images import SAMPLE, SECOND, batch_of
@@ -91,7 +91,7 @@ def calibrated(cfg_name: Path) -> torch.nn.Module:
     detector = make_detector(model.cfg, model.path)
     initialise(detector)
     detector.eval()
-    batch = batch_of(model.cfg, (SAMPLE, SECOND), (96, 128), fill=(True, True))
+    batch = batch_of(model.cfg, (SAMPLE, SECOND), (96, 128), fill=(True, True), channels=channels)
     calibration = builtin_families().of(detector).calibration(detector)
     calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)
     return detector

@@ -43,6 +43,19 @@ def test_mistakes_are_told_in_one_message(
     ("words", "message"),
     [
         (("--eval", "bbox", "--eval-options", "colour=1"), "--eval-options: no colour; there are"),
+        (("--eval", "proposal_fast"), "--eval proposal_fast: is of proposal networks"),
+        (
+            ("--eval", "bbox", "--eval-options", "iou_thrs=0.5"),
+            "--eval-options iou_thrs: 0.5: give a list, iou_thrs=[0.5]",
+        ),
+        (
+            ("--eval", "bbox", "--cfg-options", "evaluation.proposal_nums=9"),
+            "proposal_nums: 9: give a list",
+        ),
+        (
+            ("--eval", "mAP", "--cfg-options", "data.test.type=CustomDataset"),
+            "is no list of images with a filename, which a CustomDataset reads: correct data.te",
+        ),
         (("--format-only", "--eval-options", "classwise=True"), "there are jsonfile_prefix"),
         (
             ("--eval", "bbox", "--eval-options", "metric_items=mAP,mAP_9"),
@@ -109,7 +122,7 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
     one = data_of(few, SHAPES / "val")
     config.write_text(f"{TINY}{PIPELINE}{one}\ndata = dict(test=[data['test'], data['test']])\n")
     ran = onnxdet("test", config, dynamic, *ORT, "--eval", "bbox")
-    assert ran.code == 2 and "two.py: data.test is a list of 2: test one" in ran.err
+    assert ran.code == 2 and "two.py: data.test is a list of 2 data sets: test one" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -373,3 +373,11 @@ def test_spans_and_spreads():
     assert spans([3, 1, 2, 7]) == "1-3,7"
     assert spread([61.14, 61.11], ".1f") == "61.1"
     assert spread([61.14, 61.16], ".1f") == "61.1-61.2"
+
+
+def test_what_is_odd_about_data_is_a_remark_once(record):
+    notes = {"data_notes": ["a.json: no area in annotation 3: taken from the box"]}
+    summary = summarize([record("ssd", metrics=notes), record("fcos", metrics=notes)], ENVIRONMENT)
+    said = [remark for remark in summary.remarks if remark.startswith("Data: ")]
+    assert said == ["Data: a.json: no area in annotation 3: taken from the box."]
+    assert not any("Data: " in remark for remark in summarize([record("ssd")], ENVIRONMENT).remarks)

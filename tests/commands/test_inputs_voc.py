@@ -1,0 +1,180 @@
+"""``onnxdet test`` on folders in VOC's layout as people have them: mmdet's figures, or one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cli_models import Ran
+from draw_voc import draw
+
+from pytest_onnxdet.cli import main
+
+Run = Callable[..., Ran]
+ORT = ("--backend", "onnxruntime")
+IMAGES = 6
+MOST, LEAST = 1e-4 + 1e-9, 0.3  # AP
+
+
+class Mini(NamedTuple):
+    """A trained detector, and its graph."""
+
+    detector: Any
+    cfg: Any
+    graph: Path
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    from pytest_onnxdet.commands.common import build, open_config
+
+    graph = tmp_path_factory.mktemp("mini") / "g.onnx"
+    words = ["export", "mini:retinanet", "--output-file", str(graph), "--shape", "128", "160"]
+    assert main([*words, "--dynamic-export"]) == 0
+    model = open_config("mini:retinanet", None)
+    return Mini(build(model, None), model.cfg, graph)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    return draw(tmp_path, IMAGES)
+
+
+@pytest.fixture
+def tried(onnxdet: Run, mini: Mini, voc: Path) -> Callable[..., Ran]:
+    def run(*more: str) -> Ran:
+        options = [f"data.test.{key}={value}" for key, value in settings(voc).items()]
+        words = ("--eval", "mAP", "--cfg-options", *options, *more)
+        ran = onnxdet("test", "mini:retinanet", mini.graph, *ORT, *words)
+        assert "unforeseen" not in ran.err
+        return ran
+
+    return run
+
+
+def settings(voc: Path) -> dict[str, str]:
+    listed = str(voc / "ImageSets/Main/test.txt")
+    return {"type": "VOCDataset", "ann_file": listed, "img_prefix": f"{voc}/"}
+
+
+def theirs(mini: Mini, voc: Path) -> float:
+    from mmcv.parallel import MMDataParallel
+    from mmdet.apis import single_gpu_test
+    from mmdet.datasets import build_dataloader, build_dataset
+
+    test = {**mini.cfg.data.test, **settings(voc), "test_mode": True}
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = build_dataset(test)
+        loader = build_dataloader(
+            dataset, samples_per_gpu=1, workers_per_gpu=0, dist=False, shuffle=False
+        )
+        results = single_gpu_test(MMDataParallel(mini.detector, device_ids=[-1]), loader)
+        return float(dataset.evaluate(results, metric="mAP", logger="silent")["mAP"])
+
+
+def edit(path: Path, pattern: str, text: str, count: int = 1) -> None:
+    path.write_text(re.sub(pattern, text, path.read_text(), count=count, flags=re.S))
+
+
+def as_drawn(voc: Path) -> None:
+    pass
+
+
+def windows_line_ends(voc: Path) -> None:
+    path = voc / "ImageSets/Main/test.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def without_size(voc: Path) -> None:
+    for path in (voc / "Annotations").iterdir():
+        edit(path, "<size>.*</size>", "")
+
+
+def difficult(voc: Path) -> None:
+    edit(voc / "Annotations/001.xml", "<difficult>0<", "<difficult>1<")
+    edit(voc / "Annotations/002.xml", "<difficult>0</difficult>", "")
+
+
+def other_names(voc: Path) -> None:
+    for path in (voc / "Annotations").iterdir():
+        edit(path, "<name>circle<", "<name>hexagon<")
+
+
+def no_objects(voc: Path) -> None:
+    edit(voc / "Annotations/001.xml", "<object>.*</object>", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [as_drawn, windows_line_ends, without_size, difficult, other_names, no_objects],
+)
+def test_figures_are_mmdets(
+    tried: Callable[..., Ran], mini: Mini, voc: Path, change: Callable[[Path], None]
+) -> None:
+    change(voc)
+    ran = tried()
+    assert ran.code == 0, ran.err
+    found = dict(line.split(": ") for line in ran.out.splitlines() if line.count(": ") == 1)
+    wanted = theirs(mini, voc)
+    assert abs(float(found["mAP"]) - wanted) <= MOST < LEAST < wanted
+
+
+def no_file(voc: Path) -> None:
+    (voc / "Annotations/003.xml").unlink()
+
+
+def no_xml(voc: Path) -> None:
+    (voc / "Annotations/003.xml").write_text("003")
+
+
+def no_box(voc: Path) -> None:
+    edit(voc / "Annotations/001.xml", "<bndbox>.*?</bndbox>", "")
+
+
+def no_corner(voc: Path) -> None:
+    edit(voc / "Annotations/001.xml", "<xmax>.*?</xmax>", "")
+
+
+def no_image(voc: Path) -> None:
+    (voc / "JPEGImages/003.jpg").unlink()
+
+
+def empty_line(voc: Path) -> None:
+    edit(voc / "ImageSets/Main/test.txt", "002", "")
+
+
+def nothing_listed(voc: Path) -> None:
+    (voc / "ImageSets/Main/test.txt").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (no_file, "003.xml"),
+        (no_xml, "the test data cannot be opened (ParseError"),
+        (no_box, "the objects of 001.jpg cannot be read (AttributeError"),
+        (no_corner, "the objects of 001.jpg cannot be read (AttributeError"),
+        (no_image, "003.jpg: no such image"),
+        (empty_line, "Annotations/.xml"),
+        (nothing_listed, "test.txt: lists no images: nothing to test"),
+    ],
+)
+def test_what_cannot_be_read_is_named_before_the_run(
+    tried: Callable[..., Ran],
+    voc: Path,
+    runs: list[int],
+    change: Callable[[Path], None],
+    said: str,
+) -> None:
+    change(voc)
+    ran = tried()
+    assert ran.code == 2 and said in ran.err and not runs, ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_a_folder_of_coco_is_not_one_of_voc(tried: Callable[..., Ran]) -> None:
+    ran = tried("data.test.img_prefix=VOC2007")
+    assert ran.code == 2 and "Annotations/000.xml" in ran.err
