@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
 
 from pytest_onnxdet import __version__
 from pytest_onnxdet.commands.common import USAGE, expected_errors
+from pytest_onnxdet.core.notes import notes_printed
 
 COMMANDS = {
     "export": "write a detector as an ONNX file, and verify it against PyTorch",
@@ -48,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 where results differ; 2 where what was asked for cannot be done.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale may lack a character of a message
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.
             if not args.traceback:
                 warnings.simplefilter("ignore")
-            return int(args.run(args))
+            with notes_printed():
+                return int(args.run(args))
     except KeyboardInterrupt:
         print("onnxdet: interrupted", file=sys.stderr)
         return 130
