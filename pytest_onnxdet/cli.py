@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pytest_onnxdet import __version__
 from pytest_onnxdet.commands.common import USAGE, expected_errors
@@ -16,6 +19,7 @@ from pytest_onnxdet.core.notes import notes_printed
 COMMANDS = {
     "export": "write a detector as an ONNX file, and verify it against PyTorch",
     "test": "run an exported detector on a data set, and evaluate it",
+    "cache": "show what the cache holds, and prune it by age or size",
 }
 
 
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.
             if not args.traceback:
                 warnings.simplefilter("ignore")
-            with notes_printed():
+            with notes_printed(), _ended_in_order():
                 return int(args.run(args))
     except KeyboardInterrupt:
         print("onnxdet: interrupted", file=sys.stderr)
@@ -72,6 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "" if known else "\n(--traceback shows where; please report it)"
         print(f"onnxdet {args.command}: error: {text}{hint}", file=sys.stderr)
         return USAGE
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """For the duration of the block, SIGTERM is an interruption, so that files are cleared."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
         BuildError: it cannot be built, or the checkpoint does not fit.
     """
     from pytest_onnxdet.models.build import load_weights, make_detector
+    from pytest_onnxdet.models.pipeline_channels import require_channels
 
     if checkpoint is None:
         if model.spec is None:
@@ -181,6 +182,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     assert checkpoint is not None
     detector = make_detector(model.cfg, model.path)
     meta = load_weights(checkpoint, detector, trust=trust)
+    require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
     built: nn.Module = detector.float().eval()

@@ -85,6 +85,16 @@ def require_two_stage(rpn: Any, rcnn: Any) -> None:
     require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
 
 
+def require_proposals(detector: Any) -> None:
+    """Refuses a two-stage detector without a proposal network; raises `UnsupportedPart`."""
+    if getattr(detector, "rpn_head", None) is None:
+        raise UnsupportedPart(
+            f"{type(detector).__name__} has no lowering: it has no proposal network (rpn_head) "
+            "and takes its proposals from a file, where a graph takes images alone; FasterRCNN "
+            "with the same heads has one"
+        )
+
+
 def require_number(value: Any, path: str, key: str) -> None:
     """Refuses a cut that is no whole number; raises `UnsupportedPart` with the key's path."""
     if isinstance(value, bool) or not isinstance(value, int):

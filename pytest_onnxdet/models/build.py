@@ -12,6 +12,7 @@ import torch
 
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.config import config_path, config_root, load_config
+from pytest_onnxdet.models.pipeline_channels import require_channels
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.weights import put_into, refuse_mmdet_3
@@ -78,6 +79,7 @@ def build_detector(
         initialise(model)
     else:
         load_weights(source, model, downloads=downloads)
+    require_channels(model, cfg.data.test.pipeline, config_path(spec))
     model.CLASSES = spec.classes
     model.cfg = cfg
     detector: torch.nn.Module = model.float().eval()
@@ -152,8 +154,9 @@ def _read_state(file: Path, trust: bool = False) -> tuple[dict[str, torch.Tensor
     state = whole.get("state_dict", loaded)
     save = "save `model.state_dict()`, or {'state_dict': model.state_dict()}"
     if not isinstance(state, Mapping):
-        kind = type(state).__name__
-        raise BuildError(f"{file}: holds a {kind}, no state_dict of tensors: {save}")
+        raise BuildError(
+            f"{file}: holds a {type(state).__name__}, no state_dict of tensors: {save}"
+        )
     for name, value in state.items():
         if not isinstance(name, str) or not torch.is_tensor(value):
             what = f"a {type(value).__name__} named {name!r}"

@@ -98,10 +98,10 @@ def _hint(
                 f"it to {saved}, or give the checkpoint that was trained with this config"
             )
     whole = set(own)
-    for prefix in dict.fromkeys(name.partition(".")[0] for name in state):
-        inner = {name.removeprefix(f"{prefix}.") for name in state}
-        if len(inner & whole) > len(whole) // 2:
-            return f"its names begin with {prefix!r}: save them without it"
+    prefixes = {name.partition(".")[0] for name in state}
+    inner = {name.partition(".")[2] for name in state}
+    if len(prefixes) == 1 and inner & whole:
+        return f"its names begin with {prefixes.pop()!r}: save them without it"
     if {f"backbone.{name}" for name in state} & whole:
         return "it holds a backbone alone: give a detector's checkpoint"
     return "give the checkpoint that was trained with this config"

@@ -70,7 +70,8 @@ class TensorRTLowering(Lowering):
             )
             return best
         values, index = torch.topk(functional.pad(scores, (0, limit)), limit, dim=1)
-        index = torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
+        last = torch.ones_like(index) * (scores.shape[1] - 1)
+        index = torch.where(index > last, last, index)  # Min takes int64 from opset 12 on only
         # No more slots than there are entries: what follows compares all pairs of them.
         return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
