@@ -85,9 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         for entry in unwanted:
             say(f"would go: {entry.path} ({_size(entry.size)}, unused for {_age(entry.used)})")
-        say(
-            f"{_count(len(unwanted))}, {_size(sum(e.size for e in unwanted))}, would go from {cache}"
-        )
+        size = _size(sum(entry.size for entry in unwanted))
+        say(f"{_count(len(unwanted))}, {size}, would go from {cache}")
         return 0
     gone, stay = take_out(unwanted)
     for entry, why in stay:
