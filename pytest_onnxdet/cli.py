@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -65,13 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")
             with notes_printed(), _ended_in_order():
                 return int(args.run(args))
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except KeyboardInterrupt:
         print("onnxdet: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if args.traceback:
             raise
-        known = isinstance(error, (ImportError, *expected_errors()))
+        known = isinstance(error, (ImportError, OSError, *expected_errors()))
         text = str(error) if known else f"unforeseen {type(error).__name__}: {error}"
         hint = "" if known else "\n(--traceback shows where; please report it)"
         print(f"onnxdet {args.command}: error: {text}{hint}", file=sys.stderr)

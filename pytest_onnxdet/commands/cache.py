@@ -7,6 +7,7 @@ again when it is asked for: a graph is exported, PyTorch run, a checkpoint downl
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     for name in args.store or ():
         if name not in STORES:
             raise CommandError(f"--store: {name!r}: there are {', '.join(STORES)}")
-    cache = Path(args.cache).expanduser() if args.cache else user_cache()
+    cache = Path(os.path.expanduser(args.cache)) if args.cache else user_cache()
     if args.cache and not cache.is_dir():
         raise CommandError(f"--cache: {cache}: there is no such folder")
     stores = list(dict.fromkeys(args.store or STORES))

@@ -54,10 +54,16 @@ class DictOptions(argparse.Action):
         for word in values:
             if "=" not in word:
                 parser.error(f"{option_string}: {word!r} has no '=': write key=value")
+            # mmcv only asserts it, and asserts may be switched off.
+            if "," in word and any(word.count(a) != word.count(b) for a, b in ("()", "[]")):
+                parser.error(f"{option_string}: {word!r}: brackets do not match")
         earlier = dict(getattr(namespace, self.dest) or {})
-        DictAction(self.option_strings, self.dest, nargs="+")(
-            parser, namespace, values, option_string
-        )
+        try:
+            DictAction(self.option_strings, self.dest, nargs="+")(
+                parser, namespace, values, option_string
+            )
+        except Exception as error:
+            parser.error(f"{option_string}: {' '.join(values)}: {error}")
         setattr(namespace, self.dest, earlier | getattr(namespace, self.dest))
 
 

@@ -8,6 +8,7 @@ touch more than this file: ``families/ops/custom.py`` translates operators for T
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -130,6 +131,8 @@ def export_detector(
             "does not fit into memory: give a smaller --shape or --batch"
         ) from error
     example = (images, torch.tensor([options.size] * options.batch))
+    # In a locale without UTF-8 a path may hold what PyTorch's own code takes for no text.
+    written = str(path) if _is_text(path) else io.BytesIO()
     module: Any = None
     try:
         model = lower(
@@ -152,7 +155,7 @@ def export_detector(
             torch.onnx.export(
                 module.eval(),
                 example[: len(names)],
-                str(path),
+                written,
                 input_names=names,
                 output_names=outputs,
                 dynamic_axes=_dynamic_axes(outputs, options),
@@ -173,6 +176,8 @@ def export_detector(
             f"{type(detector).__name__} does not export "
             f"({options.shape}, opset {options.opset}): {why}"
         ) from error
+    if isinstance(written, io.BytesIO):
+        path.write_bytes(written.getvalue())
     graph = onnx.load(str(path))
     _require_input(graph, detector)
     _finish(graph, options)
@@ -192,6 +197,14 @@ def export_detector(
     if options.shape == "dynamic":
         info["baked"] = baked_places(caught)
     return {**info, "nodes_before": before}
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mask_threshold(detector: nn.Module) -> float:

@@ -5,7 +5,7 @@ Each refusal names the key by its full path in the config, and what to write ins
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_onnxdet.families.classes import UnsupportedPart
@@ -27,9 +27,10 @@ def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
         UnsupportedPart: the message names the key's path, and the key of an older mmdet that is
             there in its place.
     """
-    if not cfg:
+    if not cfg or not isinstance(cfg, Mapping):
+        what = "missing or empty" if not cfg else f"{cfg!r}"
         raise UnsupportedPart(
-            f"{path} is missing or empty: mmdet reads {', '.join(keys)} from it when it detects"
+            f"{path} is {what}: mmdet reads {', '.join(keys)} from it when it detects"
         )
     for key in keys:
         if key in cfg:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import mmcv
 
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _BOM = b"\xef\xbb\xbf"
 MMDET_3 = (
     "this is MMDetection 3's, and this package verifies MMDetection 2.x: take the {what} of the "
@@ -65,6 +68,11 @@ def read_config_file(path: Path) -> mmcv.Config:
         where, text = _place(error, path), one_line(error)
         missing = isinstance(error, ModuleNotFoundError) and error.name
         _let_go(error)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise BuildError(
+                f"{path}: mmcv reads a copy, and {tempfile.gettempdir()} takes none "
+                f"({error.strerror}): set TMPDIR to a folder with room"
+            ) from None
         if missing and str(missing).startswith("mmengine"):
             raise BuildError(f"{where}: {text}: {of_mmdet_3('config')}") from None
         raise BuildError(f"{where}: the config does not parse: {text}: correct the file") from None

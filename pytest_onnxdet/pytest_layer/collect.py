@@ -173,7 +173,8 @@ class SuitePlugin:
             lines.append("onnxdet: random weights: graphs are compared with PyTorch, AP is not")
         if settings.limit is not None:
             lines.append(f"onnxdet: only the first {settings.limit} images")
-        return lines + self._augmented()
+        with contained():  # it may read configs, for which mmcv is imported
+            return lines + self._augmented()
 
     def _augmented(self) -> list[str]:
         """A line for each model of which only the first view is verified."""

@@ -1,12 +1,17 @@
 """Configs as people have them: read as mmdet reads them, or refused with the file and the line."""
 
+import errno
 import gc
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_onnxdet.core.notes import Note
 from pytest_onnxdet.models.checkpoint import BuildError
@@ -174,3 +179,51 @@ def test_an_own_package_that_is_not_found(tmp_path: Path, monkeypatch: pytest.Mo
 def test_custom_imports_of_another_form(tmp_path: Path, value: str) -> None:
     message = refusal(written(tmp_path, WHOLE + f"custom_imports = {value}\n"))
     assert "custom_imports" in message and "write custom_imports = dict(" in message
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_no_room_for_the_copy_that_mmcv_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    file = written(tmp_path, WHOLE)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    message = refusal(file)
+    assert os.strerror(number) in message and "set TMPDIR to a folder with room" in message
+
+
+NAMES = st.text("abcdefgh_", min_size=1, max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(VALUES, VALUES)
+def test_any_test_cfg_beside_the_model_is_the_models_or_refused(inner: Any, outer: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        text = f"model = dict(type='RetinaNet', test_cfg={inner!r})\ntest_cfg = {outer!r}\n"
+        file = written(Path(folder), text + DATA)
+        try:
+            cfg = loaded(file)
+        except BuildError as error:
+            assert (inner is not None and outer is not None) or isinstance(outer, dict)
+            assert str(file) in str(error)
+            return
+        assert cfg.model.test_cfg == (outer if inner is None else inner)
+
+
+@settings(max_examples=30, deadline=None)
+@given(VALUES)
+def test_any_bases_and_custom_imports_are_read_or_refused_in_one_line(value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("_base_", "custom_imports"):
+            file = written(Path(folder), WHOLE + f"{name} = {value!r}\n")
+            try:
+                loaded(file)
+            except BuildError as error:
+                assert str(file) in str(error) and "\n" not in str(error)
