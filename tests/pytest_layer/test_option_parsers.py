@@ -66,7 +66,7 @@ def test_folders(text: str) -> None:
             assert path is not None and path.is_absolute() and (path.is_dir() or not exists)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
 @example(["a=[1,(2,3)]", "b.c=x,y"])
 @example(["a=["])
