@@ -112,7 +112,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
         if os.path.isabs(name) or Path(name).exists():
             raise
         raise CommandError(
-            f"{name}: no such config: looked in {Path.cwd()} and below {config_root()}; "
+            f"{name}: no such config file: looked in {Path.cwd()} and below {config_root()}; "
             f"{CONFIG_HELP}"
         ) from error
     cfg = load_config(spec)

@@ -108,13 +108,15 @@ def _size_reason(module: nn.Module, example: Any, options: ExportOptions) -> str
         return None
     height, width = options.size
     advice = _advice(options.size, lambda size: failure(size) is None)
+    if advice is None:  # then it is not the size
+        return None
     return (
         f"PyTorch takes no images of {height} x {width} px, either ({one_line(refused)}): {advice}"
     )
 
 
-def _advice(size: tuple[int, int], takes: Callable[[tuple[int, int]], bool]) -> str:
-    """Which size to ask for instead."""
+def _advice(size: tuple[int, int], takes: Callable[[tuple[int, int]], bool]) -> str | None:
+    """Which size to ask for instead; None: no other one helps."""
     height, width = size
     if any(takes((height + more, width + more)) for more in LARGER):
         for side in range(STEP, MOST + 1, STEP):
@@ -130,4 +132,4 @@ def _advice(size: tuple[int, int], takes: Callable[[tuple[int, int]], bool]) -> 
                 f"both sides have to be multiples of {multiple}: give --shape (a spec's "
                 f"static_shape) {up[0]} {up[1]}"
             )
-    return "give another --shape (a spec's static_shape)"
+    return None

@@ -34,6 +34,10 @@ def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
         )
     for key in keys:
         if key in cfg:
+            if key.endswith("_thr") and (
+                isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float)
+            ):
+                raise UnsupportedPart(f"{path}.{key} is {cfg[key]!r}: give a number")
             continue
         old = [name for name in _BRINGS.get(key, ()) if name in cfg]
         if old:
@@ -96,6 +100,12 @@ def require_proposals(detector: Any) -> None:
         )
 
 
+def require_share(value: Any, path: str, key: str) -> None:
+    """Refuses an overlap that is none from 0 to 1; raises `UnsupportedPart` with the key's path."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a number from 0 to 1")
+
+
 def require_number(value: Any, path: str, key: str) -> None:
     """Refuses a cut that is no whole number; raises `UnsupportedPart` with the key's path."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -121,6 +131,8 @@ def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
         ) from None
     kind = nms.pop("type", "nms")
     threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
+    if threshold is not None:
+        require_share(threshold, path, "nms.iou_threshold")
     nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
     extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
     if kind != "nms" or threshold is None or extra:

@@ -81,8 +81,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
             f"{one_line(error)}: correct the overrides"
         ) from error
     _name_old_keys(cfg, path)
-    if "test" not in cfg.get("data", {}) or "pipeline" not in cfg.data.test:
-        raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
+    _require_pipeline(cfg, path)
     # compat_cfg looks at what training needs; a config that is for testing has none of it.
     for split in ("train", "val"):
         cfg.data.setdefault(split, {})
@@ -94,6 +93,23 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
         raise BuildError(
             f"{path}: not a config of mmdet 2: {one_line(error)}: update it"
         ) from error
+
+
+def _require_pipeline(cfg: mmcv.Config, path: Path) -> None:
+    """Refuses a config without a test pipeline; raises `BuildError`."""
+    data = cfg.get("data")
+    test = data.get("test") if isinstance(data, Mapping) else None
+    steps = test.get("pipeline") if isinstance(test, Mapping) else None
+    if steps is None:
+        raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
+    if not isinstance(steps, list | tuple) or any(
+        isinstance(step, str | int | float | list | tuple)
+        or (isinstance(step, Mapping) and "type" not in step)
+        for step in steps
+    ):
+        raise BuildError(
+            f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
+        )
 
 
 def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def test_exporting_and_verifying(
 @pytest.mark.parametrize("environment", [NO_UTF8, {"PYTHONIOENCODING": "ascii"}])
 def test_a_message_with_other_letters(tmp_path: Path, environment: dict[str, str]) -> None:
     done = ran(tmp_path, ("export", "tr\u00e4ger.py", "a.pth"), **environment)
-    assert done.returncode == 2 and "no such config" in done.stderr
+    assert done.returncode == 2 and "no such config file" in done.stderr
     assert "Traceback" not in done.stderr and "unforeseen" not in done.stderr
 
 

@@ -162,3 +162,17 @@ def test_a_missing_key_is_named() -> None:
         require_settings({"nms": 1}, "a.b", ("nms", "x"))
     with pytest.raises(UnsupportedPart, match=r"model\.test_cfg\.nms is 0\.5: write dict"):
         nms_threshold({"nms": 0.5})
+
+
+@pytest.mark.parametrize("value", ["x", None, 1.5, -0.1, True])
+def test_an_overlap_is_a_share(value: Any) -> None:
+    detector = changed("retinanet")
+    detector.bbox_head.test_cfg["nms"] = {"type": "nms", "iou_threshold": value}
+    with pytest.raises(UnsupportedPart, match=r"^model\.test_cfg\.nms.*iou_threshold"):
+        lower(detector)
+
+
+@pytest.mark.parametrize("value", ["x", None, True, [0.1]])
+def test_a_threshold_is_a_number(value: Any) -> None:
+    with pytest.raises(UnsupportedPart, match=r"^model\.test_cfg\.score_thr is .*: give a number"):
+        lower(changed("retinanet", score_thr=value))

@@ -98,6 +98,16 @@ def test_what_is_wrong_is_told_with_its_place(
     assert not [w for w in recwarn if "Unraisable" in w.category.__name__]
 
 
+@pytest.mark.parametrize(
+    "data",
+    ["None", "'x'", "dict(test=None)", "dict(test=dict())", "dict(test=dict(pipeline=None))",
+     "dict(test=dict(pipeline='x'))", "dict(test=dict(pipeline=[1]))",
+     "dict(test=dict(pipeline=[dict(a=1)]))"],
+)  # fmt: skip
+def test_a_test_pipeline_that_is_none(tmp_path: Path, data: str) -> None:
+    assert "data.test.pipeline`" in refusal(written(tmp_path, WHOLE + f"data = {data}\n"))
+
+
 def test_windows_line_ends_and_a_path_of_other_letters(tmp_path: Path) -> None:
     folder = tmp_path / "gr\u00f6\u00dfe \u6a21\u578b"
     folder.mkdir()
