@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.models.config import SUCCESSORS
 
@@ -32,6 +33,12 @@ def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
         raise UnsupportedPart(
             f"{path} is {what}: mmdet reads {', '.join(keys)} from it when it detects"
         )
+    for old, successor in SUCCESSORS.items():
+        if old in cfg and successor.partition("=")[0] in cfg:
+            note(
+                f"{path}.{old} is a key of an older mmdet that 2.28 does not read here; "
+                f"{successor} took its place, and counts"
+            )
     for key in keys:
         if key in cfg:
             if key.endswith("_thr") and (
@@ -39,11 +46,11 @@ def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
             ):
                 raise UnsupportedPart(f"{path}.{key} is {cfg[key]!r}: give a number")
             continue
-        old = [name for name in _BRINGS.get(key, ()) if name in cfg]
-        if old:
+        was = [name for name in _BRINGS.get(key, ()) if name in cfg]
+        if was:
             raise UnsupportedPart(
-                f"{path}.{old[0]} is a key of an older mmdet, which 2.28 does not read: "
-                f"write {SUCCESSORS[old[0]]} (now: {old[0]}={cfg[old[0]]!r})"
+                f"{path}.{was[0]} is a key of an older mmdet, which 2.28 does not read: "
+                f"write {SUCCESSORS[was[0]]} (now: {was[0]}={cfg[was[0]]!r})"
             )
         raise UnsupportedPart(f"{path}.{key} is missing: mmdet reads it when it detects")
 

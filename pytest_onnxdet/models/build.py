@@ -155,7 +155,7 @@ def _read_state(file: Path, trust: bool = False) -> tuple[dict[str, torch.Tensor
     save = "save `model.state_dict()`, or {'state_dict': model.state_dict()}"
     if not isinstance(state, Mapping):
         raise BuildError(
-            f"{file}: holds a {type(state).__name__}, no state_dict of tensors: {save}"
+            f"{file}: holds no state_dict of tensors, but a {type(state).__name__}: {save}"
         )
     for name, value in state.items():
         if not isinstance(name, str) or not torch.is_tensor(value):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
@@ -80,7 +79,6 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
             f"{path}: the overrides of model {spec.name!r} do not fit this config: "
             f"{one_line(error)}: correct the overrides"
         ) from error
-    _name_old_keys(cfg, path)
     _require_pipeline(cfg, path)
     # compat_cfg looks at what training needs; a config that is for testing has none of it.
     for split in ("train", "val"):
@@ -177,19 +175,3 @@ def _move_into_model(cfg: mmcv.Config, path: Path) -> None:
                 f"model.{name}"
             )
         cfg.model[name] = outer
-
-
-def _name_old_keys(cfg: mmcv.Config, path: Path) -> None:
-    """Says which keys of test_cfg nobody reads any more, where what took their place is there."""
-    test_cfg = cfg.model.get("test_cfg")
-    if not isinstance(test_cfg, Mapping):
-        return
-    for part, settings in (("", test_cfg), *((f".{k}", v) for k, v in test_cfg.items())):
-        if not isinstance(settings, Mapping) or part == ".nms":
-            continue
-        for old, successor in SUCCESSORS.items():
-            if old in settings and successor.partition("=")[0] in settings:
-                note(
-                    f"{path}: model.test_cfg{part}.{old} is a key of an older mmdet that 2.28 does "
-                    f"not read; {successor} took its place, and counts"
-                )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_onnxdet.core.notes import Note
 from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.settings import SUCCESSORS, nms_threshold, require_settings
 from pytest_onnxdet.models.build import build_detector
@@ -153,6 +154,14 @@ def test_keys_of_an_older_mmdet_are_named_with_their_successor(old: str) -> None
     text = str(caught.value)
     assert f"model.test_cfg.rpn.{old} is a key of an older mmdet" in text
     assert SUCCESSORS[old] in text and f"{old}=0.7" in text
+
+
+def test_old_keys_beside_their_successors_are_told() -> None:
+    detector = changed("faster_rcnn")
+    detector.rpn_head.test_cfg["nms_post"] = 7
+    said = r"model\.test_cfg\.rpn\.nms_post is a key of an older mmdet.*counts"
+    with pytest.warns(Note, match=said):
+        lower(detector)
 
 
 def test_a_missing_key_is_named() -> None:

@@ -58,12 +58,6 @@ def test_both_places_at_once_are_refused_as_mmdet_does(tmp_path: Path, name: str
     assert loaded(written(tmp_path, none)).model[name].a == 1
 
 
-def test_old_keys_beside_their_successors_are_told(tmp_path: Path) -> None:
-    file = written(tmp_path, WHOLE.replace("max_per_img=9", "max_per_img=9, nms_post=4"))
-    with pytest.warns(Note, match=r"model\.test_cfg\.nms_post is a key of an older mmdet.*counts"):
-        loaded(file)
-
-
 @pytest.mark.parametrize(
     ("text", "place", "said"),
     [

@@ -141,7 +141,7 @@ def test_weights_of_other_classes_name_both_counts_and_the_key(
         (lambda s: {**s, "step": 3}, "a int named 'step' is in it: save"),
         (lambda s: {0: torch.ones(1)}, "a Tensor named 0 is in it"),
         (lambda s: {"model": s}, "named 'model' is in it"),
-        (lambda s: [1, 2], "holds a list, no state_dict"),
+        (lambda s: [1, 2], "holds no state_dict of tensors, but a list"),
         (
             lambda s: {
                 n: t * float("nan") if n.endswith("conv1.weight") else t for n, t in s.items()
