@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
+import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pytest_onnxdet import __version__
 from pytest_onnxdet.commands.common import USAGE, expected_errors
+from pytest_onnxdet.core.notes import notes_printed
 
 COMMANDS = {
     "export": "write a detector as an ONNX file, and verify it against PyTorch",
     "test": "run an exported detector on a data set, and evaluate it",
+    "cache": "show what the cache holds, and prune it by age or size",
 }
 
 
@@ -49,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 where results differ; 2 where what was asked for cannot be done.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale may lack a character of a message
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A class's name may have letters that the locale has not: better spelt out than an error.
@@ -58,18 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.
             if not args.traceback:
                 warnings.simplefilter("ignore")
-            return int(args.run(args))
+            with notes_printed(), _ended_in_order():
+                return int(args.run(args))
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
     except KeyboardInterrupt:
         print("onnxdet: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if args.traceback:
             raise
-        known = isinstance(error, (ImportError, *expected_errors()))
+        known = isinstance(error, (ImportError, OSError, *expected_errors()))
         text = str(error) if known else f"unforeseen {type(error).__name__}: {error}"
         hint = "" if known else "\n(--traceback shows where; please report it)"
         print(f"onnxdet {args.command}: error: {text}{hint}", file=sys.stderr)
         return USAGE
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """For the duration of the block, SIGTERM is an interruption, so that files are cleared."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from pytest_onnxdet.core.store import StoreError
+from pytest_onnxdet.core.locks import StoreError, open_mode
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
 from pytest_onnxdet.reference.noise import MapNoise, Noise
@@ -78,6 +78,7 @@ def write(path: Path, recording: Recording) -> None:
         try:
             with os.fdopen(handle, "wb") as stream:
                 np.savez(stream, **arrays)
+            os.chmod(name, open_mode(0o666))  # mkstemp lets nobody else read
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -27,16 +27,26 @@ def take_caps(cfg: mmcv.Config) -> dict[str, int]:
     Raises:
         CommandError: a cap is no whole number.
     """
-    test_cfg = cfg.model.get("test_cfg") or {}
-    own = test_cfg.get("rcnn") or test_cfg
-    proposals = test_cfg.get("rpn") or {}
+    test_cfg = _table(cfg.model.get("test_cfg"), "")
+    own = _table(test_cfg.get("rcnn"), ".rcnn") or test_cfg
+    proposals = _table(test_cfg.get("rpn"), ".rpn")
     asked: dict[str, Any] = {}
     for part, prefix in ((own, ""), (proposals, _OF_PROPOSALS)):
-        inner = (part.get("nms") or {}).pop(PER_CLASS, None)
+        nms = part.get("nms")
+        # What is no table is refused, by its name, when the detector is lowered.
+        inner = nms.pop(PER_CLASS, None) if isinstance(nms, dict) else None
         asked[prefix + CANDIDATES] = part.get(CANDIDATES)
         asked[prefix + PER_CLASS] = part.get(PER_CLASS) if inner is None else inner
     numbers = {name: _number(name, value) for name, value in asked.items() if value is not None}
     return {name: number for name, number in numbers.items() if number > 0}
+
+
+def _table(value: Any, place: str) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise CommandError(f"model.test_cfg{place} is {value!r}: give a table, dict(...)")
+    return value
 
 
 def _number(name: str, value: Any) -> int:

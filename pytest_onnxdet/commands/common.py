@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.core.notes import note
+
 if TYPE_CHECKING:
     import mmcv
     from torch import nn
@@ -52,10 +54,16 @@ class DictOptions(argparse.Action):
         for word in values:
             if "=" not in word:
                 parser.error(f"{option_string}: {word!r} has no '=': write key=value")
+            # mmcv only asserts it, and asserts may be switched off.
+            if "," in word and any(word.count(a) != word.count(b) for a, b in ("()", "[]")):
+                parser.error(f"{option_string}: {word!r}: brackets do not match")
         earlier = dict(getattr(namespace, self.dest) or {})
-        DictAction(self.option_strings, self.dest, nargs="+")(
-            parser, namespace, values, option_string
-        )
+        try:
+            DictAction(self.option_strings, self.dest, nargs="+")(
+                parser, namespace, values, option_string
+            )
+        except Exception as error:
+            parser.error(f"{option_string}: {' '.join(values)}: {error}")
         setattr(namespace, self.dest, earlier | getattr(namespace, self.dest))
 
 
@@ -85,8 +93,9 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
         CommandError: there is none, or the options do not fit it.
         BuildError: it is not a detector's config.
     """
-    from pytest_onnxdet.models.build import config_path, load_config
-    from pytest_onnxdet.models.checkpoint import one_line
+    from pytest_onnxdet.models.build import config_path, config_root, load_config
+    from pytest_onnxdet.models.checkpoint import BuildError, one_line
+    from pytest_onnxdet.models.config import merge
     from pytest_onnxdet.models.spec import ModelSpec
 
     mini = None
@@ -97,13 +106,21 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
         local = Path(name)
         known = str(local.resolve()) if local.is_file() else name
         spec = ModelSpec("model", known)
-    path = config_path(spec)
+    try:
+        path = config_path(spec)
+    except BuildError as error:
+        if os.path.isabs(name) or Path(name).exists():
+            raise
+        raise CommandError(
+            f"{name}: no such config file: looked in {Path.cwd()} and below {config_root()}; "
+            f"{CONFIG_HELP}"
+        ) from error
     cfg = load_config(spec)
     if mini is not None:
         _use_shapes(cfg)
     if options:
         try:
-            cfg.merge_from_dict(dict(options))
+            merge(cfg, options)
         except Exception as error:
             raise CommandError(
                 f"--cfg-options: {', '.join(options)}: does not fit {path}: {one_line(error)}"
@@ -160,6 +177,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
         BuildError: it cannot be built, or the checkpoint does not fit.
     """
     from pytest_onnxdet.models.build import load_weights, make_detector
+    from pytest_onnxdet.models.pipeline_channels import require_channels
 
     if checkpoint is None:
         if model.spec is None:
@@ -170,11 +188,27 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     assert checkpoint is not None
     detector = make_detector(model.cfg, model.path)
     meta = load_weights(checkpoint, detector, trust=trust)
-    classes = model.spec.classes if model.spec else meta.get("CLASSES")
-    detector.CLASSES = tuple(classes or data_classes(model.cfg))
+    require_channels(detector, model.cfg.data.test.pipeline, model.path)
+    detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
     built: nn.Module = detector.float().eval()
     return built
+
+
+def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:
+    """The checkpoint's class names, else the data's; said where they are not as many as scores."""
+    named = meta.get("CLASSES")
+    names = (named,) if isinstance(named, str) else tuple(named or data_classes(cfg))
+    model: Any = detector
+    heads: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
+    count = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)
+    if names and isinstance(count, int) and len(names) != count:
+        whose = "the checkpoint" if named else "the config's data"
+        note(
+            f"{whose} names {len(names)} classes and the head's num_classes is {count}: labels "
+            "have no names, or wrong ones"
+        )
+    return names
 
 
 def data_classes(cfg: mmcv.Config) -> tuple[str, ...]:

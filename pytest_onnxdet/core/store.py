@@ -7,9 +7,11 @@ is verified at load, and an entry that fails it is built again with a warning.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,17 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from pytest_onnxdet.core.locks import StoreError, foreign, locked, open_mode
 
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["Artifact", "ArtifactStore", "StoreError", "content_key", "file_digest"]
+
 GRAPH = "model.onnx"
 RECORD = "artifact.json"
-
-
-class StoreError(Exception):
-    """The cache cannot be used; the message names the folder and the remedy."""
+#: Seconds after which what a killed process left beside an entry is removed: a day, which no build
+#: takes.
+ORPHANED = 24 * 3600.0
+_ORPHAN = re.compile(r"([0-9a-f]{32})\..+")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,49 @@ def weights_digest(detector: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def touch(place: Path) -> None:
+    """Notes that an entry was used now, where it is ours to note: it is pruned by its age."""
+    with contextlib.suppress(OSError):
+        os.utime(place)
+
+
+def remove_orphans(root: Path, older_than: float = ORPHANED) -> list[Path]:
+    """Removes what killed processes left beside entries.
+
+    Args:
+        root: a store's folder.
+        older_than: seconds since something was last written there.
+
+    Returns:
+        What was removed. What another process works on, or what is another user's, stays.
+    """
+    removed = []
+    for path in sorted(root.iterdir()):
+        match = _ORPHAN.fullmatch(path.name)
+        if match is None or path.suffix in (".lock", ".npz"):
+            continue
+        try:
+            if time.time() - _written(path) < older_than:
+                continue
+            with locked(root / f"{match[1]}.lock", wait=False) as held:
+                if not held:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        except (OSError, StoreError):
+            continue
+        removed.append(path)
+    return removed
+
+
+def _written(path: Path) -> float:
+    """When something was last written to a file, or to a folder and what is in it."""
+    inside = path.iterdir() if path.is_dir() else ()
+    return max(one.stat().st_mtime for one in (path, *inside))
+
+
 class ArtifactStore:
     """A folder of artifacts, shared by processes.
 
@@ -103,6 +150,7 @@ class ArtifactStore:
                 f"the cache folder {root} cannot be written to ({error.strerror}); "
                 "choose another with --onnxdet-cache DIR"
             ) from error
+        remove_orphans(root)
 
     def get(self, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
         """The artifact of these parts; built when it is missing or does not pass its checksum.
@@ -116,13 +164,14 @@ class ArtifactStore:
         """
         key = content_key(parts)
         place = self.root / key
-        with FileLock(self.root / f"{key}.lock"):
+        with locked(self.root / f"{key}.lock"):
             cached = self._load(place, key)
             if cached is not None:
                 return cached
             self._build(place, parts, build)
             made = self._load(place, key)
-            assert made is not None, "an entry that was just written must load"
+            if made is None:
+                raise StoreError(f"{place}: was just written and cannot be read: check the disk")
             return Artifact(made.path, key, cached=False, info=made.info)
 
     def _load(self, place: Path, key: str) -> Artifact | None:
@@ -132,25 +181,35 @@ class ArtifactStore:
             record = json.loads((place / RECORD).read_text())
             if file_digest(place / GRAPH) != record["sha256"]:
                 raise ValueError("its checksum does not match")
+        except PermissionError as error:
+            raise StoreError(foreign(place, error)) from error
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(
                 f"the cached artifact {place} is damaged ({error}); it is built again",
                 stacklevel=3,
             )
-            shutil.rmtree(place)
+            try:
+                shutil.rmtree(place)
+            except OSError as fixed:
+                raise StoreError(foreign(place, fixed)) from error
             return None
+        touch(place)
         return Artifact(place / GRAPH, key, cached=True, info=record["info"])
 
     def _build(
         self, place: Path, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any]]
     ) -> None:
-        beside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=self.root))
+        try:
+            beside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=self.root))
+        except OSError as error:
+            raise StoreError(foreign(self.root, error)) from error
         try:
             start = time.perf_counter()
             info = dict(build(beside / GRAPH))
             info.setdefault("seconds", time.perf_counter() - start)
             record = {"sha256": file_digest(beside / GRAPH), "parts": dict(parts), "info": info}
             (beside / RECORD).write_text(json.dumps(record, indent=1, default=str))
+            beside.chmod(open_mode(0o777))  # mkdtemp lets nobody else in
             os.replace(beside, place)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)

@@ -8,6 +8,7 @@ touch more than this file: ``families/ops/custom.py`` translates operators for T
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
 from pytest_onnxdet.data.masks import THRESHOLD, THRESHOLD_NAME, mask_threshold
+from pytest_onnxdet.export.failures import cause, quiet_tracer, reason
 from pytest_onnxdet.export.identity import identity
 from pytest_onnxdet.export.options import (
     INPUTS,
@@ -24,6 +26,8 @@ from pytest_onnxdet.export.options import (
 )
 from pytest_onnxdet.export.probe import baked_places
 from pytest_onnxdet.graph.describe import describe
+from pytest_onnxdet.graph.walk import all_nodes
+from pytest_onnxdet.models.checkpoint import one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -119,10 +123,17 @@ def export_detector(
         )
     channels = input_channels(detector)
     names = list(INPUTS[:1] if options.single_input else INPUTS)
-    example = (
-        torch.zeros(options.batch, channels, *options.size),
-        torch.tensor([options.size] * options.batch),
-    )
+    try:
+        images = torch.zeros(options.batch, channels, *options.size)
+    except (RuntimeError, MemoryError) as error:
+        raise ExportError(
+            f"a batch of {options.batch} x {channels} x {options.size[0]} x {options.size[1]} "
+            "does not fit into memory: give a smaller --shape or --batch"
+        ) from error
+    example = (images, torch.tensor([options.size] * options.batch))
+    # In a locale without UTF-8 a path may hold what PyTorch's own code takes for no text.
+    written = str(path) if _is_text(path) else io.BytesIO()
+    module: Any = None
     try:
         model = lower(
             detector,
@@ -134,17 +145,17 @@ def export_detector(
         if options.postprocess:
             outputs, module = list(model.outputs), model
         else:
+            module = RawOutputs(model)
             with torch.no_grad():
                 outputs = list(model.raw(*example))
-            module = RawOutputs(model)
         module = adapt(
             module, outputs, single_input=options.single_input, mask_output=options.mask_output
         )
-        with _caught() as caught, torch.no_grad(), translations(options.opset):
+        with _caught() as caught, quiet_tracer(), torch.no_grad(), translations(options.opset):
             torch.onnx.export(
                 module.eval(),
                 example[: len(names)],
-                str(path),
+                written,
                 input_names=names,
                 output_names=outputs,
                 dynamic_axes=_dynamic_axes(outputs, options),
@@ -154,17 +165,21 @@ def export_detector(
     except UnsupportedPart as error:
         raise NoLoweringError(str(error)) from error
     except Exception as error:
-        needs = _cause(error, NeedsOpset)
+        needs = cause(error, NeedsOpset)
         if needs is not None:
             raise ExportError(
                 f"opset {options.opset} would not be exact: {needs}; "
                 f"the least opset that works is {needs.min_opset}"
             ) from error
+        why = one_line(error) if module is None else reason(error, module, example, options)
         raise ExportError(
             f"{type(detector).__name__} does not export "
-            f"({options.shape}, opset {options.opset}): {type(error).__name__}: {error}"
+            f"({options.shape}, opset {options.opset}): {why}"
         ) from error
+    if isinstance(written, io.BytesIO):
+        path.write_bytes(written.getvalue())
     graph = onnx.load(str(path))
+    _require_input(graph, detector)
     _finish(graph, options)
     before = describe(graph)["nodes"]
     if options.simplify:
@@ -182,6 +197,14 @@ def export_detector(
     if options.shape == "dynamic":
         info["baked"] = baked_places(caught)
     return {**info, "nodes_before": before}
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mask_threshold(detector: nn.Module) -> float:
@@ -213,6 +236,17 @@ def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[
         if name == "masks" and options.mask_output == "image" and free:
             axes[name] |= {2: "height", 3: "width"}
     return axes
+
+
+def _require_input(graph: onnx.ModelProto, detector: nn.Module) -> None:
+    """Refuses a graph that looks at no image; raises `ExportError`."""
+    used = {name for node in all_nodes(graph.graph) for name in node.input}
+    if INPUTS[0] not in used:
+        raise ExportError(
+            f"{type(detector).__name__} does not export: what it finds does not depend on the "
+            "image in the traced graph: a layer computes in NumPy, or in compiled code that the "
+            "tracer does not see, so that its result became a constant"
+        )
 
 
 def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
@@ -259,9 +293,3 @@ def _caught() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
-
-
-def _cause(error: BaseException | None, kind: type[Any]) -> Any:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error

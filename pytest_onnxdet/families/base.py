@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.ops.boxes import UnsupportedPart
 from pytest_onnxdet.families.ops.lowering import Lowering
 
 
@@ -128,25 +127,6 @@ def joined(levels: Sequence[Tensor], width: int) -> Tensor:
     """All levels' maps (N, A * width, H, W) as rows (N, P, width), in the priors' order."""
     flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in levels], dim=1)
     return flat.reshape(levels[0].shape[0], -1, width)
-
-
-def nms_threshold(cfg: Any, key: str = "nms") -> float:
-    """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
-
-    Raises:
-        UnsupportedPart: another kind, or an option that changes what plain suppression does.
-    """
-    nms = dict(cfg[key])
-    kind = nms.pop("type", "nms")
-    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
-    nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
-    extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
-    if kind != "nms" or threshold is None or extra:
-        raise UnsupportedPart(
-            f"test_cfg.{key} is {dict(cfg[key])}; only type 'nms' with an iou_threshold "
-            "has a lowering here"
-        )
-    return float(threshold)
 
 
 def split_raw(

@@ -21,6 +21,7 @@ from pytest_onnxdet.families.family import HEAD_METHODS, Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient, take_rows, with_group_offsets
 from pytest_onnxdet.families.ops.corners import soft_nms
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.families.settings import TEST_CFG, require_cut, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
@@ -172,8 +173,11 @@ def gaussian_nms(cfg: Any) -> dict[str, Any]:
         UnsupportedPart: it is another.
     """
     nms = dict(cfg.get("nms", cfg.get("nms_cfg")))
-    if nms.pop("type") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
-        raise UnsupportedPart("CornerHead's suppression must be soft_nms with method gaussian")
+    if nms.pop("type", "nms") != "soft_nms" or nms.pop("method", "linear") != "gaussian":
+        raise UnsupportedPart(
+            f"{TEST_CFG}.nms is {dict(cfg.get('nms', cfg.get('nms_cfg')))}; CornerHead's has a "
+            "lowering with type 'soft_nms' and method 'gaussian' only"
+        )
     return nms
 
 
@@ -182,7 +186,13 @@ class CornerFamily(Family):
     """Families of a head that :class:`CornerDetector` lowers."""
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
-        gaussian_nms(self.head(detector).test_cfg)
+        cfg = self.head(detector).test_cfg
+        suppression = "nms_cfg" if cfg and "nms_cfg" in cfg else "nms"
+        keys = (suppression, "max_per_img", "corner_topk", "local_maximum_kernel")
+        require_settings(cfg, TEST_CFG, (*keys, "distance_threshold"))
+        fails = "CornerHead in mmdet leaves labels and boxes in different orders then, and fails"
+        require_cut(cfg, TEST_CFG, "max_per_img", otherwise=fails)
+        gaussian_nms(cfg)
         return CornerDetector(detector, lowering, limits)
 
     def raw_reference(

@@ -18,7 +18,6 @@ from pytest_onnxdet.families.base import (
     features,
     joined,
     named_levels,
-    nms_threshold,
 )
 from pytest_onnxdet.families.classes import resolve
 from pytest_onnxdet.families.family import Family
@@ -30,6 +29,7 @@ from pytest_onnxdet.families.ops.boxes import (
     take_rows,
 )
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.families.settings import TEST_CFG, nms_threshold, require_cut, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target, last, logit
 
 
@@ -88,7 +88,10 @@ class DenseFamily(Family):
         head = self.head(detector)
         require_generator(head.prior_generator)
         require_coder(head.bbox_coder)
+        require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
         nms_threshold(head.test_cfg)
+        require_cut(head.test_cfg, TEST_CFG, "max_per_img")
+        require_cut(head.test_cfg, TEST_CFG, "nms_pre", default=-1)
         return DenseDetector(detector, lowering, limits)
 
     def candidate_head(self, detector: nn.Module) -> Any:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.family import Family, Ties
 from pytest_onnxdet.families.ops.boxes import clip, quotient, take_rows
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.families.settings import TEST_CFG, require_cut
 from pytest_onnxdet.models.calibrate import Calibration, Target
 
 
@@ -90,6 +92,16 @@ class DetrFamily(Family):
     """Families of a head that :class:`DetrDetector` lowers."""
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        head = self.head(detector)
+        cfg = head.test_cfg or {}
+        none = "mmdet's top-k finds nothing, or fails"
+        require_cut(cfg, TEST_CFG, "max_per_img", default=head.num_query, otherwise=none)
+        most = head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1)
+        if cfg.get("max_per_img", head.num_query) > most:
+            raise UnsupportedPart(
+                f"{TEST_CFG}.max_per_img is {cfg['max_per_img']} and the head has {most} "
+                f"candidates ({head.num_query} queries): mmdet fails there, too; lower it"
+            )
         return DetrDetector(detector, lowering, limits)
 
     def raw_reference(

@@ -118,6 +118,11 @@ class FamilyRegistry(Registry[Family]):
         model: Any = detector
         head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
         kinds = [kind for family in self for kind in family.heads]
+        if head is None and getattr(model, "rpn_head", None) is not None:
+            return (
+                f"{type(detector).__name__} has no lowering: it is a proposal network alone "
+                "(rpn_head), whose proposals have no classes; a detector with a second stage has"
+            )
         if head is None:
             return (
                 f"{type(detector).__name__} has no lowering: it has neither a roi_head nor a "

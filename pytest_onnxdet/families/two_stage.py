@@ -21,7 +21,6 @@ from pytest_onnxdet.families.base import (
     features,
     joined,
     named_levels,
-    nms_threshold,
 )
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
 from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, outputs_replaced
@@ -40,6 +39,7 @@ from pytest_onnxdet.families.ops.rois import (
     flatten_rois,
     level_scales,
 )
+from pytest_onnxdet.families.settings import nms_threshold, require_proposals, require_two_stage
 from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
@@ -256,14 +256,14 @@ class TwoStageFamily(Family):
     ties: Ties = PROPOSALS_TIE
 
     def check(self, detector: nn.Module) -> None:
+        require_proposals(detector)
         super().check(detector)
         rpn, roi = detector.rpn_head, self.head(detector)
         if roi.with_shared_head:
             raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
         require_generator(rpn.prior_generator)
         require_coder(rpn.bbox_coder)
-        nms_threshold(rpn.test_cfg)
-        nms_threshold(roi.test_cfg)
+        require_two_stage(rpn.test_cfg, roi.test_cfg)
         for _, head in at_path(detector, "roi_head.bbox_head"):
             require_coder(head.bbox_coder)
             if head.custom_cls_channels:

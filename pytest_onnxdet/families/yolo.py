@@ -18,11 +18,16 @@ from pytest_onnxdet.families.base import (
     features,
     joined,
     named_levels,
-    nms_threshold,
 )
 from pytest_onnxdet.families.family import Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, take_rows
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.families.settings import (
+    TEST_CFG,
+    nms_threshold,
+    require_number,
+    require_settings,
+)
 from pytest_onnxdet.models.calibrate import Calibration, Target, logit
 
 
@@ -96,7 +101,9 @@ class YoloFamily(Family):
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
         head = self.head(detector)
         require_generator(head.prior_generator)
+        require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
         nms_threshold(head.test_cfg)
+        require_number(head.test_cfg.max_per_img, TEST_CFG, "max_per_img")  # not positive: all
         return YoloDetector(detector, lowering, limits)
 
     def calibration(self, detector: nn.Module) -> Calibration:

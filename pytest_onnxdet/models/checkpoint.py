@@ -61,22 +61,80 @@ def read_checkpoint(file: Path, trust: bool = False) -> Any:
     Raises:
         BuildError: the file is corrupt, or holds more than is allowed.
     """
+    other = what_else(file)
+    if other is not None:
+        raise BuildError(f"{file}: {other}")
+    # Mapped into memory, what is not used of a file (the optimizer's state) is not read.
+    how: dict[str, Any] = {"map_location": "cpu", "mmap": zipfile.is_zipfile(file)}
     try:
         if trust:
-            return torch.load(file, map_location="cpu", weights_only=False)
+            return torch.load(file, weights_only=False, **how)
         with torch.serialization.safe_globals(allowed()):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, weights_only=True, **how)
     except Exception as error:
         if not trust and isinstance(error, pickle.UnpicklingError) and _is_whole(file):
+            refused = _refused(str(error))
+            if "mmengine." in refused:
+                refused += " (MMDetection 3's, where this package verifies MMDetection 2.x)"
             raise BuildError(
-                f"{file}: not a plain checkpoint: {_refused(str(error))}, which is not loaded "
+                f"{file}: not a plain checkpoint: {refused}, which is not loaded "
                 "because that can run code from the file: save only its state_dict. If you trust "
                 "whoever made the file: `onnxdet export --trust-checkpoint` reads it; for pytest, "
                 f"which has no such option, rewrite it once: {_REWRITE}"
             ) from error
+        text = one_line(error)
+        if "Weights only load failed" in text:  # a page about files that may be trusted
+            with file.open("rb") as stream:
+                text = f"it is no file of torch.save (it begins with {stream.read(12)!r})"
         raise BuildError(
-            f"{file}: the checkpoint is corrupt: {one_line(error)}: fetch or train it again"
+            f"{file}: the checkpoint is corrupt: {text}: fetch or train it again"
         ) from error
+
+
+_FETCH = "fetch it again"
+_BEGINNINGS = (
+    (b"<!DOCTYPE", f"a web page, not a checkpoint: {_FETCH}, from the file's own address"),
+    (b"<html", f"a web page, not a checkpoint: {_FETCH}, from the file's own address"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file: run `git lfs pull`"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz: unpack it first"),
+    (b"BZh", "compressed with bzip2: unpack it first"),
+)
+
+
+def what_else(file: Path) -> str | None:
+    """What a file is where it is plainly no checkpoint, and what to do; None: it may be one.
+
+    Args:
+        file: that is there. Nothing in it is run.
+
+    Raises:
+        BuildError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(64)
+            size = stream.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise BuildError(f"{file}: cannot be read: {error.strerror or error}") from error
+    if not start:
+        return f"the checkpoint is corrupt: it is empty: {_FETCH}"
+    for beginning, what in _BEGINNINGS:
+        if start.lstrip().lower().startswith(beginning.lower()):
+            return what
+    if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+        return "a safetensors file: name it .safetensors"
+    if not start.startswith(b"PK"):
+        return None
+    if not zipfile.is_zipfile(file):
+        return f"the checkpoint is corrupt: its end is missing ({size:,} bytes are there): {_FETCH}"
+    with zipfile.ZipFile(file) as archive:
+        inside = {name.rpartition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in inside:
+        return "a TorchScript program: give the checkpoint that it was made from"
+    if "data.pkl" not in inside:
+        return f"a zip file that torch.save did not write ({', '.join(sorted(inside)[:3])})"
+    return None
 
 
 def _refused(message: str) -> str:

@@ -22,8 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from pytest_onnxdet.core.locks import locked
 from pytest_onnxdet.core.paths import user_cache
 from pytest_onnxdet.core.progress import Progress
 
@@ -83,7 +82,7 @@ def download(
     _require_https(url, place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{place.name}.lock"):
+        with locked(folder / f"{place.name}.lock"):
             if place.is_file() and _faults(place, place.name) is None:
                 return place
             part = folder / f"{place.name}.part"

@@ -19,6 +19,7 @@ from pytest_onnxdet.core.vocabulary import CHECKS, COCO, COCO_FILES, FULL
 from pytest_onnxdet.pytest_layer.options import read_settings
 from pytest_onnxdet.pytest_layer.outcome import Collector, case_of, check_of, judge
 from pytest_onnxdet.pytest_layer.stash import SUITE, Suite
+from pytest_onnxdet.pytest_layer.third_party import contain, contained
 from pytest_onnxdet.run.cases import (
     Settings,
     SettingsError,
@@ -42,7 +43,8 @@ def start(config: pytest.Config) -> Settings:
     """
     settings = read_settings(config)
     try:
-        suite = make_suite(config, settings)
+        with contained():
+            suite = make_suite(config, settings)
     except (SettingsError, ValueError, LookupError) as error:
         raise pytest.UsageError(f"onnxdet: {error}") from error
     config.stash[SUITE] = suite
@@ -171,7 +173,8 @@ class SuitePlugin:
             lines.append("onnxdet: random weights: graphs are compared with PyTorch, AP is not")
         if settings.limit is not None:
             lines.append(f"onnxdet: only the first {settings.limit} images")
-        return lines + self._augmented()
+        with contained():  # it may read configs, for which mmcv is imported
+            return lines + self._augmented()
 
     def _augmented(self) -> list[str]:
         """A line for each model of which only the first view is verified."""
@@ -256,6 +259,12 @@ class SuitePlugin:
         )
         for place, item in zip(places, ordered, strict=True):
             items[place] = item
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Keeps warnings of what detectors are made with from failing a case's checks."""
+        if case_of(item) is not None:
+            contain(verbose=self.config.get_verbosity() > 0)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

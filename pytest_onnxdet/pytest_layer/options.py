@@ -203,7 +203,7 @@ class _Values:
             return None
         if not value.strip():
             self.refuse(name, "an empty value", f"give {form}")
-        return Path(os.path.abspath(base / Path(value).expanduser()))
+        return Path(os.path.abspath(base / os.path.expanduser(value)))
 
     def refuse_mistaken(self, name: str) -> None:
         """Refuses a folder that pytest takes for the place of the tests.

@@ -210,8 +210,8 @@ def _watched_masks(detector: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def max_per_img(detector: nn.Module) -> int | None:
-    """Where a detector cuts an image's detections; None where its config does not say."""
+    """Where a detector cuts an image's detections; None where its config keeps all."""
     cfg: Any = detector.cfg
     config = cfg.model.get("test_cfg") or {}
     value = (config.get("rcnn") or config).get("max_per_img")
-    return None if value is None else int(value)
+    return int(value) if value is not None and value > 0 else None

@@ -16,10 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
-from pytest_onnxdet.core.store import StoreError, content_key, file_digest, weights_digest
+from pytest_onnxdet.core.locks import StoreError, locked
+from pytest_onnxdet.core.store import (
+    content_key,
+    file_digest,
+    remove_orphans,
+    touch,
+    weights_digest,
+)
 from pytest_onnxdet.export.identity import code_digest
 from pytest_onnxdet.reference.recording import (
     NOISE_IMAGES,
@@ -61,6 +66,7 @@ class Recordings:
                 f"the cache folder {root} cannot be made ({error.strerror}); "
                 "choose another with --onnxdet-cache DIR"
             ) from error
+        remove_orphans(root)
 
     def identity(self, detector: nn.Module, dataset: Dataset, batches: Batches) -> dict[str, Any]:
         """Everything that decides what ``detector`` finds in ``dataset``'s batches, by name."""
@@ -86,10 +92,12 @@ class Recordings:
         """
         key = content_key(parts)
         place = self.root / f"{key}.npz"
-        with FileLock(self.root / f"{key}.lock"):
+        with locked(self.root / f"{key}.lock"):
             if place.exists():
                 try:
-                    return read(place)
+                    found = read(place)
+                    touch(place)
+                    return found
                 except OtherFormat:
                     pass
                 except BundleError as error:

@@ -103,7 +103,7 @@ def test_other_documented_configs(config: str, name: str) -> None:
         ),
         (
             "fast_rcnn/fast_rcnn_r50_fpn_1x_coco.py",
-            "FastRCNN overrides TwoStageDetector.forward_test",
+            "FastRCNN has no lowering: it has no proposal network",
         ),
         (
             "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
@@ -117,7 +117,7 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "carafe/mask_rcnn_r50_fpn_carafe_1x_coco.py",
             "MaskRCNN has a CARAFEPack at neck.upsample_modules.0",
         ),
-        ("rpn/rpn_r50_fpn_1x_coco.py", "RPN has no lowering: it has neither a roi_head nor a bbox"),
+        ("rpn/rpn_r50_fpn_1x_coco.py", "RPN has no lowering: it is a proposal network alone"),
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("atss/atss_r50_fpn_1x_coco.py", "ATSS with ATSSHead has no lowering; these heads have: "),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),

@@ -14,6 +14,7 @@ from pytest_onnxdet.backends.base import EngineError
 from pytest_onnxdet.backends.tensorrt.device import Gpu
 from pytest_onnxdet.backends.tensorrt.library import Library
 from pytest_onnxdet.backends.tensorrt.profile import Profile, input_shapes
+from pytest_onnxdet.core.locks import locked
 
 if TYPE_CHECKING:
     from pytest_onnxdet.core.store import Artifact
@@ -207,10 +208,8 @@ def discard(entry: Artifact, data: bytes) -> None:
         entry: its place in the cache.
         data: the bytes that do not load.
     """
-    from filelock import FileLock
-
     folder = entry.path.parent
     # The store's own lock for this entry: nobody writes or reads it meanwhile.
-    with FileLock(folder.parent / f"{entry.key}.lock"):
+    with locked(folder.parent / f"{entry.key}.lock"):
         if entry.path.is_file() and entry.path.read_bytes() == data:
             shutil.rmtree(folder)

@@ -21,6 +21,9 @@ from pytest_onnxdet.families.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.families.ops.custom import non_max_suppression
 from pytest_onnxdet.families.ops.rois import pool_rois
 
+#: More boxes of an image and class than there are, for suppression that leaves all it can.
+EVERY = 2**31 - 1
+
 
 class Lowering(ABC):
     """The runtime-dependent pieces of a deploy model.
@@ -108,7 +111,7 @@ class Lowering(ABC):
             boxes: float32 (N, P, 4) shared by the classes, or (N, C, P, 4).
             scores: float32 (N, C, P), 0 where a box is no candidate for a class.
             iou_threshold: overlap above which the lower-scored box of a class is dropped.
-            limit: the maximum of detections of an image (``max_per_img``).
+            limit: the maximum of detections of an image (``max_per_img``); not positive: all.
             limit_per_class: the maximum of detections of an image and class; 0: as many as
                 ``limit``, which cannot change the result.
             min_slots: the minimum of slots of the result, 0 or 1; 1 needs P >= 1.
@@ -190,7 +193,7 @@ class OnnxRuntimeLowering(Lowering):
         min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, classes, p = scores.shape
-        per_class = min(limit, limit_per_class) if limit_per_class > 0 else limit
+        per_class = _per_class(limit, limit_per_class)
         if boxes.dim() == 4:  # a box for each class: every (image, class) is an image of its own
             selected = non_max_suppression(
                 boxes.reshape(-1, p, 4), scores.reshape(-1, 1, p), per_class, iou_threshold
@@ -217,7 +220,7 @@ class OnnxRuntimeLowering(Lowering):
         limit_per_class: int = 0,
         min_slots: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        per_class = min(limit, limit_per_class) if limit_per_class > 0 else limit
+        per_class = _per_class(limit, limit_per_class)
         spread = class_scores(scores, labels, classes)
         selected = non_max_suppression(boxes, spread, per_class, iou_threshold)
         image, label, column = selected[:, 0], selected[:, 1], selected[:, 2]
@@ -240,9 +243,15 @@ class OnnxRuntimeLowering(Lowering):
         if min_slots:  # one more entry, of score 0, for the slot of an image without detections
             ranks = functional.pad(ranks, (0, 1))
             label, column = functional.pad(label, (0, 1)), functional.pad(column, (0, 1))
-        count = own.sum(dim=1).amax().clamp(min=min_slots, max=limit)
+        count = own.sum(dim=1).amax().clamp(min=min_slots, max=limit if limit > 0 else None)
         ranked, rank = torch.topk(ranks, count, dim=1)
         return ranked, torch.where(ranked > 0, label[rank], -1), column[rank]
+
+
+def _per_class(limit: int, limit_per_class: int) -> int:
+    """How many boxes of a class suppression has to leave for ``limit`` of an image."""
+    given = [count for count in (limit, limit_per_class) if count > 0]
+    return min(given, default=EVERY)
 
 
 def dets_of(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:

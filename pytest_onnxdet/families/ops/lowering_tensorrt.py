@@ -4,7 +4,8 @@ There is no NonMaxSuppression, NonZero or RoiAlign here, and every TopK has a co
 3,840. What the ``onnxruntime`` lowering leaves out because it is not there stays in as slots of
 score 0. The results are the same, with one limit: suppression looks at the best 3,840 (box, class)
 pairs of an image that are above the score threshold. A detector that has more, and whose best 3,840
-leave fewer than ``max_per_img``, would find fewer.
+leave fewer than ``max_per_img``, would find fewer. Where ``max_per_img`` keeps all, an image has
+3,840 slots at most.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class TensorRTLowering(Lowering):
             )
             return best
         values, index = torch.topk(functional.pad(scores, (0, limit)), limit, dim=1)
-        index = torch.minimum(index, torch.ones_like(index) * (scores.shape[1] - 1))
+        last = torch.ones_like(index) * (scores.shape[1] - 1)
+        index = torch.where(index > last, last, index)  # Min takes int64 from opset 12 on only
         # No more slots than there are entries: what follows compares all pairs of them.
         return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
@@ -133,12 +135,16 @@ class TensorRTLowering(Lowering):
         same = labels[:, :, None] == labels[:, None]
         suppresses = (overlap > iou_threshold) & first & same
         keep = _greedy(suppresses.to(boxes.dtype), (scores > 0).to(boxes.dtype))
-        if 0 < limit_per_class < limit:
+        if limit_per_class > 0 and not 0 < limit <= limit_per_class:
             better = (first & same).to(boxes.dtype)
             rank = torch.matmul(keep[:, None], better)[:, 0]
             keep = keep * (rank < limit_per_class).to(keep.dtype)
-        score, index = self._topk(scores * keep, self.bounded(limit, "max_per_img"))
+        score, index = self._topk(scores * keep, self._slots(limit))
         return score, torch.where(score > 0, torch.gather(labels, 1, index), -1), index
+
+    def _slots(self, limit: int) -> int:
+        """Slots for the kept boxes of an image: all that suppression looks at have one."""
+        return self.bounded(limit, "max_per_img") if limit > 0 else MAX_TOPK
 
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
         if self.fixed_shape:

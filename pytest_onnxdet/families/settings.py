@@ -1,0 +1,150 @@
+"""The settings of a test_cfg that decide which boxes are left, read as mmdet 2.28 reads them.
+
+Each refusal names the key by its full path in the config, and what to write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pytest_onnxdet.core.notes import note
+from pytest_onnxdet.families.classes import UnsupportedPart
+from pytest_onnxdet.models.config import SUCCESSORS
+
+TEST_CFG, RPN, RCNN = "model.test_cfg", "model.test_cfg.rpn", "model.test_cfg.rcnn"
+_BRINGS = {"nms": ("nms_thr",), "max_per_img": ("max_num", "nms_post")}
+
+
+def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
+    """Refuses settings without a key that mmdet reads when it detects.
+
+    Args:
+        cfg: a head's test_cfg.
+        path: where it stands in the config.
+        keys: that have to be there.
+
+    Raises:
+        UnsupportedPart: the message names the key's path, and the key of an older mmdet that is
+            there in its place.
+    """
+    if not cfg or not isinstance(cfg, Mapping):
+        what = "missing or empty" if not cfg else f"{cfg!r}"
+        raise UnsupportedPart(
+            f"{path} is {what}: mmdet reads {', '.join(keys)} from it when it detects"
+        )
+    for old, successor in SUCCESSORS.items():
+        if old in cfg and successor.partition("=")[0] in cfg:
+            note(
+                f"{path}.{old} is a key of an older mmdet that 2.28 does not read here; "
+                f"{successor} took its place, and counts"
+            )
+    for key in keys:
+        if key in cfg:
+            if key.endswith("_thr") and (
+                isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float)
+            ):
+                raise UnsupportedPart(f"{path}.{key} is {cfg[key]!r}: give a number")
+            continue
+        was = [name for name in _BRINGS.get(key, ()) if name in cfg]
+        if was:
+            raise UnsupportedPart(
+                f"{path}.{was[0]} is a key of an older mmdet, which 2.28 does not read: "
+                f"write {SUCCESSORS[was[0]]} (now: {was[0]}={cfg[was[0]]!r})"
+            )
+        raise UnsupportedPart(f"{path}.{key} is missing: mmdet reads it when it detects")
+
+
+def require_cut(
+    cfg: Any, path: str, key: str, default: int | None = None, otherwise: str = ""
+) -> None:
+    """Refuses a cut that is not positive, where mmdet does not take that for "all".
+
+    Args:
+        cfg: a head's test_cfg.
+        path: where it stands in the config.
+        key: of the cut.
+        default: what mmdet takes where the key is missing.
+        otherwise: what mmdet does with one that is not positive; empty: it slices with the number
+            as it is, so that -1 leaves out the last box of each image (or level) and 0 all of them.
+
+    Raises:
+        UnsupportedPart: the message names the key's path.
+    """
+    value = cfg.get(key, default)
+    require_number(value, path, key)
+    if value > 0:
+        return
+    found = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
+    out = "all" if value == 0 else "the last ones"
+    raise UnsupportedPart(
+        f"{path}.{key} {found}: {otherwise or f'mmdet slices [:{value}], which leaves out {out}'}; "
+        "that has no lowering: give the number of boxes to keep, from 1"
+    )
+
+
+def require_two_stage(rpn: Any, rcnn: Any) -> None:
+    """Refuses settings of a proposal network and an RoI head that have no lowering.
+
+    Raises:
+        UnsupportedPart: the message names the key's path.
+    """
+    require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    require_settings(rcnn, RCNN, ("score_thr", "nms", "max_per_img"))
+    nms_threshold(rpn, RPN)
+    nms_threshold(rcnn, RCNN)
+    require_cut(rpn, RPN, "max_per_img")
+    require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
+
+
+def require_proposals(detector: Any) -> None:
+    """Refuses a two-stage detector without a proposal network; raises `UnsupportedPart`."""
+    if getattr(detector, "rpn_head", None) is None:
+        raise UnsupportedPart(
+            f"{type(detector).__name__} has no lowering: it has no proposal network (rpn_head) "
+            "and takes its proposals from a file, where a graph takes images alone; FasterRCNN "
+            "with the same heads has one"
+        )
+
+
+def require_share(value: Any, path: str, key: str) -> None:
+    """Refuses an overlap that is none from 0 to 1; raises `UnsupportedPart` with the key's path."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a number from 0 to 1")
+
+
+def require_number(value: Any, path: str, key: str) -> None:
+    """Refuses a cut that is no whole number; raises `UnsupportedPart` with the key's path."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number")
+
+
+def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
+    """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
+
+    Args:
+        cfg: a head's test_cfg, with ``nms``.
+        path: where it stands in the config, for the message.
+
+    Raises:
+        UnsupportedPart: another kind, or an option that changes what plain suppression does.
+    """
+    settings = cfg["nms"]
+    try:
+        nms = dict(settings)
+    except (TypeError, ValueError):
+        raise UnsupportedPart(
+            f"{path}.nms is {settings!r}: write dict(type='nms', iou_threshold=...)"
+        ) from None
+    kind = nms.pop("type", "nms")
+    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
+    if threshold is not None:
+        require_share(threshold, path, "nms.iou_threshold")
+    nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
+    extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
+    if kind != "nms" or threshold is None or extra:
+        raise UnsupportedPart(
+            f"{path}.nms is {dict(settings)}; only type 'nms' with an iou_threshold "
+            "has a lowering here"
+        )
+    return float(threshold)

@@ -1,0 +1,197 @@
+"""A spec's config: where it lies, how it is read, and what is brought up to date in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.models.checkpoint import BuildError, one_line
+from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
+from pytest_onnxdet.models.custom_imports import import_custom
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
+
+if TYPE_CHECKING:
+    import mmcv
+
+#: Keys of test_cfg of mmdet 2.0 to 2.7, which 2.28 does not read, and what took their place.
+SUCCESSORS = {
+    "nms_thr": "nms=dict(type='nms', iou_threshold=...)",
+    "max_num": "max_per_img",
+    "nms_post": "max_per_img",
+}
+#: What only configs of MMDetection 3 have, at the top and in the model.
+_OF_3 = ("test_dataloader", "test_evaluator", "optim_wrapper", "vis_backends")
+#: Sections that mmdet 2.0 to 2.2 kept beside `model`, and 2.28 still reads there.
+BESIDE = ("train_cfg", "test_cfg")
+
+
+def config_root() -> Path:
+    """The folder of mmdet's documented configs: in the wheel, or beside a source checkout."""
+    ensure_torchvision()
+    import mmdet
+
+    package = Path(mmdet.__file__).parent
+    for root in (package / ".mim" / "configs", package.parent / "configs"):
+        if root.is_dir():
+            return root
+    raise BuildError(f"{package}: no configs beside this mmdet: install the mmdet wheel or sdist")
+
+
+def config_path(spec: ModelSpec) -> Path:
+    """Where the spec's config file lies; raises `BuildError` where there is none."""
+    path = Path(spec.config)
+    if not path.is_absolute():
+        path = config_root() / path
+    if path.is_dir():
+        raise BuildError(f"{path}: a folder, not a config file (model {spec.name!r})")
+    if not path.is_file():
+        raise BuildError(
+            f"{path}: no such config file (model {spec.name!r}): give an absolute path, or one "
+            f"below {config_root()}"
+        )
+    return path
+
+
+def load_config(spec: ModelSpec) -> mmcv.Config:
+    """The spec's config with its overrides, brought up to date as mmdet's test tool does.
+
+    Raises:
+        BuildError: the file is missing, does not parse, or does not describe a detector.
+    """
+    ensure_torchvision()
+    from mmdet.utils import compat_cfg
+
+    path = config_path(spec)
+    cfg = _with_values(read_config_file(path), path)
+    _refuse_mmdet_3(cfg, path)
+    import_custom(cfg.get("custom_imports"), path)
+    if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
+        raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
+    _move_into_model(cfg, path)
+    try:
+        # A copy: merging takes `_delete_` out of the tables that it merges.
+        merge(cfg, copy.deepcopy(dict(spec.overrides)))
+    except Exception as error:
+        raise BuildError(
+            f"{path}: the overrides of model {spec.name!r} do not fit this config: "
+            f"{one_line(error)}: correct the overrides"
+        ) from error
+    _take_test_data_out(cfg, path)
+    _require_pipeline(cfg, path)
+    # compat_cfg looks at what training needs; a config that is for testing has none of it.
+    for split in ("train", "val"):
+        cfg.data.setdefault(split, {})
+    if "runner" not in cfg and "total_epochs" not in cfg:
+        cfg.total_epochs = 0
+    try:
+        return compat_cfg(cfg)
+    except Exception as error:
+        raise BuildError(
+            f"{path}: not a config of mmdet 2: {one_line(error)}: update it"
+        ) from error
+
+
+def _take_test_data_out(cfg: mmcv.Config, path: Path) -> None:
+    """Puts the one data set in place of a wrapper or a list in ``data.test``.
+
+    Raises:
+        BuildError: there are several, and they prepare images differently.
+    """
+    data = cfg.get("data")
+    if not isinstance(data, Mapping):
+        return
+    try:
+        found = inner(data.get("test"))
+    except SeveralDataSets as error:
+        raise BuildError(f"{path}: {error}") from error
+    if found.wrapper:
+        cfg.data[TAKEN_FROM] = {"wrapper": found.wrapper, "count": found.count}
+        cfg.data["test"] = found.data
+
+
+def _require_pipeline(cfg: mmcv.Config, path: Path) -> None:
+    """Refuses a config without a test pipeline; raises `BuildError`."""
+    data = cfg.get("data")
+    test = data.get("test") if isinstance(data, Mapping) else None
+    steps = test.get("pipeline") if isinstance(test, Mapping) else None
+    if steps is None:
+        raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
+    if not isinstance(steps, list | tuple) or any(
+        isinstance(step, str | int | float | list | tuple)
+        or (isinstance(step, Mapping) and "type" not in step)
+        for step in steps
+    ):
+        raise BuildError(
+            f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
+        )
+
+
+def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:
+    """Overrides settings of a loaded config, in place.
+
+    ``test_cfg.…`` and ``train_cfg.…`` stand for the model's, wherever the file has them.
+
+    Args:
+        cfg: what `load_config` gave.
+        options: by dotted key.
+
+    Raises:
+        Exception: whatever mmcv says of options that do not fit.
+    """
+    moved = {
+        f"model.{key}" if key.partition(".")[0] in BESIDE else key: value
+        for key, value in options.items()
+    }
+    cfg.merge_from_dict(moved)
+
+
+def _with_values(cfg: mmcv.Config, path: Path) -> mmcv.Config:
+    """The config with each ``${key}`` replaced by what it stands for."""
+    import mmcv
+    from mmdet.utils import replace_cfg_vals
+
+    try:
+        # Without the file's name mmcv does not read the file again, in whatever encoding the
+        # locale has.
+        made = replace_cfg_vals(mmcv.Config(cfg._cfg_dict))
+    except Exception as error:
+        raise BuildError(
+            f"{path}: a ${{key}} in it stands for nothing: {one_line(error)}: correct the file"
+        ) from error
+    object.__setattr__(made, "_filename", str(path))
+    return made
+
+
+def _refuse_mmdet_3(cfg: mmcv.Config, path: Path) -> None:
+    model = cfg.get("model")
+    signs = [name for name in _OF_3 if name in cfg]
+    if isinstance(model, Mapping) and "data_preprocessor" in model:
+        signs.append("model.data_preprocessor")
+    loop = cfg.get("test_cfg")
+    if isinstance(loop, Mapping) and "type" in loop:
+        signs.append("test_cfg.type")
+    if signs:
+        raise BuildError(f"{path}: it has {', '.join(signs)}: {of_mmdet_3('config')}")
+
+
+def _move_into_model(cfg: mmcv.Config, path: Path) -> None:
+    """Puts what stands beside `model` into it, where all of this package reads it.
+
+    mmdet hands both to the detector, and refuses a config that has one in both places.
+    """
+    for name in BESIDE:
+        outer = cfg.get(name)
+        if name in cfg:
+            cfg.pop(name)
+        if outer is None:
+            continue
+        if cfg.model.get(name) is not None:
+            raise BuildError(
+                f"{path}: {name} stands in `model` and beside it, which mmdet refuses: keep "
+                f"model.{name}"
+            )
+        cfg.model[name] = outer

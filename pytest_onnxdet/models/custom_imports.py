@@ -1,0 +1,81 @@
+"""``custom_imports``: the modules that a config wants imported, which register its own parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module, invalidate_caches
+from pathlib import Path
+from typing import Any
+
+from pytest_onnxdet.core.notes import note
+from pytest_onnxdet.models.checkpoint import BuildError, one_line
+
+_FORM = "write custom_imports = dict(imports=['package.module'], allow_failed_imports=False)"
+
+
+def import_custom(wanted: Any, path: Path) -> None:
+    """Imports what a config's ``custom_imports`` names.
+
+    Args:
+        wanted: the value; None: nothing.
+        path: the config, for messages.
+
+    Raises:
+        BuildError: a module is not there, or fails on import; the message says which, where it was
+            looked for and what to set.
+    """
+    if wanted is None:
+        return
+    if not isinstance(wanted, Mapping):
+        raise BuildError(f"{path}: custom_imports is {wanted!r}: {_FORM}")
+    names = wanted.get("imports") or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BuildError(f"{path}: custom_imports.imports is {names!r}: {_FORM}")
+    for name in names:
+        why = _failure(name, path)
+        if why is None:
+            continue
+        if not wanted.get("allow_failed_imports", False):
+            raise BuildError(f"{path}: custom_imports: {why}")
+        note(f"{path}: custom_imports: {why}; it is left out, as allow_failed_imports asks")
+
+
+def _failure(name: str, path: Path) -> str | None:
+    """Why a module cannot be imported, in words; None: it is imported."""
+    invalidate_caches()  # a module may have been written since this process last looked
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if missing != name and not name.startswith(f"{missing}."):
+            return f"{name} needs {missing}, which is not installed: install it"
+        return f"there is no module {missing!r}; looked in {_looked()}: {_remedy(name, path)}"
+    except Exception as error:  # a module's own code: anything can come out of it
+        return f"{name} fails when it is imported: {one_line(error)}: correct it"
+    return None
+
+
+def _looked() -> str:
+    folders = [os.path.abspath(entry or os.curdir) for entry in sys.path]
+    own = [
+        folder
+        for folder in dict.fromkeys(folders)
+        if os.path.isdir(folder)
+        and "site-packages" not in folder
+        and not folder.startswith((sys.base_prefix, sys.prefix))
+    ]
+    return ", ".join([*own[:4], "the installed packages"])
+
+
+def _remedy(name: str, path: Path) -> str:
+    """What to set: the folder that holds the package, where one is in sight."""
+    top = name.partition(".")[0]
+    for folder in (Path.cwd(), *path.absolute().parents):
+        if (folder / top).is_dir() or (folder / f"{top}.py").is_file():
+            if str(folder) not in sys.path:
+                return f"set PYTHONPATH={folder}, where {top} is"
+            return f"{folder / top} is there, without this module: correct the name"
+    return f"set PYTHONPATH to the folder that holds {top}, or install the package"
