@@ -210,8 +210,8 @@ class Workbench:
     def recording(self, case: Case) -> Recording:
         """PyTorch's side: every image's detections, and the first batches' raw outputs.
 
-        On the very batches that the case runs. Every backend of the same model, shape mode and
-        batch size shares it, and so do processes and runs, through the cache folder.
+        On the very batches that the case runs; shared by backends, and through the cache folder by
+        processes and runs.
         """
 
         def load() -> Recording:
@@ -219,14 +219,17 @@ class Workbench:
 
             recordings = Recordings(self.settings.cache / "reference")
             batches, reference = self.batches(case), self.reference(case.spec)
-            known = self._once(case.spec, ("known",), Known)
             parts = recordings.identity(reference.detector, self.dataset(case.spec), batches)
             return recordings.get(
-                parts, lambda: recorded(reference, batches, self.names(case), known)
+                parts, lambda: recorded(reference, batches, self.names(case), self.known(case.spec))
             )
 
         self._forget_others(case, "recording")
         return self._once(case.spec, ("recording", case.shape, case.batch), load)
+
+    def known(self, spec: ModelSpec) -> Known:
+        """What PyTorch detects in images, as far as they were run, however they are batched."""
+        return self._once(spec, ("known",), Known)
 
     def results(self, case: Case) -> list[Detections]:
         """PyTorch's detections of every image, in the data set's order.
@@ -290,7 +293,7 @@ class Workbench:
         return [split_raw(session.run(batch))[0] for batch in first]
 
     def names(self, case: Case) -> list[str]:
-        """The images' file names, in the order of :meth:`results`."""
+        """The images' file names, in order."""
         dataset = self.dataset(case.spec)
         return [dataset.path(index).name for index in range(len(dataset))]
 
@@ -313,10 +316,7 @@ class Workbench:
         return self._memo.get(spec, key, make, close)
 
     def _forget_others(self, case: Case, side: str) -> None:
-        """Drops one side's results of other cases: a set of 5,000 masked images is large.
-
-        Recordings are on the disk. Candidates stay that larger batches are compared with.
-        """
+        """Drops a side's results of other cases, but candidates that batches are compared with."""
 
         def unwanted(key: Key) -> bool:
             kind, *of = key

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.reference.detector import Reference
 
 T = TypeVar("T")
+#: How much memory proven alternatives may take.
+PROVEN_BYTES = 512_000_000
 
 
 def input_key(image: Batch) -> str:
@@ -57,17 +59,50 @@ class ByInput(Generic[T]):
         return self.values[key]
 
 
+class Proven:
+    """Alternatives by image: what PyTorch might have detected, where float ties leave that open.
+
+    They are PyTorch's own results, whichever candidate made it look for them. The first that went
+    in are forgotten where all take more than :data:`PROVEN_BYTES`: with the ranges of refined masks
+    an image's take megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, list[Detections]] = {}
+        self._bytes = 0
+
+    def of(self, image: Batch) -> list[Detections]:
+        """The alternatives of an image, a batch of one."""
+        return list(self._by_key.get(input_key(image), ()))
+
+    def add(self, image: Batch, alternatives: Iterable[Detections]) -> None:
+        """Keeps alternatives of an image."""
+        for one in alternatives:
+            self._by_key.setdefault(input_key(image), []).append(one)
+            self._bytes += _size(one)
+        while self._bytes > PROVEN_BYTES and self._by_key:
+            self._bytes -= sum(map(_size, self._by_key.pop(next(iter(self._by_key)))))
+
+
+def _size(detections: Detections) -> int:
+    """Bytes, about: what is large is."""
+    parts = (detections.masks, detections.mask_probs, detections.mask_range)
+    return sum(getattr(part, "nbytes", 0) for part in parts) + detections.boxes.nbytes
+
+
 class Known:
     """What a detector is known to find, shared by all recordings of one model.
 
     Attributes:
         results: of an image its detections, and the limits on candidates that it reaches.
         exact: its detections in float64, of the images that noise is measured on.
+        proven: what it might have detected as well, as was proven of some candidate.
     """
 
     def __init__(self) -> None:
         self.results: ByInput[tuple[Detections, frozenset[str]]] = ByInput()
         self.exact: ByInput[list[Detections]] = ByInput()
+        self.proven = Proven()
 
 
 class ByImage:

@@ -11,7 +11,7 @@ from pytest_onnxdet.verify.judge import Sides, TieProofs
 from pytest_onnxdet.verify.noise import narrowed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import Tolerance
@@ -83,7 +83,7 @@ def blame(bench: Workbench, case: Case) -> str:
     tolerance = case.spec.tolerance(case.backend.name, case.precision, session.device)
     noise = noise_of(bench, case)
 
-    def of_stage(stage: Stage, index: int, candidate: Detections) -> Sequence[Detections]:
+    def of_stage(stage: Stage, index: int, candidate: Detections) -> Iterable[Detections]:
         return alternatives(bench, case, tolerance, index, candidate, raw_session=stage.raw)
 
     return str(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,11 @@ def alternatives(
     candidate: Detections,
     singly: bool = False,
     raw_session: Callable[[], Runs] | None = None,
-) -> list[Detections]:
+) -> Iterator[Detections]:
     """What PyTorch might have detected in one image of a case; see :func:`of_image`.
+
+    First come the alternatives that were proven for other candidates, of a case of another batch
+    size or backend, in the same image; only when these are not what is looked for, new ones.
 
     Args:
         bench: where the case is at work.
@@ -52,9 +55,12 @@ def alternatives(
 
     number, place = divmod(index, case.batch)
     batch, runs = bench.batches(case)[number], case
+    image = list(alone(batch))[place]
     if singly:
-        batch, place, runs = list(alone(batch))[place], 0, replace(case, batch=1)
-    return of_image(
+        batch, place, runs = image, 0, replace(case, batch=1)
+    proven = bench.known(case.spec).proven
+    yield from proven.of(image)
+    made = of_image(
         bench.reference(case.spec),
         batch,
         place,
@@ -63,6 +69,8 @@ def alternatives(
         tolerance,
         bench.max_per_img(case.spec),
     )
+    proven.add(image, made)
+    yield from made
 
 
 def of_image(

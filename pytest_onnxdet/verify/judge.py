@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -73,7 +73,7 @@ class Sides:
 class Alternatives(Protocol):
     """What else the reference might have detected, deciding float ties as the candidate did."""
 
-    def __call__(self, index: int, candidate: Detections, singly: bool) -> Sequence[Detections]:
+    def __call__(self, index: int, candidate: Detections, singly: bool) -> Iterable[Detections]:
         """The reference's other results of one image; none where nothing ties.
 
         Args:
@@ -186,7 +186,15 @@ class _Trial:
         candidate = (sides.singles if singly and sides.singles else sides.candidate)[index]
         start = time.perf_counter()
         try:
-            possible = self.proofs.alternatives(index, candidate, singly)
+            # One by one: a further alternative may take long to compute.
+            alternative = next(
+                (
+                    one
+                    for one in self.proofs.alternatives(index, candidate, singly)
+                    if not self._compare([one], [candidate]).faults
+                ),
+                None,
+            )
         except Exception as error:  # a search that fails must not hide the fault
             spent = time.perf_counter() - start
             self.broken[
@@ -195,9 +203,6 @@ class _Trial:
             ] = None
             self.refuted = True
             return None
-        alternative = next(
-            (one for one in possible if not self._compare([one], [candidate]).faults), None
-        )
         self.refuted = self.refuted or alternative is None
         return alternative
 
