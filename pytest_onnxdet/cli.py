@@ -85,6 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _as_any_process() -> None:
+    """A forked worker clears no files: SIGTERM ends it as its pool expects, without a word."""
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_as_any_process)
+
+
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
     """For the duration of the block, SIGTERM is an interruption, so that files are cleared."""
@@ -92,10 +105,7 @@ def _ended_in_order() -> Iterator[None]:
         yield
         return
 
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ STAGES = {
     "pytest_onnxdet.data.batches.DataError": "data",
     "pytest_onnxdet.families.classes.UnsupportedPart": "lowering",
     "pytest_onnxdet.export.options.ExportError": "export",
-    "pytest_onnxdet.core.store.StoreError": "cache",
+    "pytest_onnxdet.core.locks.StoreError": "cache",
     "pytest_onnxdet.backends.base.BackendError": "runtime",
     "pytest_onnxdet.verify.checks.CheckFailed": "",
 }

@@ -1,13 +1,16 @@
 """The commands where the environment is not the usual one: in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from cli_models import Tiny, data_of
 
+from pytest_onnxdet import cli
 from pytest_onnxdet.data.datasets import SHAPES
 
 MAIN = ("-m", "pytest_onnxdet.cli")
@@ -103,3 +106,21 @@ def test_another_folder_than_the_configs(tmp_path: Path, tiny: Tiny) -> None:
     done = ran(tmp_path / "elsewhere", ("export", *words))
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["o.onnx"]
+
+
+def test_a_workers_end_is_no_interruption() -> None:
+    """Pools end their workers by SIGTERM, which in the command itself is an interruption."""
+    with cli._ended_in_order():
+        ready, ask = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(ask, b"1")
+            time.sleep(30)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)

@@ -15,11 +15,13 @@ from pytest_onnxdet.commands import verify as command
 from pytest_onnxdet.commands.images import SAMPLE
 from pytest_onnxdet.commands.verify import Trial, compare
 from pytest_onnxdet.core.store import Artifact
+from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.run import ties
+from pytest_onnxdet.run.by_image import Known
 from pytest_onnxdet.verify.checks import CheckFailed
 
 ensure_torchvision()  # masks are pasted by mmdet
@@ -110,7 +112,9 @@ def by_the_suite(
         "raw_reference": raw,
         "raw": raw,
         "reference": None,
-        "batches": [None],
+        "batches": [Batch(np.zeros((1, 3, 8, 8), np.float32), np.array([[8, 8]]), [{}])],
+        "known": Known(),
+        "dataset": SimpleNamespace(said={}),
         "session": SimpleNamespace(device="cpu"),
         "recording": SimpleNamespace(noise=noise, cuts={}),
     }
