@@ -137,10 +137,10 @@ def _check_truth(data: Dataset) -> None:
     """
     for index in range(len(data)):
         try:
-            found = data.coco.get_ann_info(index)
+            info = data.coco.get_ann_info(index)
             for name in ("bboxes", "labels"):
-                if not isinstance(found[name], np.ndarray):
-                    raise TypeError(f"{name} is a {type(found[name]).__name__}, not an array")
+                if not isinstance(info[name], np.ndarray):
+                    raise TypeError(f"{name} is a {type(info[name]).__name__}, not an array")
         except Exception as error:
             raise DataError(
                 f"{data.spec.annotations}: the objects of {data.path(index).name} cannot be read "

@@ -131,8 +131,8 @@ def _below(source: Path, root: Path) -> Path:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, found.st_ino
 
 
 def save(path: Path, picture: Picture) -> None:

@@ -24,7 +24,7 @@ from pytest_onnxdet.data.segmentation import mask_area, wrong_segmentation
 
 #: Height and width of a listed image, by its entry.
 Measure = Callable[[Mapping[str, Any]], tuple[int, int]]
-_MOST_PX = 1 << 20  # of a side; OpenCV reads no larger images
+_MAX_PX = 1 << 20  # of a side; OpenCV reads no larger images
 _NAMED = 3  # how many ids a note quotes
 
 
@@ -46,7 +46,7 @@ class Annotations:
 
 
 @dataclass
-class _Found:
+class _Remarks:
     """What is to be said of many entries at once: their kind and ids, by sentence."""
 
     path: Path
@@ -91,7 +91,7 @@ def read_annotations(
         DataError: it cannot be read, or cannot be evaluated.
     """
     document, recoded = read_json(path)
-    found = _Found(path, mended=recoded)
+    remarks = _Remarks(path, mended=recoded)
     images = _listed(path, document, "images", ("id", "file_name"))
     categories = _listed(path, document, "categories", ("id", "name"))
     if not images:
@@ -104,18 +104,18 @@ def read_annotations(
     if classes is not None:
         check_classes(path, names, classes)
     for image in images:
-        _complete_size(path, image, measure, found)
+        _complete_size(path, image, measure, remarks)
     if objects or "annotations" in document:
         keys = ("id", "image_id", "category_id", "bbox")
         entries = _listed(path, document, "annotations", keys)
         by_id = {image["id"]: image for image in images}
         known = {category["id"] for category in categories}
         for entry in entries:
-            _check_object(path, entry, by_id, known, found, masks)
+            _check_object(path, entry, by_id, known, remarks, masks)
         if objects and all(entry["iscrowd"] for entry in entries):
             what = "all annotations are crowds" if entries else "there are no annotations"
-            found.add(f"{what}: no object to find, and no AP (mmdet gives -1)", "", "")
-    return Annotations(path, document, found.notes(), found.mended)
+            remarks.add(f"{what}: no object to find, and no AP (mmdet gives -1)", "", "")
+    return Annotations(path, document, remarks.notes(), remarks.mended)
 
 
 def check_classes(path: Path, mapped: Sequence[str], classes: Sequence[str]) -> None:
@@ -205,23 +205,23 @@ def _unique(path: Path, what: str, values: Sequence[Any]) -> None:
 
 
 def _complete_size(
-    path: Path, image: dict[str, Any], measure: Measure | None, found: _Found
+    path: Path, image: dict[str, Any], measure: Measure | None, remarks: _Remarks
 ) -> None:
     if not isinstance(image["file_name"], str) or not image["file_name"].strip():
         raise DataError(f"{path}: image {image['id']}: file_name is no file's name: correct it")
     absent = [key for key in ("height", "width") if image.get(key) is None]
     if absent and measure is not None:
         image["height"], image["width"] = measure(image)
-        found.mended = True
-        found.add("no height or width of {}: measured", "image", image["id"])
+        remarks.mended = True
+        remarks.add("no height or width of {}: measured", "image", image["id"])
     elif absent:
         raise DataError(f"{path}: image {image['id']} has no {absent[0]}: add it")
     for key in ("height", "width"):
-        if not is_number(image[key]) or not 1 <= image[key] <= _MOST_PX or image[key] % 1:
+        if not is_number(image[key]) or not 1 <= image[key] <= _MAX_PX or image[key] % 1:
             raise DataError(f"{path}: image {image['id']}: {key} is {image[key]!r}: correct it")
         if isinstance(image[key], float):  # pycocotools makes no mask of such a size
             image[key] = int(image[key])
-            found.mended = True
+            remarks.mended = True
 
 
 def _check_object(
@@ -229,7 +229,7 @@ def _check_object(
     entry: dict[str, Any],
     images: Mapping[Any, Mapping[str, Any]],
     categories: set[Any],
-    found: _Found,
+    remarks: _Remarks,
     masks: bool,
 ) -> None:
     """Refuses, or completes in place, one entry of ``annotations``."""
@@ -247,8 +247,8 @@ def _check_object(
         )
     image = images[entry["image_id"]]
     if entry.get("iscrowd") is None:
-        found.mended = True
-        found.add("no iscrowd in {}: taken for 0", "annotation", number)
+        remarks.mended = True
+        remarks.add("no iscrowd in {}: taken for 0", "annotation", number)
         entry["iscrowd"] = 0
     if entry["iscrowd"] not in (0, 1) or isinstance(entry["iscrowd"], str):
         raise DataError(
@@ -260,38 +260,38 @@ def _check_object(
             f"{path}: annotation {number}: segmentation {reason}: correct it, or leave segm out"
         )
     if entry.get("area") is None:
-        found.mended = True
+        remarks.mended = True
         area = mask_area(entry.get("segmentation"), size)
         whence = "box" if area is None else "segmentation"
-        found.add(f"no area in {{}}: taken from the {whence}", "annotation", number)
+        remarks.add(f"no area in {{}}: taken from the {whence}", "annotation", number)
         entry["area"] = max(0.0, box[2]) * max(0.0, box[3]) if area is None else area
     if not is_number(entry["area"]):
         raise DataError(
             f"{path}: annotation {number}: area is {_short(entry['area'])}: give a number"
         )
-    _odd(entry, box, size, found)
+    _odd(entry, box, size, remarks)
 
 
 def _odd(
-    entry: Mapping[str, Any], box: Sequence[float], size: Sequence[int], found: _Found
+    entry: Mapping[str, Any], box: Sequence[float], size: Sequence[int], remarks: _Remarks
 ) -> None:
     """Notes what mmdet counts all the same."""
     number = entry["id"]
     if number == 0:
-        found.add(
+        remarks.add(
             "id 0 in {}: counts as missed, as pycocotools takes a match with it for none: number "
             "from 1",
             "annotation",
             number,
         )
     if box[2] <= 0 or box[3] <= 0:
-        found.add(
+        remarks.add(
             "a box of no size in {}: nothing can match it, and it counts as missed",
             "annotation",
             number,
         )
     elif box[0] >= size[1] or box[1] >= size[0] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
-        found.add(
+        remarks.add(
             "a box outside of its image in {}: hardly anything can match it, and it counts",
             "annotation",
             number,

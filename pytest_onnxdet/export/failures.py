@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Multiples that networks ask of a side, and how much larger a size is tried to tell a size that is
 #: too small from one that is no such multiple.
 MULTIPLES, LARGER = (2, 4, 8, 16, 32, 64, 128), (128, 256, 512)
-STEP, MOST = 32, 1024
+STEP, MAX = 32, 1024
 _NODES = ("node", "n")  # what the exporter calls a node while it translates it
 
 
@@ -119,7 +119,7 @@ def _advice(size: tuple[int, int], takes: Callable[[tuple[int, int]], bool]) -> 
     """Which size to ask for instead; None: no other one helps."""
     height, width = size
     if any(takes((height + more, width + more)) for more in LARGER):
-        for side in range(STEP, MOST + 1, STEP):
+        for side in range(STEP, MAX + 1, STEP):
             if takes((side, side)):
                 return (
                     f"it is too small: give --shape (a spec's static_shape) {side} {side} or more"

@@ -75,10 +75,10 @@ def require_cut(
     require_number(value, path, key)
     if value > 0:
         return
-    found = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
+    state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
     out = "all" if value == 0 else "the last ones"
     raise UnsupportedPart(
-        f"{path}.{key} {found}: {otherwise or f'mmdet slices [:{value}], which leaves out {out}'}; "
+        f"{path}.{key} {state}: {otherwise or f'mmdet slices [:{value}], which leaves out {out}'}; "
         "that has no lowering: give the number of boxes to keep, from 1"
     )
 

@@ -105,12 +105,12 @@ def _take_test_data_out(cfg: mmcv.Config, path: Path) -> None:
     if not isinstance(data, Mapping):
         return
     try:
-        found = inner(data.get("test"))
+        inside = inner(data.get("test"))
     except SeveralDataSets as error:
         raise BuildError(f"{path}: {error}") from error
-    if found.wrapper:
-        cfg.data[TAKEN_FROM] = {"wrapper": found.wrapper, "count": found.count}
-        cfg.data["test"] = found.data
+    if inside.wrapper:
+        cfg.data[TAKEN_FROM] = {"wrapper": inside.wrapper, "count": inside.count}
+        cfg.data["test"] = inside.data
 
 
 def _require_pipeline(cfg: mmcv.Config, path: Path) -> None:

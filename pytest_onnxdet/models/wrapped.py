@@ -40,25 +40,25 @@ def inner(test: Any) -> Inner:
     Raises:
         SeveralDataSets: there are several that differ in their pipeline or classes.
     """
-    found = list(_leaves(test))
+    leaves = list(_leaves(test))
     if isinstance(test, list | tuple):
         wrapper = "a list"
-    elif found and found[0] is not test:
+    elif leaves and leaves[0] is not test:
         wrapper = f"a {test.get('type')}" if "ann_file" not in test else "one with several files"
     else:
         wrapper = ""
-    if not found:
+    if not leaves:
         return Inner(test, "", 0)
     for key in ("pipeline", "classes", "type"):
-        if any(one.get(key) != found[0].get(key) for one in found):
+        if any(one.get(key) != leaves[0].get(key) for one in leaves):
             what = {"type": "classes, as their types do"}.get(key, key)
-            if key == "type" and "classes" in found[0]:
+            if key == "type" and "classes" in leaves[0]:
                 continue
             raise SeveralDataSets(
-                f"data.test is {wrapper} of {len(found)} data sets that differ in their {what}: "
+                f"data.test is {wrapper} of {len(leaves)} data sets that differ in their {what}: "
                 "set data.test to the one that the model is for"
             )
-    return Inner(found[0], wrapper, len(found))
+    return Inner(leaves[0], wrapper, len(leaves))
 
 
 def _leaves(test: Any) -> Iterator[Any]:

@@ -95,9 +95,9 @@ class Recordings:
         with locked(self.root / f"{key}.lock"):
             if place.exists():
                 try:
-                    found = read(place)
+                    stored = read(place)
                     touch(place)
-                    return found
+                    return stored
                 except OtherFormat:
                     pass
                 except BundleError as error:
