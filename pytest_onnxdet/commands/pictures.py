@@ -132,7 +132,7 @@ def _below(source: Path, root: Path) -> Path:
 
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
-    return status.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def save(path: Path, picture: Picture) -> None:
