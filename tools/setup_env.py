@@ -18,6 +18,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,5 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    # As a time limit sends it: what set-up has started ends with it, and the next one goes on.
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())

@@ -56,7 +56,7 @@ KNOWN_FAILURES: tuple[tuple[str, Diagnosis], ...] = (
         r"No space left on device|Disk quota exceeded",
         Diagnosis(
             "the disk is full",
-            "free 4 GB where the clone and the temporary folder are (TMPDIR moves the latter), "
+            "free 2.5 GB where the clone and the temporary folder are (TMPDIR moves the latter), "
             "then run the command again",
         ),
     ),

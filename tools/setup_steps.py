@@ -5,6 +5,7 @@ Standard library only: this runs before anything is installed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -15,11 +16,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
 from setup_report import Progress, SetupError, diagnose
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - mmcv-full's build is for Linux
-    raise SystemExit("set-up failed: only Linux is supported") from None
 
 
 class Result(NamedTuple):

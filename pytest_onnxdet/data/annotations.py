@@ -265,9 +265,11 @@ def _check_object(
         whence = "box" if area is None else "segmentation"
         remarks.add(f"no area in {{}}: taken from the {whence}", "annotation", number)
         entry["area"] = max(0.0, box[2]) * max(0.0, box[3]) if area is None else area
-    if not is_number(entry["area"]):
+    if not is_number(entry["area"]) or entry["area"] < 0:
+        # pycocotools leaves an object of a negative area out of every AP.
         raise DataError(
-            f"{path}: annotation {number}: area is {_short(entry['area'])}: give a number"
+            f"{path}: annotation {number}: area is {_short(entry['area'])}: give a number, 0 or "
+            "more"
         )
     _odd(entry, box, size, remarks)
 
@@ -293,6 +295,19 @@ def _odd(
     elif box[0] >= size[1] or box[1] >= size[0] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
         remarks.add(
             "a box outside of its image in {}: hardly anything can match it, and it counts",
+            "annotation",
+            number,
+        )
+    elif box[0] + box[2] > size[1] + 1 or box[1] + box[3] > size[0] + 1:
+        remarks.add(
+            "a box that reaches beyond its image in {}: a bbox is x, y, width and height in pixels",
+            "annotation",
+            number,
+        )
+    elif max(box) <= 1:
+        remarks.add(
+            "a box within the first pixel in {}: a bbox is x, y, width and height in pixels, not "
+            "shares of the image",
             "annotation",
             number,
         )

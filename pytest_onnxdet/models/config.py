@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
+from pytest_onnxdet.models.pipeline_channels import require_deviations
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
@@ -128,6 +129,7 @@ def _require_pipeline(cfg: mmcv.Config, path: Path) -> None:
         raise BuildError(
             f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
         )
+    require_deviations(steps, path)
 
 
 def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:

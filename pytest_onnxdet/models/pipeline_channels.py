@@ -42,6 +42,21 @@ def require_channels(detector: Any, pipeline: Iterable[Any], path: Path | str) -
                 )
 
 
+def require_deviations(pipeline: Iterable[Any], path: Path | str) -> None:
+    """Refuses a standard deviation of 0, by which no image can be divided.
+
+    Raises:
+        BuildError: there is one.
+    """
+    for step in _steps(pipeline):
+        values = step.get("std") if step.get("type") == "Normalize" else None
+        if isinstance(values, list | tuple) and any(value == 0 for value in values):
+            raise BuildError(
+                f"{path}: Normalize in the test pipeline divides by a std of 0 ({list(values)}): "
+                "give the deviations that the model was trained with"
+            )
+
+
 def _steps(pipeline: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     for step in pipeline:
         if isinstance(step, Mapping):

@@ -29,6 +29,26 @@ def refuse_mmdet_3(file: Any, meta: Mapping[str, Any], names: Sequence[str]) -> 
         raise BuildError(f"{file}: it has {', '.join(signs)}: {of_mmdet_3('checkpoint')}")
 
 
+def _refuse_odd_tensors(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], file: Any
+) -> None:
+    """Refuses tensors that PyTorch copies without what makes them odd, or not at all."""
+    for name, tensor in state.items():
+        if name not in own or not own[name].is_floating_point():
+            continue
+        if tensor.is_meta:
+            what = "has no values (device meta)"
+        elif tensor.layout != torch.strided:
+            what = f"is of layout {tensor.layout}"
+        elif not tensor.is_floating_point():
+            what = f"is of type {tensor.dtype}"
+        else:
+            continue
+        raise BuildError(
+            f"{file}: {name} {what}: save the state_dict as plain floating point tensors"
+        )
+
+
 def put_into(model: Any, state: Mapping[str, torch.Tensor], file: Any) -> None:
     """Fills a detector. Every parameter must be there with its shape, and nothing else.
 
@@ -41,6 +61,7 @@ def put_into(model: Any, state: Mapping[str, torch.Tensor], file: Any) -> None:
         BuildError: they do not fit, or are no numbers.
     """
     own = model.state_dict()
+    _refuse_odd_tensors(own, state, file)
     misshapen = [name for name, t in state.items() if name in own and own[name].shape != t.shape]
     # Not strict: modules rename what older versions of mmdet saved while they load.
     fitting = {name: t for name, t in state.items() if name not in misshapen}

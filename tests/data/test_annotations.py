@@ -86,6 +86,7 @@ def test_a_sound_file_is_taken_as_it_is(tmp_path: Path) -> None:
         (changed("annotations", 2, bbox=list(range(90))), r"bbox is \[0, 1, .*\.\.\.: give"),
         (changed("annotations", 2, area=float("nan")), "annotation 3: area is NaN: give a number"),
         (changed("annotations", 2, area=10**400), "annotation 3: area is 1000.*: give a number"),
+        (changed("annotations", 2, area=-1.0), "annotation 3: area is -1.0: give a number, 0 or m"),
         (changed("annotations", 2, area="12"), 'annotation 3: area is "12"'),
         (changed("annotations", 2, iscrowd="0"), 'annotation 3: iscrowd is "0": give 0 or 1'),
         (changed("annotations", 2, iscrowd=2), "annotation 3: iscrowd is 2: give 0 or 1"),
@@ -311,3 +312,22 @@ def test_a_copy_that_cannot_be_written_is_told(
         for_mmdet(mended),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        (
+            [2, 2, W, H],
+            "a box that reaches beyond its image in annotation 3: a bbox is x, y, w",
+        ),
+        ([0.1, 0.2, 0.5, 0.4], "a box within the first pixel in annotation 3"),
+    ],
+    ids=["corners", "shares"],
+)
+def test_boxes_in_another_convention_are_told(tmp_path: Path, box: list[float], said: str) -> None:
+    written = document()
+    written["annotations"][2].update(bbox=box, area=box[2] * box[3])
+    (tmp_path / "a.json").write_text(json.dumps(written))
+    (note,) = read_annotations(tmp_path / "a.json").notes
+    assert said in note

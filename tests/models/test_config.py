@@ -102,6 +102,12 @@ def test_a_test_pipeline_that_is_none(tmp_path: Path, data: str) -> None:
     assert "data.test.pipeline`" in refusal(written(tmp_path, WHOLE + f"data = {data}\n"))
 
 
+def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
+    step = "dict(type='Normalize', mean=[1, 1, 1], std=[0, 1, 1])"
+    data = f"data = dict(test=dict(pipeline=[dict(type='MultiScale', transforms=[{step}])]))"
+    assert "std of 0 ([0, 1, 1])" in refusal(written(tmp_path, WHOLE + f"{data}\n"))
+
+
 def test_windows_line_ends_and_a_path_of_other_letters(tmp_path: Path) -> None:
     folder = tmp_path / "gr\u00f6\u00dfe \u6a21\u578b"
     folder.mkdir()

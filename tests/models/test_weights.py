@@ -206,3 +206,21 @@ def test_other_zips_half_a_file_and_a_folder(
     assert "a TorchScript program" in refusal(file, model)
     assert "a folder, not a weights file" in refusal(tmp_path, model)
     assert "no such weights file" in refusal(tmp_path / "nowhere.pth", model)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to(torch.complex64) + 5j, "is of type torch.complex64"),
+        (lambda t: t.to(torch.int32), "is of type torch.int32"),
+        (lambda t: t.to_sparse(), "is of layout torch.sparse_coo"),
+        (lambda t: t.to("meta"), "has no values (device meta)"),
+    ],
+    ids=["complex", "integer", "sparse", "meta"],
+)
+def test_tensors_that_would_lose_something_are_refused(
+    model: torch.nn.Module, trained: State, tmp_path: Path, change: Any, said: str
+) -> None:
+    name = "bbox_head.retina_cls.weight"
+    text = refusal(saved(tmp_path, {**trained, name: change(trained[name])}), model)
+    assert f"{name} {said}: save the state_dict as plain" in text
