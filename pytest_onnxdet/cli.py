@@ -59,9 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a locale may lack a character of a message
             stream.reconfigure(errors="backslashreplace")
     args = make_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A class's name may have letters that the locale has not: better spelt out than an error.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.

@@ -29,7 +29,6 @@ from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.models.build import load_config
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.reference.detector import Reference
-from pytest_onnxdet.reference.noise import MapNoise
 from pytest_onnxdet.run.noise import measure
 
 _INPUT = (
@@ -125,9 +124,8 @@ def main() -> None:
                     for o, e in zip(other, noise.exact, strict=True)
                 ]
             )
-            unit = MapNoise(own.worst, own.rms, own.step)
-            worst = max(worst, float(gaps.max()) / max(unit.worst, unit.step))
-            rms = max(rms, float(np.sqrt((gaps**2).mean())) / max(unit.rms, 0.29 * unit.step))
+            worst = max(worst, float(gaps.max()) / max(own.worst, own.step))
+            rms = max(rms, float(np.sqrt((gaps**2).mean())) / max(own.rms, 0.29 * own.step))
         print(f"| {spec.name} | {count[0] // len(batches)} | {worst:.1f} | {rms:.1f} |", flush=True)
 
 

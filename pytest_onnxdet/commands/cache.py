@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.commands.common import MISMATCH, CommandError, say, warn
+from pytest_onnxdet.report.figures import size as in_units
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,17 +86,17 @@ def run(args: argparse.Namespace) -> int:
     unwanted = chosen(every, older_than, max_size)
     if args.dry_run:
         for entry in unwanted:
-            say(f"would go: {entry.path} ({_size(entry.size)}, unused for {_age(entry.used)})")
-        size = _size(sum(entry.size for entry in unwanted))
-        say(f"{_count(len(unwanted))}, {size}, would go from {cache}")
+            say(f"would go: {entry.path} ({in_units(entry.size)}, unused for {_age(entry.used)})")
+        total = in_units(sum(entry.size for entry in unwanted))
+        say(f"{_count(len(unwanted))}, {total}, would go from {cache}")
         return 0
     gone, stay = take_out(unwanted)
     for entry, why in stay:
         warn(f"{entry.path} stays: {why}")
     left = sum(e.size for e in every) - sum(e.size for e in gone)
     say(
-        f"{_count(len(gone))}, {_size(sum(e.size for e in gone))}, taken out of {cache}; "
-        f"{_count(len(every) - len(gone))}, {_size(left)}, left"
+        f"{_count(len(gone))}, {in_units(sum(e.size for e in gone))}, taken out of {cache}; "
+        f"{_count(len(every) - len(gone))}, {in_units(left)}, left"
     )
     return MISMATCH if stay else 0
 
@@ -117,14 +118,14 @@ def _list(cache: Path, kept: dict[str, list[Any]]) -> None:
         (
             name,
             f"{len(store):,}",
-            _size(sum(entry.size for entry in store)),
+            in_units(sum(entry.size for entry in store)),
             _age(min(entry.used for entry in store)) if store else "-",
             STORES[name],
         )
         for name, store in kept.items()
     ]
     every = [entry for store in kept.values() for entry in store]
-    rows.append(("all", f"{len(every):,}", _size(sum(entry.size for entry in every)), "", ""))
+    rows.append(("all", f"{len(every):,}", in_units(sum(entry.size for entry in every)), "", ""))
     table = [("store", "entries", "size", "longest unused", "holds"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     for name, count, size, age, holds in table:
@@ -136,14 +137,6 @@ def _list(cache: Path, kept: dict[str, list[Any]]) -> None:
 
 def _count(number: int) -> str:
     return f"{number:,} entr{'y' if number == 1 else 'ies'}"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _age(used: float) -> str:

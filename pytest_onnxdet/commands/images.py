@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
 from pytest_onnxdet.data.datasets import SHAPES
 from pytest_onnxdet.data.photographs import why_unreadable
+from pytest_onnxdet.models.pipeline import settings_of_steps
 
 if TYPE_CHECKING:
     import mmcv
@@ -88,7 +89,7 @@ def prepare(
     if not fill:
         height, width = (max(1, length * 4 // 5) for length in (height, width))
     steps = copy.deepcopy(cfg.data.test.pipeline)
-    for step in _steps(steps):
+    for step in settings_of_steps(steps):
         if step["type"] == "MultiScaleFlipAug":
             step.pop("scale_factor", None)
             step.update(img_scale=(width, height), flip=False)
@@ -147,19 +148,13 @@ def _unchanged(step: Any) -> bool:
     return bool(step.get("color_type", usual) == "unchanged")
 
 
-def _steps(steps: Sequence[Any]) -> Iterator[Any]:
-    for step in steps:
-        yield step
-        yield from _steps(step.get("transforms", ()))
-
-
 def _fitting(cfg: mmcv.Config, length: int) -> int:
     """The longest side that is no longer than ``length`` after the pipeline's own padding.
 
     CornerNet's pipeline centres the image on a canvas, whose side is the image's with the low bits
     set, or a multiple of a number.
     """
-    for step in _steps(cfg.data.test.pipeline):
+    for step in settings_of_steps(cfg.data.test.pipeline):
         if step["type"] == "RandomCenterCropPad":
             mode, value = step["test_pad_mode"]
             if mode == "logical_or":

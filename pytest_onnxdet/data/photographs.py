@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.data.annotations import Measure
 from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.models.pipeline import settings_of_steps
 
 #: EXIF's tag of how the camera was held; from 5 on height and width change places.
 _ORIENTATION, _SIDEWAYS = 0x0112, 5
@@ -190,7 +191,7 @@ def why_unreadable(
 
 def _other_channels(path: Path, pipeline: Sequence[Any]) -> str:
     """How an image's channels and those of the pipeline's Normalize differ; empty where not."""
-    for step in _steps(pipeline):
+    for step in settings_of_steps(pipeline):
         mean = step.get("mean")
         if step.get("type") == "Normalize" and isinstance(mean, list | tuple):
             shape = load(pipeline, path).shape
@@ -201,13 +202,6 @@ def _other_channels(path: Path, pipeline: Sequence[Any]) -> str:
                     f"{len(mean)}: correct the loading step (color_type), or mean and std"
                 )
     return ""
-
-
-def _steps(steps: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    for step in steps:
-        if isinstance(step, Mapping):
-            yield step
-            yield from _steps(step.get("transforms") or ())
 
 
 def check_images(

@@ -96,7 +96,7 @@ class DetrFamily(Family):
         cfg = head.test_cfg or {}
         none = "mmdet's top-k finds nothing, or fails"
         require_cut(cfg, TEST_CFG, "max_per_img", default=head.num_query, otherwise=none)
-        most = head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1)
+        most = _candidates(head)
         if cfg.get("max_per_img", head.num_query) > most:
             raise UnsupportedPart(
                 f"{TEST_CFG}.max_per_img is {cfg['max_per_img']} and the head has {most} "
@@ -118,8 +118,7 @@ class DetrFamily(Family):
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
         """Of all queries; of all pairs of query and class where scores are independent."""
         head = self.head(detector)
-        every = head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1)
-        return head.test_cfg.get("max_per_img", head.num_query), every
+        return head.test_cfg.get("max_per_img", head.num_query), _candidates(head)
 
     def calibration(self, detector: nn.Module) -> Calibration:
         head = self.head(detector)
@@ -132,3 +131,8 @@ DETR = DetrFamily(
     ties=Ties(order=True, suppression=False),
     uncapped="DETR's detections are its queries, cut at test_cfg.max_per_img",
 )
+
+
+def _candidates(head: Any) -> int:
+    """How many detections an image may have: queries, or pairs of query and independent class."""
+    return int(head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1))

@@ -10,9 +10,14 @@ from typing import Any
 
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.families.classes import UnsupportedPart
-from pytest_onnxdet.models.config import SUCCESSORS
 
 TEST_CFG, RPN, RCNN = "model.test_cfg", "model.test_cfg.rpn", "model.test_cfg.rcnn"
+#: Keys of test_cfg of mmdet 2.0 to 2.7, which 2.28 does not read, and what took their place.
+SUCCESSORS = {
+    "nms_thr": "nms=dict(type='nms', iou_threshold=...)",
+    "max_num": "max_per_img",
+    "nms_post": "max_per_img",
+}
 _BRINGS = {"nms": ("nms_thr",), "max_per_img": ("max_num", "nms_post")}
 
 

@@ -18,12 +18,6 @@ from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
 if TYPE_CHECKING:
     import mmcv
 
-#: Keys of test_cfg of mmdet 2.0 to 2.7, which 2.28 does not read, and what took their place.
-SUCCESSORS = {
-    "nms_thr": "nms=dict(type='nms', iou_threshold=...)",
-    "max_num": "max_per_img",
-    "nms_post": "max_per_img",
-}
 #: What only configs of MMDetection 3 have, at the top and in the model.
 _OF_3 = ("test_dataloader", "test_evaluator", "optim_wrapper", "vis_backends")
 #: Sections that mmdet 2.0 to 2.2 kept beside `model`, and 2.28 still reads there.

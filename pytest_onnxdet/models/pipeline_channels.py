@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.models.channels import input_channels
 from pytest_onnxdet.models.checkpoint import BuildError
+from pytest_onnxdet.models.pipeline import settings_of_steps
 
 VALUES = ("mean", "std")
 
@@ -26,7 +27,7 @@ def require_channels(detector: Any, pipeline: Iterable[Any], path: Path | str) -
     Raises:
         BuildError: the message names both numbers.
     """
-    for step in _steps(pipeline):
+    for step in settings_of_steps(pipeline):
         if step.get("type") != "Normalize":
             continue
         for name in VALUES:
@@ -48,17 +49,10 @@ def require_deviations(pipeline: Iterable[Any], path: Path | str) -> None:
     Raises:
         BuildError: there is one.
     """
-    for step in _steps(pipeline):
+    for step in settings_of_steps(pipeline):
         values = step.get("std") if step.get("type") == "Normalize" else None
         if isinstance(values, list | tuple) and any(value == 0 for value in values):
             raise BuildError(
                 f"{path}: Normalize in the test pipeline divides by a std of 0 ({list(values)}): "
                 "give the deviations that the model was trained with"
             )
-
-
-def _steps(pipeline: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    for step in pipeline:
-        if isinstance(step, Mapping):
-            yield step
-            yield from _steps(step.get("transforms", ()))

@@ -39,8 +39,7 @@ class CaseScheduling(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: Any) -> None:
         """Gives a worker the next group: of its last model, else of one that nobody has begun."""
-        begun = {self._model(scope): None for scope in self.assigned_work.get(node, ())}
-        own = next(reversed(begun), None)
+        own = next(map(self._model, reversed(self.assigned_work.get(node, {}))), None)
         others = {self._model(s) for units in self.assigned_work.values() for s in units}
         preferred = [s for s in self.workqueue if self._model(s) == own] or [
             s for s in self.workqueue if self._model(s) not in others

@@ -183,11 +183,11 @@ def noise(record: Record) -> float | None:
 
 def size(count: float) -> str:
     """Bytes for people, in units of 1000."""
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} GB"
+    return f"{count:.1f} TB"
 
 
 def _one_engine(record: Record) -> tuple[object, ...]:

@@ -254,17 +254,19 @@ class Workbench:
 
         None for a batch size of 1. In static mode these are the detections of the graph of batch
         size 1, as all batches have one size and the case's own graph takes no other batch size. In
-        dynamic mode the case of batch size 1 runs the same graph: where it was run before, an image
-        that it fed alike is not run again. Raises as :meth:`candidates`.
+        dynamic mode the graph is the same: what batches of 1 fed alike is not run again.
         """
         if case.batch == 1:
             return None
         single = replace(case, batch=1)
+
+        def known() -> ByInput[Detections]:
+            made = self._memo.made(case.spec, _candidates(single)) or []
+            return ByInput(dict(zip(map(input_key, self.batches(single)), made, strict=False)))
+
         if case.shape == "static":
             return self.candidates(single)
-        known = self._memo.made(case.spec, _candidates(single)) or []
-        ran = self._once(case.spec, (*_candidates(single), "alone"), ByInput["Detections"])
-        ran.values.update(zip(map(input_key, self.batches(single)), known, strict=False))
+        ran = self._once(case.spec, (*_candidates(single), "alone"), known)
         detector, batches = self.detector(case.spec), self.batches(case)
         return packed(read_alone(single, self.session(single), detector, batches, ran))
 

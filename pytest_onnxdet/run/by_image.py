@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_onnxdet.data.detections import Detections
+    from pytest_onnxdet.models.spec import Tolerance
     from pytest_onnxdet.reference.detector import Reference
 
 T = TypeVar("T")
@@ -68,17 +69,18 @@ class Proven:
     """
 
     def __init__(self) -> None:
-        self._by_key: dict[str, list[Detections]] = {}
+        self._by_key: dict[tuple[str, Tolerance], list[Detections]] = {}
         self._bytes = 0
 
-    def of(self, image: Batch) -> list[Detections]:
-        """The alternatives of an image, a batch of one."""
-        return list(self._by_key.get(input_key(image), ()))
+    def of(self, image: Batch, tolerance: Tolerance) -> list[Detections]:
+        """The alternatives of an image, a batch of one, that were proven within an allowance."""
+        return list(self._by_key.get((input_key(image), tolerance), ()))
 
-    def add(self, image: Batch, alternatives: Iterable[Detections]) -> None:
-        """Keeps alternatives of an image."""
+    def add(self, image: Batch, tolerance: Tolerance, alternatives: Iterable[Detections]) -> None:
+        """Keeps alternatives of an image. What is open in a mask hangs on the allowance."""
+        kept = self._by_key.setdefault((input_key(image), tolerance), [])
         for one in alternatives:
-            self._by_key.setdefault(input_key(image), []).append(one)
+            kept.append(one)
             self._bytes += _size(one)
         while self._bytes > PROVEN_BYTES and self._by_key:
             self._bytes -= sum(map(_size, self._by_key.pop(next(iter(self._by_key)))))
@@ -94,13 +96,14 @@ class Known:
     """What a detector is known to find, shared by all recordings of one model.
 
     Attributes:
-        results: of an image its detections, and the limits on candidates that it reaches.
+        results: of an image, by :func:`input_key`, its detections and the limits on candidates that
+            it reaches.
         exact: its detections in float64, of the images that noise is measured on.
         proven: what it might have detected as well, as was proven of some candidate.
     """
 
     def __init__(self) -> None:
-        self.results: ByInput[tuple[Detections, frozenset[str]]] = ByInput()
+        self.results: dict[str, tuple[Detections, frozenset[str]]] = {}
         self.exact: ByInput[list[Detections]] = ByInput()
         self.proven = Proven()
 
@@ -136,11 +139,11 @@ class ByImage:
         They are handed back since a recording keeps them in less memory than they came in.
         """
         for (key, cuts), one in zip(self._ran, detections, strict=True):
-            self._known.results.values[key] = one, cuts
+            self._known.results[key] = one, cuts
 
     def _one(self, image: Batch) -> Detections:
         key = input_key(image)
-        detections, cuts = self._known.results.values.get(key) or self._run(image)
+        detections, cuts = self._known.results.get(key) or self._run(image)
         self._ran.append((key, cuts))
         for name in cuts:
             self.reached[name] += 1

@@ -59,7 +59,7 @@ def alternatives(
     if singly:
         batch, place, runs = image, 0, replace(case, batch=1)
     proven = bench.known(case.spec).proven
-    yield from proven.of(image)
+    yield from proven.of(image, tolerance)
     made = of_image(
         bench.reference(case.spec),
         batch,
@@ -69,7 +69,7 @@ def alternatives(
         tolerance,
         bench.max_per_img(case.spec),
     )
-    proven.add(image, made)
+    proven.add(image, tolerance, made)
     yield from made
 
 

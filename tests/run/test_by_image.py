@@ -7,6 +7,7 @@ import pytest
 
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.models.spec import GPU, Tolerance
 from pytest_onnxdet.run import by_image
 from pytest_onnxdet.run.by_image import ByInput, Proven, input_key
 
@@ -43,9 +44,16 @@ def test_a_value_is_made_once() -> None:
 def test_proven_alternatives_of_the_first_images_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_image, "PROVEN_BYTES", 40)
     proven = Proven()
-    proven.add(image(0.1), [detections()])
-    proven.add(image(0.2), [detections(), detections()])
-    assert proven.of(image(0.1)) == []
-    assert len(proven.of(image(0.2))) == 2
-    proven.add(image(0.3), [detections(9)])
-    assert proven.of(image(0.3)) == [] == proven.of(image(0.2))
+    proven.add(image(0.1), Tolerance(), [detections()])
+    proven.add(image(0.2), Tolerance(), [detections(), detections()])
+    assert proven.of(image(0.1), Tolerance()) == []
+    assert len(proven.of(image(0.2), Tolerance())) == 2
+    proven.add(image(0.3), Tolerance(), [detections(9)])
+    assert proven.of(image(0.3), Tolerance()) == [] == proven.of(image(0.2), Tolerance())
+
+
+def test_what_a_wider_allowance_proves_counts_for_no_other() -> None:
+    proven = Proven()
+    proven.add(image(), GPU, [detections()])
+    assert len(proven.of(image(), GPU)) == 1
+    assert proven.of(image(), Tolerance()) == []
