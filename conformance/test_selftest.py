@@ -7,6 +7,7 @@ allowance. Anything else fails. A graph without a place for a fault skips it.
 
 import pytest
 
+from pytest_onnxdet.run.cases import SELFTEST_FULL
 from pytest_onnxdet.run.selftest import SelfTest
 from pytest_onnxdet.verify.selftest import NOWHERE
 
@@ -14,7 +15,8 @@ from pytest_onnxdet.verify.selftest import NOWHERE
 @pytest.fixture(scope="session")
 def selftest(onnxdet_case, onnxdet_workbench, onnxdet_session):
     """The case's mutants, once its good graph has passed."""
-    with SelfTest(onnxdet_workbench, onnxdet_case) as mutants:
+    early = onnxdet_workbench.settings.selftest == SELFTEST_FULL  # thousands of mutants
+    with SelfTest(onnxdet_workbench, onnxdet_case, early) as mutants:
         mutants.require_good()
         yield mutants
 

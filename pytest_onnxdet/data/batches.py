@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+#: Bytes of images that :class:`CachedBatches` keeps in memory.
+CACHE_BYTES = 512_000_000
+
 
 class DataError(Exception):
     """Data cannot be read or used; the message names the file at fault and the remedy."""
@@ -156,6 +159,31 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[number] for number in range(len(self)))
+
+
+class CachedBatches(Batches):
+    """Batches that are read once, as far as :data:`CACHE_BYTES` go."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(
+            batches.dataset,
+            batches.size,
+            batches.shape,
+            limit=batches.images,
+            fill=batches.fill,
+            channels=batches.channels,
+        )
+        self._cache: dict[int, Batch] = {}
+        self._bytes = 0
+
+    def __getitem__(self, number: int) -> Batch:
+        if number not in self._cache:
+            batch = super().__getitem__(number)
+            if self._bytes + batch.images.nbytes > CACHE_BYTES:
+                return batch
+            self._cache[number] = batch
+            self._bytes += batch.images.nbytes
+        return self._cache[number]
 
 
 def alone(batch: Batch) -> Iterator[Batch]:

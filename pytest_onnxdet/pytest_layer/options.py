@@ -89,6 +89,7 @@ def read_settings(config: pytest.Config) -> Settings:
         SELFTEST_BATCH,
         SELFTEST_IMAGES,
         SELFTEST_PLACES,
+        SELFTEST_QUICK,
         Settings,
     )
 
@@ -99,7 +100,7 @@ def read_settings(config: pytest.Config) -> Settings:
     random = values.text("checkpoints") == NONE
     limit = next(iter(values.numbers("limit")), None)
     selftest = next(iter(values.chosen("selftest", tuple(SELFTEST_PLACES))), "")
-    if limit is None and selftest == "quick":
+    if limit is None and selftest == SELFTEST_QUICK:
         limit = SELFTEST_IMAGES
     return Settings(
         cache=values.folder("cache") or user_cache(),

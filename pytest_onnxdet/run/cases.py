@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 #: The extents of a self-test: how many places of each fault are tried in a graph.
-SELFTEST_PLACES = {"quick": 1, "full": 4}
+SELFTEST_QUICK, SELFTEST_FULL = "quick", "full"
+SELFTEST_PLACES = {SELFTEST_QUICK: 1, SELFTEST_FULL: 4}
 #: A self-test's images a batch, and in ``quick`` its images. The third image of a batch shows what
 #: two do not.
 SELFTEST_BATCH, SELFTEST_IMAGES = 3, 6

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,14 +17,17 @@ import onnx
 
 from pytest_onnxdet.backends.base import BackendError
 from pytest_onnxdet.core.store import Artifact
-from pytest_onnxdet.data.batches import Batch, Batches
+from pytest_onnxdet.data.batches import Batches, CachedBatches
 from pytest_onnxdet.models.structure import is_structure
+from pytest_onnxdet.reference.recording import packed
 from pytest_onnxdet.run.bench import Workbench
+from pytest_onnxdet.run.cases import SELFTEST_IMAGES
 from pytest_onnxdet.run.memo import Memo
 from pytest_onnxdet.run.parity import noise_of, sides, tie_proofs
+from pytest_onnxdet.run.reading import read_outputs
 from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
 from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export
-from pytest_onnxdet.verify.judge import judge
+from pytest_onnxdet.verify.judge import TieProofs, judge
 from pytest_onnxdet.verify.mutants import Operator
 from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
 from pytest_onnxdet.verify.selftest import (
@@ -40,13 +44,11 @@ from pytest_onnxdet.verify.verdict import Verdict
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Arrays, Session
     from pytest_onnxdet.data.datasets import Dataset
+    from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.models.spec import ModelSpec, Tolerance
     from pytest_onnxdet.reference.detector import Reference
     from pytest_onnxdet.reference.recording import Recording
     from pytest_onnxdet.run.cases import Case
-
-#: Bytes of batches that stay in memory rather than are read anew for every mutant.
-_CACHE_BYTES = 512_000_000
 
 
 class SelfTest:
@@ -56,7 +58,8 @@ class SelfTest:
         bench: with the good graphs.
         case: whose graphs are mutated.
         early: whether a mutant is done with at the first part of parity that is red: raw outputs,
-            detections, images one by one. The outcome is the same, and less is run.
+            detections of the first images, of all, images one by one. The outcome is the same, and
+            less is run.
     """
 
     def __init__(self, bench: Workbench, case: Case, early: bool = False) -> None:
@@ -139,8 +142,11 @@ class SelfTest:
         red = self._red_raw(mutant) if self._early else None
         if red is not None:
             return red
-        candidates = mutant.candidates(case)
         proofs = replace(tie_proofs(mutant, case, tolerance), thorough=False)
+        red = self._red_first(mutant, proofs) if self._early else None
+        if red is not None:
+            return red
+        candidates = mutant.candidates(case)
         if self._early:
             both = sides(mutant, case, mutant.results(case), candidates, singly=False)
             verdict = judge(both, tolerance, proofs)
@@ -158,6 +164,19 @@ class SelfTest:
         if raw.ok:
             return None
         return Verdict(raw.metrics, (f"raw outputs of the heads: {raw.format()}",), raw=raw)
+
+    def _red_first(self, mutant: MutantBench, proofs: TieProofs) -> Verdict | None:
+        """The verdict on the first images, where it is red: no further image makes it green.
+
+        How many images may rest on a proof is asked of all together, and so not here.
+        """
+        case = self.case
+        if self.batches(case).images <= SELFTEST_IMAGES:
+            return None
+        first = mutant.first(case, SELFTEST_IMAGES)
+        both = sides(mutant, case, mutant.results(case)[: len(first)], first, singly=False)
+        verdict = judge(both, self._tolerance(), replace(proofs, max_share=1.0))
+        return None if verdict.ok else verdict
 
     def _tolerance(self) -> Tolerance:
         case = self.case
@@ -194,7 +213,7 @@ class SelfTest:
     def batches(self, case: Case) -> Batches:
         """The images of a case, read once where they are few."""
         key = ("batches", case.shape, case.batch)
-        return self._memo.get(self, key, lambda: KeptBatches(self.bench.batches(case)))
+        return self._memo.get(self, key, lambda: CachedBatches(self.bench.batches(case)))
 
     def raw(self) -> list[dict[str, Any]]:
         """The good graph's raw outputs."""
@@ -294,6 +313,14 @@ class MutantBench(Workbench):
             return self.good.session(case, postprocess)
         return super().session(case, postprocess)
 
+    def first(self, case: Case, images: int) -> list[Detections]:
+        """What the mutant detects in the first batches, which hold so many images or more."""
+        session, detector = self.session(case), self.detector(case.spec)
+        batches = islice(self.batches(case), -(-images // case.batch))
+        return packed(
+            one for batch in batches for one in read_outputs(case, session, detector, batch)
+        )
+
     def raw(self, case: Case) -> list[dict[str, Any]]:
         """The mutant's raw outputs; without the fault in them those of the good graph."""
         good = self.good.artifact(case, postprocess=False)
@@ -301,28 +328,3 @@ class MutantBench(Workbench):
             return self._owner.raw()
         run = super().raw
         return self._once(case.spec, ("mutant raw", case.id), lambda: run(case))
-
-
-class KeptBatches(Batches):
-    """Batches that are read once, as far as memory allows."""
-
-    def __init__(self, batches: Batches) -> None:
-        super().__init__(
-            batches.dataset,
-            batches.size,
-            batches.shape,
-            limit=batches.images,
-            fill=batches.fill,
-            channels=batches.channels,
-        )
-        self._cache: dict[int, Batch] = {}
-        self._bytes = 0
-
-    def __getitem__(self, number: int) -> Batch:
-        if number not in self._cache:
-            batch = super().__getitem__(number)
-            if self._bytes + batch.images.nbytes > _CACHE_BYTES:
-                return batch
-            self._cache[number] = batch
-            self._bytes += batch.images.nbytes
-        return self._cache[number]

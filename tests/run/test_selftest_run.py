@@ -179,6 +179,50 @@ def test_an_early_end_is_the_same_verdict_and_leaves_no_file(mutants: SelfTest, 
     assert (full.check, full.margin) == (short.check, short.margin)
 
 
+@pytest.mark.parametrize(("fault", "ok"), [("box_shift", False), ("ghosts", False), (None, True)])
+def test_an_early_end_looks_at_the_first_images_first(
+    mutants: SelfTest, fault: str | None, ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many images; and what is red there is red on all."""
+    monkeypatch.setattr(selftest, "SELFTEST_IMAGES", 1)
+    mutants.case = dataclasses.replace(mutants.case, batch=1)
+    ran: list[int] = []
+    whole = selftest.MutantBench.candidates
+
+    def watched(self: Any, case: Case) -> Any:
+        ran.append(case.batch)
+        return whole(self, case)
+
+    monkeypatch.setattr(selftest.MutantBench, "candidates", watched)
+    with SelfTest(mutants.bench, mutants.case, early=True) as early:
+        if fault is None:
+            early.require_good()
+        else:
+            result = early.run(BY_NAME[fault])
+            assert (result.outcome, result.check) == (CAUGHT, mutants.run(BY_NAME[fault]).check)
+            ran.pop()  # that of the thorough one
+    assert bool(ran) == ok
+
+
+def test_a_share_of_ties_is_asked_of_all_images(
+    mutants: SelfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first images may hold all there are."""
+    monkeypatch.setattr(selftest, "SELFTEST_IMAGES", 1)
+    shares: list[float] = []
+
+    def judged(both: Any, tolerance: Any, proofs: Any) -> Verdict:
+        shares.append(proofs.max_share)
+        return Verdict({})
+
+    monkeypatch.setattr(selftest, "judge", judged)
+    mutants.case = dataclasses.replace(mutants.case, batch=1)
+    with SelfTest(mutants.bench, mutants.case, early=True) as early:
+        early.require_good()
+    spec = mutants.case.spec
+    assert shares == [1.0, spec.tied_images, spec.tied_images]
+
+
 @pytest.mark.parametrize(
     ("name", "asked"),
     [
