@@ -19,9 +19,18 @@ class Judge:
 
     def __init__(self, bad: tuple[str, str] | None = None, broken: bool = False) -> None:
         self.bad, self.broken, self.asked = bad, broken, []
+        self.sizes: set[int | None] = set()
 
-    def __call__(self, model: str, setting: Setting, images: int, cache: Path) -> dict[str, Any]:
+    def __call__(
+        self,
+        model: str,
+        setting: Setting,
+        images: int,
+        cache: Path,
+        full_size: int | None = None,
+    ) -> dict[str, Any]:
         self.asked.append((model, setting.name))
+        self.sizes.add(full_size)
         wrong = (model, setting.name) == self.bad
         if wrong and self.broken:
             raise RuntimeError("no session")
@@ -69,6 +78,17 @@ def test_what_the_log_has_is_not_run_again_and_still_counts(tmp_path: Path) -> N
     call(tmp_path, other, "--images", "3")  # other images are other runs
     assert len(other.asked) == 4
     assert {json.loads(line)["images"] for line in log.read_text().splitlines()} == {3, 8}
+
+
+def test_full_size_runs_are_runs_of_their_own(tmp_path: Path) -> None:
+    call(tmp_path, Judge())
+    large = Judge()
+    call(tmp_path, large, "--full-size", "320", "--settings", "*")
+    assert large.sizes == {320} and len(large.asked) == 2 * len(
+        [s for s in SETTINGS if s.order is None]
+    )
+    call(tmp_path, again := Judge(), "--full-size", "320")
+    assert not again.asked
 
 
 def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Repeat clean runs of the suite's parity under what may vary; not one may fail.
 
 Usage: python tools/false_alarms.py [--models NAME,...] [--settings GLOB,...] [--images N]
-       [--log FILE] [--cache DIR] [-n PROCESSES]
+       [--full-size PIXELS] [--log FILE] [--cache DIR] [-n PROCESSES]
 
 A model run is one model's parity verdict, by the suite's own judge with measured noise, over N
 images in one setting: another export, other threads, optimisation levels, memory, images, batches.
 Each run is a line of the log as soon as it is done, and a run that the log has is not repeated. The
 table has the runs and failures of each setting, and the largest share of each allowance that was
 used. Exits with 1 when a run failed; shares of more than a half are listed, but fail nothing.
+
+With --full-size the documented detectors stand in the minis' place: random calibrated weights, as
+in the structure check, and grained scenes at most so many pixels long. Settings that shuffle the
+images are left out, as the weights are calibrated on the first of them.
 """
 
 from __future__ import annotations
@@ -22,20 +26,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from prediction_sides import sized
+from torch import nn
 
 from pytest_onnxdet.backends.base import Session
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
+from pytest_onnxdet.core.cpu import share_cores
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.models.mini import mini_specs
+from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+from pytest_onnxdet.models.structure import is_structure
 from pytest_onnxdet.run.bench import Workbench
-from pytest_onnxdet.run.cases import Case, Settings
+from pytest_onnxdet.run.cases import Case, Settings, choose_models
+from pytest_onnxdet.run.detectors import make_detector
 from pytest_onnxdet.run.parity import noise_of, sides, tie_proofs
 from pytest_onnxdet.verify.judge import Sides, judge
 from pytest_onnxdet.verify.match import box_allowance, box_distance, match
@@ -97,7 +108,8 @@ SETTINGS = (
             order=10),
 )  # fmt: skip
 
-Run = Callable[[str, Setting, int, Path], dict[str, Any]]
+#: As :func:`model_run`.
+Run = Callable[..., dict[str, Any]]
 
 
 class _Session(OnnxRuntimeSession):
@@ -136,9 +148,26 @@ class _Backend(OnnxRuntimeBackend):
 
 
 class _Shuffled(Workbench):
-    """A workbench whose data sets are shuffled before they are cut."""
+    """A workbench whose data sets are shuffled before they are cut.
+
+    Random weights are calibrated once for all settings, as graphs are: on other threads they would
+    be other weights.
+    """
 
     seed: int | None = None
+    _calibrated: ClassVar[list[tuple[ModelSpec, nn.Module]]] = []
+
+    def detector(self, spec: ModelSpec) -> nn.Module:
+        if not is_structure(spec):
+            return super().detector(spec)
+        if not any(one == spec for one, _ in self._calibrated):
+            self._calibrated.clear()  # a large one at a time
+            made = make_detector(
+                spec, self.settings.cache, 1, lambda: self.dataset(spec), self.families
+            )
+            self._calibrated.append((spec, made))
+        share_cores(self.threads)
+        return self._calibrated[0][1]
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         def load() -> Dataset:
@@ -156,8 +185,25 @@ class _Shuffled(Workbench):
         return self._once(spec, ("dataset",), load)
 
 
-def model_run(model: str, setting: Setting, images: int, cache: Path) -> dict[str, Any]:
+def _spec(model: str, full_size: int | None) -> ModelSpec:
+    if full_size is None:
+        return next(one for one in mini_specs() if one.name == model)
+    wanted = Settings(cache=Path(), models=(model,), profile="full", random_weights=True)
+    (spec,) = choose_models(wanted, builtin_registry())
+    return sized(spec, full_size)
+
+
+def model_run(
+    model: str, setting: Setting, images: int, cache: Path, full_size: int | None = None
+) -> dict[str, Any]:
     """One model's parity over so many images in a setting.
+
+    Args:
+        model: its name.
+        setting: what varies.
+        images: how many.
+        cache: of graphs and recordings.
+        full_size: the longer side of the documented detector's images; None: the mini runs.
 
     Returns:
         ``ok``, ``faults`` (texts), ``shares`` (by :data:`SHARES`, None where nothing was compared),
@@ -165,7 +211,7 @@ def model_run(model: str, setting: Setting, images: int, cache: Path) -> dict[st
     """
     import torch
 
-    (spec,) = (one for one in mini_specs() if one.name == model)
+    spec = _spec(model, full_size)
     with contextlib.ExitStack() as stack:
         # Graphs are the same whatever PyTorch runs on; what PyTorch finds is not.
         place = cache / f"threads{setting.threads}-onednn{setting.onednn:d}"
@@ -249,7 +295,7 @@ def remarks(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return entry["model"], entry["setting"], entry["images"]
+    return entry["model"], entry["setting"], entry["images"], entry.get("full_size")
 
 
 def _results(
@@ -279,6 +325,7 @@ def main(argv: Sequence[str] | None = None, run: Run = model_run) -> int:
     parser.add_argument("--models", default="", help="names; default: all twelve")
     parser.add_argument("--settings", default="*", help="globs over their names, comma-separated")
     parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--full-size", type=int, metavar="PIXELS", help="of the longer side")
     parser.add_argument("--log", type=Path, default=Path("false_alarms.jsonl"))
     parser.add_argument("--cache", type=Path, default=Path(".onnxdet_cache") / "false_alarms")
     parser.add_argument("-n", type=int, default=1, dest="processes", help="runs at once")
@@ -286,7 +333,10 @@ def main(argv: Sequence[str] | None = None, run: Run = model_run) -> int:
     names = [spec.name for spec in mini_specs()]
     models = args.models.split(",") if args.models else names
     globs = [glob.strip() for glob in args.settings.split(",")]
-    settings = [s for s in SETTINGS if any(fnmatch(s.name, glob) for glob in globs)]
+    full = args.full_size
+    run = run if full is None else partial(run, full_size=full)
+    usable = [s for s in SETTINGS if full is None or s.order is None]
+    settings = [s for s in usable if any(fnmatch(s.name, glob) for glob in globs)]
     unknown = [name for name in models if name not in names]
     if unknown or not settings:
         parser.error(f"no model {', '.join(unknown)}" if unknown else f"no setting {globs}")
@@ -296,14 +346,18 @@ def main(argv: Sequence[str] | None = None, run: Run = model_run) -> int:
         for line in args.log.read_text().splitlines():
             entry = json.loads(line)
             done[_key(entry)] = entry
-    missing = [job for job in wanted if (job[0], job[1].name, job[2]) not in done]
+    missing = [job for job in wanted if (job[0], job[1].name, job[2], full) not in done]
+    if full is not None:  # calibrating takes longer than a run
+        missing.sort(key=lambda job: models.index(job[0]))
     with args.log.open("a") as log:
         for entry in _results(missing, run, args.processes):
+            if full is not None:
+                entry["full_size"] = full
             done[_key(entry)] = entry
             print(json.dumps(entry), file=log, flush=True)
             state = "ok" if entry["ok"] else "FAILED"
             print(f"{entry['model']}, {entry['setting']}: {state}", file=sys.stderr, flush=True)
-    entries = [done[m, s.name, images] for m, s, images, _ in wanted]
+    entries = [done[m, s.name, images, full] for m, s, images, _ in wanted]
     print("\n".join([*table(entries), "", *remarks(entries)]))
     return int(any(not entry["ok"] for entry in entries))
 

@@ -131,7 +131,7 @@ class Detectors:
         for settings, batch in self._wanted:
             (spec,) = choose_models(settings, builtin_registry())
             if settings.random_weights:
-                spec = _sized(spec, self._size)
+                spec = sized(spec, self._size)
             bench = _Bench(settings, builtin_datasets(), self._threads)
             self._stack.enter_context(bench)
             case = Case(spec, OnnxRuntimeBackend("cpu"), "dynamic", batch)
@@ -158,7 +158,7 @@ class Detectors:
             yield test.at(operator, place)
 
 
-def _sized(spec: ModelSpec, size: int) -> ModelSpec:
+def sized(spec: ModelSpec, size: int) -> ModelSpec:
     """A spec with images of at most another size; SSD's stay, whose anchors are for 300 px."""
     from pytest_onnxdet.models.build import load_config
 
