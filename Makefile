@@ -10,7 +10,11 @@ MMCV_STOCK ?=
 
 BIN := .venv/bin
 REPORT := onnxdet-report
-YES := 1 yes true
+YES := 1 yes true on
+NO := 0 no false off
+# A switch that is misspelt would be off without a word.
+$(foreach switch,GPU RTX MMCV_STOCK,$(if $(filter-out $(YES) $(NO),$($(switch))),\
+  $(error $(switch)=$($(switch)): use $(switch)=1, or leave it out)))
 SET_UP = $(PYTHON) tools/setup_env.py \
          $(if $(filter $(YES),$(GPU)),--gpu) $(if $(filter $(YES),$(RTX)),--rtx) \
          $(if $(filter $(YES),$(MMCV_STOCK)),--stock)

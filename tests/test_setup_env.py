@@ -358,6 +358,14 @@ def test_a_missing_compiler_is_told_before_torch_is_installed(root, cache):
     assert run.count("pip install") == 0
 
 
+def test_a_compiler_that_does_not_run_is_named(root, cache, monkeypatch):
+    monkeypatch.setenv("CXX", "nonsense -m64")
+    run = FakeRunner(compiler=Result(127, "FileNotFoundError: nonsense"))
+    with pytest.raises(SetupError, match="CXX is 'nonsense -m64'") as failure:
+        set_up(root, cache, run)
+    assert "unset CXX" in failure.value.report()
+
+
 def test_without_a_compiler_a_wheel_of_any_will_do(root, cache):
     write_wheel(cache.folder(KEY) / "mmcv_full-1.7.2-cp311.whl")
     run = FakeRunner(compiler=Result(127, "FileNotFoundError: c++"))

@@ -119,3 +119,15 @@ def test_a_benchmark_that_does_not_hold_fails_bench_after_the_others(
     monkeypatch.setenv("FAIL", "bench_one")
     assert make("bench", folder=sandbox).returncode != 0
     assert calls(sandbox)[-1] == ["python", "benchmarks/bench_two.py"]
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "on", "0", "off", "no", ""])
+def test_switches_are_on_or_off(value: str) -> None:
+    assert ("--stock" in dry("setup", f"MMCV_STOCK={value}")) == (value in ("1", "yes", "on"))
+
+
+@pytest.mark.parametrize("switch", ["GPU", "RTX", "MMCV_STOCK"])
+def test_a_switch_that_is_misspelt_is_refused(switch: str) -> None:
+    done = make("-n", "setup", f"{switch}=onn")
+    assert done.returncode == 2
+    assert f"{switch}=onn: use {switch}=1, or leave it out" in done.stderr

@@ -27,6 +27,7 @@ from setup_steps import Commands, run_logged
         ("because ensurepip is not\navailable.", "virtual environments", "python3-venv"),
         ("ERROR: No matching distribution found for torch==2.13.0", "index", "Python version"),
         ("Max retries exceeded with url: /simple", "cannot be reached", "proxy"),
+        ("OSError: HTTPSConnectionPool(host='x', port=443): closed", "cannot be reached", "proxy"),
         ("noise\nValueError: odd thing\nmore", "ValueError: odd thing", "read the log"),
         ("", "unknown", "read the log"),
     ],

@@ -204,7 +204,13 @@ def check_compiler(commands: Commands, cache: WheelCache) -> None:
     """
     there = any(cache.root.glob("*/mmcv_full-*.whl"))
     if not there and compiler_version(commands, os.environ) is None:
-        raise SetupError("checking the compiler", *NO_COMPILER)
+        known = NO_COMPILER
+        if named := os.environ.get("CXX"):
+            known = known._replace(
+                cause=f"CXX is {named!r}, which is no C++ compiler that runs here",
+                remedy="name one that does, or unset CXX, then run the command again",
+            )
+        raise SetupError("checking the compiler", *known)
 
 
 def set_up(

@@ -116,14 +116,15 @@ KNOWN_FAILURES: tuple[tuple[str, Diagnosis], ...] = (
         r"Could not find a version that satisfies|No matching distribution found",
         Diagnosis(
             "the package index does not have a pinned version for this Python and platform",
-            "check the index that pip uses (pip config list) and the Python version; "
-            "the pins in constraints.txt are for Python 3.11 on x86-64 Linux",
+            "check the index that pip uses (pip config list), that the network and the proxy reach "
+            "it, and the Python version; the pins in constraints.txt are for Python 3.11 on "
+            "x86-64 Linux",
         ),
     ),
     (
         r"Failed to establish a new connection|Temporary failure in name resolution|"
         r"Max retries exceeded|ReadTimeoutError|ConnectTimeoutError|CERTIFICATE_VERIFY_FAILED|"
-        r"ProxyError",
+        r"ProxyError|Cannot connect to proxy|ConnectionRefusedError|HTTPS?ConnectionPool\(",
         Diagnosis(
             "the package index cannot be reached",
             "check the network, pip's index and certificate settings (pip config list), and the "
