@@ -9,9 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_onnxdet.core.errors import StageError
 
-class DataError(Exception):
+
+class DataError(StageError):
     """Data cannot be read or used; the message names the file at fault and the remedy."""
+
+    stage = "data"
 
 
 @dataclass
