@@ -17,8 +17,9 @@ import statistics
 
 import common
 
-from pytest_onnxdet.measure.latency import detection_subjects, torch_threads
+from pytest_onnxdet.measure.latency import detection_subjects
 from pytest_onnxdet.measure.turns import GRAPH, RESULTS, TORCH, measure
+from pytest_onnxdet.reference.threads import torch_threads
 
 MEDIAN, WORST = 0.8, 1.0
 
@@ -38,8 +39,9 @@ def main() -> int:
         for spec in common.specs(args):
             for case in common.cases(spec, args):
                 batches = common.batches(bench, case, limit=1 if args.full else 3)
+                detector = bench.reference(spec).bare_call(batches)
                 measured = measure(
-                    detection_subjects(bench.session(case), bench.reference(spec), batches),
+                    detection_subjects(bench.session(case), detector, batches),
                     seconds=args.seconds,
                     calls=len(batches),
                 )

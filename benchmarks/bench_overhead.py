@@ -16,8 +16,9 @@ import time
 import common
 import onnxruntime
 
-from pytest_onnxdet.measure.latency import detection_subjects, torch_threads
+from pytest_onnxdet.measure.latency import detection_subjects
 from pytest_onnxdet.measure.turns import GRAPH, measure
+from pytest_onnxdet.reference.threads import torch_threads
 
 BAR = 1.02
 TURNS = 5
@@ -55,7 +56,8 @@ def main() -> int:
                 )
                 arrays = [{"input": b.images, "image_shape": b.image_shape} for b in batches]
                 feeds = [{name: a[name] for name in artifact.inputs} for a in arrays]
-                subjects = detection_subjects(bench.session(case), bench.reference(spec), batches)
+                detector = bench.reference(spec).bare_call(batches)
+                subjects = detection_subjects(bench.session(case), detector, batches)
                 loop, reported = [], []
                 for _ in range(TURNS):
                     loop.append(bare(session, feeds, args.seconds / 4))

@@ -17,14 +17,9 @@ import os
 import pytest
 
 from pytest_onnxdet.core.cpu import cores
-from pytest_onnxdet.measure.latency import (
-    bind_all,
-    detection_subjects,
-    require_same,
-    torch_device,
-    torch_threads,
-)
+from pytest_onnxdet.measure.latency import bind_all, detection_subjects, require_same
 from pytest_onnxdet.measure.turns import GRAPH, MAX_ROUNDS, measure
+from pytest_onnxdet.reference.threads import torch_threads
 
 BATCHES = 3
 
@@ -77,7 +72,7 @@ def test_latency(
 
     with torch_threads(cores()):
         measured = measure(
-            detection_subjects(session, reference, batches, bound),
+            detection_subjects(session, reference.bare_call(batches), batches, bound),
             seconds=seconds,
             min_rounds=rounds,
             max_rounds=max(rounds, MAX_ROUNDS),
@@ -90,7 +85,7 @@ def test_latency(
     figures = {
         **measured.figures(),
         "threads": cores(),
-        "torch_device": torch_device(reference),
+        "torch_device": reference.device,
     }
     benchmark.extra_info.update(figures, batches_in_a_round=len(batches))
     onnxdet_record(figures)

@@ -36,7 +36,8 @@ def test_the_ratio_has_the_copies_of_a_device(
 
     case = SimpleNamespace(shape="static", batch=1)
     batch = SimpleNamespace(images=SimpleNamespace(shape=(1, 3, 8, 8)))
-    bench = SimpleNamespace(session=lambda case: None, reference=lambda spec: None)
+    reference = SimpleNamespace(bare_call=lambda batches: None)
+    bench = SimpleNamespace(session=lambda case: None, reference=lambda spec: reference)
     timings = {name: Timing((ms,) * 5) for name, ms in times.items()}
     for place, name, value in (
         (common, "bench", lambda arguments: contextlib.nullcontext(bench)),

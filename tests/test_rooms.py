@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from class_names import class_name_uses
+from import_graph import TYPES, Package
 
 import pytest_onnxdet
 
-PACKAGE = Path(pytest_onnxdet.__file__).parent
-NAME = "pytest_onnxdet"
 #: Each may import those before it, and itself.
 ROOMS = [
     "core",
@@ -38,54 +35,44 @@ ENTRY_POINTS = {"__init__", "plugin", "hookspecs", "cli"}
 LIGHT = ("core", "graph", "bundle", "backends", "verify", "measure")
 #: Of other rooms: what goes with a bundle.
 LIGHT_MODULES = ("reference.recording",)
+HEAVY = ("torch", "torchvision", "mmcv", "mmdet")
+#: What of those a light room asks for all the same, where it is there.
+OPTIONAL = {
+    ("backends.tensorrt.device", "torch"): "one of two ways to a GPU's memory; pycuda is the other",
+}
+#: Modules that import by a name that they compute.
+COMPUTED = {
+    "__init__": "the public names, each when it is asked for",
+    "cli": "the command that was asked for",
+    "models.custom_imports": "a config's custom_imports",
+    "families.classes": "the classes of mmdet that families name",
+    "families.registry": "the families of BUILTIN",
+    "backends.tensorrt.library": "the library under the names that it is shipped by",
+}
+#: Modules outside of families that use names of classes or functions, and how often.
+NAMING = {
+    "core.sources": (2, "hashes tell classes by their names, from run to run"),
+    "reference.ties.replace": (1, "modules hold a function of mmdet's by its own name"),
+    "commands.evaluate": (1, "a data set that the config builds is called what its class is"),
+}
 MAX_LINES = 350
 MAX_PYTEST = 3
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    """Every module of the package with its dotted name below it; a folder's is the folder's."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] != "conformance":  # where it is installed; it is the suite, and no room
-            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__", path
-
-
-MODULES = dict(modules())
+PACKAGE = Package(
+    Path(pytest_onnxdet.__file__).parent,
+    without=("conformance",),  # where it is installed; it is the suite, and no room
+)
+MODULES = PACKAGE.modules
 
 
 def room(module: str) -> str:
     return module.split(".")[0]
 
 
-def imports(module: str) -> Iterator[tuple[str, str, int]]:
-    """What a module imports of the package, wherever in it: module, name ('' for all), line."""
-    path = MODULES[module]
-    is_folder = path.name == "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == NAME:
-                    yield alias.name.removeprefix(NAME).lstrip("."), "", node.lineno
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                here = module.split(".")
-                keep = len(here) - node.level + is_folder
-                base = ".".join([NAME, *here[:keep], *filter(None, [base])])
-            if base.split(".")[0] != NAME:
-                continue
-            base = base.removeprefix(NAME).lstrip(".")
-            for alias in node.names:
-                inner = f"{base}.{alias.name}".lstrip(".")
-                if inner in MODULES:
-                    yield inner, "", node.lineno
-                else:
-                    yield base, alias.name, node.lineno
-
-
 def test_the_graph_is_read() -> None:
     """A reader that sees nothing would let everything pass."""
-    edges = {(module, of) for module in MODULES for of, _, _ in imports(module)}
+    edges = {(module, of) for module in MODULES for of, _, _ in PACKAGE.imports(module)}
     assert len(edges) > 300
     assert ("models.mini", "models.mini.overrides") in edges
     assert ("run.parity", "verify.localize") in edges  # in a function
@@ -94,7 +81,11 @@ def test_the_graph_is_read() -> None:
 
 def test_nothing_lies_loose_at_the_top() -> None:
     assert {module for module in MODULES if "." not in module} <= {*ROOMS, *ENTRY_POINTS}
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= {*ROOMS, "conformance"}
+    assert {room(module) for module in MODULES} == {*ROOMS, *ENTRY_POINTS}
+
+
+def test_every_folder_is_a_package() -> None:
+    assert PACKAGE.folders_without_init() == []
 
 
 def test_the_page_of_the_rooms_is_complete() -> None:
@@ -102,17 +93,14 @@ def test_the_page_of_the_rooms_is_complete() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
     table = page[page.index("| room | holds |") :].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == ROOMS
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"conformance"} == {
-        *ROOMS
-    }
 
 
 def test_rooms_import_earlier_rooms_only() -> None:
     wrong = [
-        f"{module}:{line} imports {of}"
+        f"{module}:{one.line} imports {of}"
         for module in MODULES
         if module not in ENTRY_POINTS
-        for of, _, line in imports(module)
+        for of, _, one in PACKAGE.imports(module)
         if not of or room(of) in ENTRY_POINTS or ROOMS.index(room(of)) > ROOMS.index(room(module))
     ]
     assert not wrong, "\n".join(wrong)
@@ -120,7 +108,7 @@ def test_rooms_import_earlier_rooms_only() -> None:
 
 def test_no_two_modules_import_each_other() -> None:
     """Also not for types, nor over others."""
-    edges = {m: {of for of, _, _ in imports(m) if of and of != m} for m in MODULES}
+    edges = {m: {of for of, _, _ in PACKAGE.imports(m) if of and of != m} for m in MODULES}
     done: set[str] = set()
 
     def walk(module: str, trail: tuple[str, ...]) -> None:
@@ -136,112 +124,60 @@ def test_no_two_modules_import_each_other() -> None:
 
 def test_rooms_keep_their_private_names() -> None:
     wrong = []
-    for module in MODULES:
-        aliases: dict[str, str] = {}
-        for node in ast.walk(ast.parse(MODULES[module].read_text())):
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}".removeprefix(f"{NAME}.")
-                    if inner in MODULES:
-                        aliases[alias.asname or alias.name] = inner
-        for of, name, line in imports(module):
-            private = [part for part in (*of.split("."), name) if re.match("_(?!_)", part)]
-            if private and room(of) != room(module):
-                wrong.append(f"{module}:{line} imports {of}.{name}")
-        for node in ast.walk(ast.parse(MODULES[module].read_text())):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and re.match("_(?!_)", node.attr)
-                and room(aliases.get(node.value.id, module)) != room(module)
-            ):
-                wrong.append(f"{module}:{node.lineno} uses {node.value.id}.{node.attr}")
+    for module, source in MODULES.items():
+        for full, line in source.private_uses:
+            name = PACKAGE.inner(full)
+            if name is not None and room(name) != room(module):
+                wrong.append(f"{module}:{line} uses {name}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_file_is_long() -> None:
-    long = {m: n for m, p in MODULES.items() if (n := len(p.read_text().splitlines())) > MAX_LINES}
-    assert not long
+    lengths = {m: len(s.path.read_text().splitlines()) for m, s in MODULES.items()}
+    assert not {m: n for m, n in lengths.items() if n > MAX_LINES}
 
 
 def test_few_modules_import_pytest() -> None:
-    users = []
-    for module, path in MODULES.items():
-        if room(module) == "pytest_layer" or module in ENTRY_POINTS:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            if any(name.split(".")[0] in ("pytest", "_pytest") for name in names):
-                users.append(module)
-    assert len(set(users)) <= MAX_PYTEST, users
-
-
-def compares_class_names(tree: ast.AST) -> bool:
-    """Whether anything is decided by what a class is called."""
-
-    def is_name(node: ast.AST) -> bool:
-        return isinstance(node, ast.Attribute) and node.attr in ("__name__", "__qualname__")
-
-    def is_class_name(node: ast.AST) -> bool:
-        return (
-            is_name(node)
-            and isinstance(node, ast.Attribute)
-            and (isinstance(node.value, ast.Call) or "class" in ast.dump(node.value).lower())
-        )
-
-    # Names that were given a class's name are compared in its place.
-    held = {
-        target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and is_class_name(node.value)
-        for target in node.targets
-        if isinstance(target, ast.Name)
+    users = {
+        module
+        for module, source in MODULES.items()
+        if room(module) != "pytest_layer" and module not in ENTRY_POINTS
+        if any(one.top in ("pytest", "_pytest") for one in source.imports)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare):
-            sides = [node.left, *node.comparators]
-        elif isinstance(node, ast.Match):
-            sides = [node.subject]
-        elif isinstance(node, ast.Subscript):
-            sides = [node.slice]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            sides = [*node.args, node.func.value] if node.func.attr in LOOK_UPS else []
-        else:
-            continue
-        if any(is_class_name(s) or (isinstance(s, ast.Name) and s.id in held) for s in sides):
-            return True
-    return False
+    assert len(users) <= MAX_PYTEST, users
 
 
-#: Methods that decide by a text.
-LOOK_UPS = ("get", "startswith", "endswith")
-
-
-@pytest.mark.parametrize(
-    ("code", "seen"),
-    [
-        ("type(x).__name__ == 'CornerHead'", True),
-        ("kind = type(x).__name__\nif kind in ('A', 'B'): pass", True),
-        ("TABLE[type(head).__name__]", True),
-        ("TABLE.get(type(head).__name__)", True),
-        ("x.__class__.__name__ != 'A'", True),
-        ("f'{type(error).__name__}: {error}'", False),
-        ("isinstance(x, A)", False),
-    ],
-)
-def test_a_comparison_of_a_class_name_is_seen(code: str, seen: bool) -> None:
-    assert compares_class_names(ast.parse(code)) == seen
+def test_computed_imports_have_a_reason() -> None:
+    """Of what is imported by a name that is made up nobody can read where it lies."""
+    computed = {m for m, source in MODULES.items() if any(not i.module for i in source.imports)}
+    assert computed == {*COMPUTED}
 
 
 def test_only_families_know_classes_by_name() -> None:
-    wrong = [
-        module
-        for module, path in MODULES.items()
-        if room(module) != "families" and compares_class_names(ast.parse(path.read_text()))
-    ]
-    assert not wrong, wrong
+    uses = {m: class_name_uses(s.tree) for m, s in MODULES.items() if room(m) != "families"}
+    counts = {module: len(lines) for module, lines in uses.items() if lines}
+    assert counts == {module: count for module, (count, _) in NAMING.items()}, uses
+
+
+def light_modules() -> list[str]:
+    return [m for m in MODULES if room(m) in LIGHT or m in LIGHT_MODULES]
+
+
+def test_the_device_side_imports_neither_torch_nor_mmdet_anywhere() -> None:
+    """Neither in functions nor for types, and nothing of this package that needs them to load."""
+    needing = PACKAGE.loads(HEAVY)
+    assert "models.build" in needing and "reference.detector" in needing
+    wrong = []
+    for module in light_modules():
+        for one in MODULES[module].imports:
+            if one.top in HEAVY and (module, one.top) not in OPTIONAL:
+                wrong.append(f"{module}:{one.line} imports {one.module}")
+        for of, _, one in PACKAGE.imports(module):
+            if of in needing and one.when != TYPES:
+                wrong.append(f"{module}:{one.line} imports {of}, which needs {' or '.join(HEAVY)}")
+    assert not wrong, "\n".join(wrong)
+    imports = {(m, one.top) for m in light_modules() for one in MODULES[m].imports}
+    assert imports.issuperset(OPTIONAL)
 
 
 BARE = '''
@@ -286,9 +222,9 @@ print("compared")
 
 def test_the_device_side_needs_neither_torch_nor_mmdet() -> None:
     """Every module of those rooms is imported, and detections compared, where they are missing."""
-    light = [m for m in MODULES if room(m) in LIGHT or m in LIGHT_MODULES]
+    light = light_modules()
     assert len(light) > 25
-    names = ["torch", "torchvision", "mmcv", "mmdet", "terminaltables", "addict", "yapf"]
+    names = [*HEAVY, "terminaltables", "addict", "yapf"]
     done = subprocess.run(
         [sys.executable, "-c", BARE.format(names=names, modules=light)],
         capture_output=True,

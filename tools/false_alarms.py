@@ -37,13 +37,13 @@ from torch import nn
 
 from pytest_onnxdet.backends.base import Session
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeSession
-from pytest_onnxdet.core.cpu import share_cores
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.datasets import Dataset, builtin_datasets, load_dataset
 from pytest_onnxdet.models.mini import mini_specs
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec, Tolerance
 from pytest_onnxdet.models.structure import is_structure
+from pytest_onnxdet.reference.threads import share_cores
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import Case, Settings, choose_models
 from pytest_onnxdet.run.detectors import make_detector

@@ -2,9 +2,9 @@
 
 Usage: python tools/half_noise.py [--models NAME,...] [--images N]
 
-No GPU is needed to see it: weights, and what every layer gives, are rounded to fp16 in PyTorch, sums
-are taken in float32, as tensor cores take them, and decoded boxes are rounded to fp16 too. A table
-row has, of the detections that both have, the worst box coordinate (pixels), score and mask
+No GPU is needed to see it: weights, and what every layer gives, are rounded to fp16 in PyTorch,
+sums are taken in float32, as tensor cores take them, and decoded boxes are rounded to fp16 too. A
+table row has, of the detections that both have, the worst box coordinate (pixels), score and mask
 probability, and the mean of all signed differences: roundings go either way and cancel, a fault
 that moves every box does not. :data:`pytest_onnxdet.models.spec.HALF` allows for both.
 """
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def differences(ours: Detections, theirs: Detections) -> dict[str, np.ndarray[An
     """Signed differences of the pairs: ``box`` (M, 4) px, ``score`` (M,), ``mask`` (M,) means."""
     pairs = match(ours, theirs, HALF)
     first, second = (np.array([p[k] for p in pairs], dtype=int) for k in (0, 1))
-    keep = (ours.scores[first] >= HALF.least_score) | (theirs.scores[second] >= HALF.least_score)
+    keep = (ours.scores[first] >= HALF.min_score) | (theirs.scores[second] >= HALF.min_score)
     first, second = first[keep], second[keep]
     gaps: dict[str, np.ndarray[Any, Any]] = {
         "box": theirs.boxes[second].astype(np.float64) - ours.boxes[first],
@@ -76,6 +77,10 @@ def differences(ours: Detections, theirs: Detections) -> dict[str, np.ndarray[An
         gap = theirs.mask_probs[second].astype(np.float64) - ours.mask_probs[first]
         gaps["mask"] = gap.reshape(len(gap), -1)
     return gaps
+
+
+def _same(dataset: Any) -> Any:
+    return dataset
 
 
 def main() -> None:
@@ -93,7 +98,7 @@ def main() -> None:
         if wanted and spec.name not in wanted:
             continue
         dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
-        detector = make_detector(spec, Path(), None, lambda: dataset, builtin_families())
+        detector = make_detector(spec, Path(), None, partial(_same, dataset), builtin_families())
         found: dict[str, list[Any]] = {"box": [], "score": [], "mask": []}
         total = 0
         with in_half(detector) as half:
@@ -103,7 +108,7 @@ def main() -> None:
                     theirs.boxes.astype(np.float16).astype(np.float32), theirs.scores,
                     theirs.labels, theirs.masks, theirs.mask_probs,
                 )  # fmt: skip
-                total += int((ours.scores >= HALF.least_score).sum())
+                total += int((ours.scores >= HALF.min_score).sum())
                 for name, gap in differences(ours, theirs).items():
                     found[name].append(gap)
         cells = [spec.name, str(total)]

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from pytest_onnxdet.core.errors import StageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,14 +34,14 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 
 
-class BackendError(Exception):
+class BackendError(StageError):
     """A backend cannot do what it was asked for; the message says why and what helps.
 
     Attributes:
         stage: what reports blame: ``runtime``, or ``build`` for what is made ahead of time.
     """
 
-    stage: ClassVar[str] = "runtime"
+    stage = "runtime"
 
 
 class EngineError(BackendError):

@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
     older_than = _parsed("--older-than", args.older_than, parse_age)
     max_size = _parsed("--max-size", args.max_size, parse_size)
-    given = [
+    rules = [
         n for n, v in (("--older-than", older_than), ("--max-size", max_size)) if v is not None
     ]
-    if args.prune and not given:
+    if args.prune and not rules:
         raise CommandError("--prune: say what goes: --older-than 30d, --max-size 2GB, or both")
-    if not args.prune and (given or args.dry_run):
-        name = given[0] if given else "--dry-run"
+    if not args.prune and (rules or args.dry_run):
+        name = rules[0] if rules else "--dry-run"
         raise CommandError(f"{name} says what --prune takes out: add --prune")
     for name in args.store or ():
         if name not in STORES:
@@ -78,11 +78,11 @@ def run(args: argparse.Namespace) -> int:
         for name in stores:
             if (cache / name).is_dir() and name != "checkpoints":
                 remove_orphans(cache / name)
-    kept = {name: entries(cache, name) for name in stores}
+    stored = {name: entries(cache, name) for name in stores}
     if not args.prune:
-        _list(cache, kept)
+        _list(cache, stored)
         return 0
-    every = [entry for store in kept.values() for entry in store]
+    every = [entry for store in stored.values() for entry in store]
     unwanted = chosen(every, older_than, max_size)
     if args.dry_run:
         for entry in unwanted:
@@ -110,7 +110,7 @@ def _parsed(option: str, text: str | None, parse: Callable[[str], Any]) -> Any:
         raise CommandError(f"{option}: {error}") from error
 
 
-def _list(cache: Path, kept: dict[str, list[Any]]) -> None:
+def _list(cache: Path, stored: dict[str, list[Any]]) -> None:
     from pytest_onnxdet.core.cache import STORES
 
     say(f"{cache}{'' if cache.is_dir() else ' (not there yet)'}")
@@ -122,9 +122,9 @@ def _list(cache: Path, kept: dict[str, list[Any]]) -> None:
             _age(min(entry.used for entry in store)) if store else "-",
             STORES[name],
         )
-        for name, store in kept.items()
+        for name, store in stored.items()
     ]
-    every = [entry for store in kept.values() for entry in store]
+    every = [entry for store in stored.values() for entry in store]
     rows.append(("all", f"{len(every):,}", in_units(sum(entry.size for entry in every)), "", ""))
     table = [("store", "entries", "size", "longest unused", "holds"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(4)]

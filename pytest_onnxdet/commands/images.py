@@ -144,8 +144,8 @@ def batch_of(
 
 
 def _unchanged(step: Any) -> bool:
-    usual = {"LoadImageFromFile": "color"}.get(step.get("type"), "unchanged")
-    return bool(step.get("color_type", usual) == "unchanged")
+    default = {"LoadImageFromFile": "color"}.get(step.get("type"), "unchanged")
+    return bool(step.get("color_type", default) == "unchanged")
 
 
 def _fitting(cfg: mmcv.Config, length: int) -> int:

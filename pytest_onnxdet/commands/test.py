@@ -275,7 +275,7 @@ def max_batch(session: Session) -> int | float:
 
     if not isinstance(session, TensorRTSession) or not is_engine(session.artifact):
         return math.inf
-    return session.profile.most[0] if session.profile else math.inf
+    return session.profile.max[0] if session.profile else math.inf
 
 
 def collect(

@@ -113,18 +113,21 @@ def size_of(path: Path) -> int:
 
 
 def chosen(
-    kept: Iterable[Entry], older_than: float | None, max_size: int | None, now: float | None = None
+    stored: Iterable[Entry],
+    older_than: float | None,
+    max_size: int | None,
+    now: float | None = None,
 ) -> list[Entry]:
     """What is to be taken out, the longest unused first.
 
     Args:
-        kept: entries of one or several stores.
+        stored: entries of one or several stores.
         older_than: seconds; all that was not used for longer.
         max_size: bytes; of the rest the longest unused, until all together are no larger.
         now: the time; None: the clock's.
     """
     now = time.time() if now is None else now
-    left = sorted(kept, key=lambda entry: (entry.used, str(entry.path)))
+    left = sorted(stored, key=lambda entry: (entry.used, str(entry.path)))
     out = [e for e in left if older_than is not None and now - e.used > older_than]
     left = left[len(out) :]
     total = sum(entry.size for entry in left)

@@ -24,17 +24,6 @@ def fair_share() -> int | None:
     return max(1, cores() // workers)
 
 
-def share_cores(threads: int | None) -> None:
-    """Keeps PyTorch and OpenCV within so many threads; None: no limit."""
-    if threads is None:
-        return
-    import cv2
-    import torch
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-
-
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
     """Switches the collector off for the duration of the block, and on again if it was on.

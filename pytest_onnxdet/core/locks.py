@@ -9,9 +9,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pytest_onnxdet.core.errors import StageError
 
-class StoreError(Exception):
+
+class StoreError(StageError):
     """The cache cannot be used; the message names the folder and the remedy."""
+
+    stage = "cache"
 
 
 def open_mode(wanted: int) -> int:

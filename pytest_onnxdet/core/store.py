@@ -19,12 +19,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_onnxdet.core.locks import StoreError, foreign, locked, open_mode
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["Artifact", "ArtifactStore", "StoreError", "content_key", "file_digest"]
 
@@ -75,15 +72,6 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def weights_digest(detector: nn.Module) -> str:
-    """A hash of what was loaded, wherever it came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(detector.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def touch(place: Path) -> None:

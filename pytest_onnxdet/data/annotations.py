@@ -191,9 +191,8 @@ def _listed(path: Path, document: dict[str, Any], name: str, keys: Sequence[str]
             raise DataError(
                 f"{path}: {which}: an id of type {type(entry['id']).__name__}: give whole numbers"
             )
-    kinds = sorted({type(entry["id"]).__name__ for entry in entries})
-    if len(kinds) > 1:
-        raise DataError(f"{path}: {one} ids are both {' and '.join(kinds)}: use one type")
+    if len({type(entry["id"]) for entry in entries}) > 1:
+        raise DataError(f"{path}: {one} ids are both int and str: use one type")
     _unique(path, f"{one} id", [entry["id"] for entry in entries])
     return entries
 

@@ -9,12 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_onnxdet.core.errors import StageError
+
 #: Bytes of images that :class:`CachedBatches` keeps in memory.
 CACHE_BYTES = 512_000_000
 
 
-class DataError(Exception):
+class DataError(StageError):
     """Data cannot be read or used; the message names the file at fault and the remedy."""
+
+    stage = "data"
 
 
 @dataclass

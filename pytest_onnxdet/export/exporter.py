@@ -113,7 +113,7 @@ def export_detector(
     threshold = _mask_threshold(detector)
     families = families or builtin_families()
     try:
-        need = families.of(detector).least_opset(detector, options.lowering)
+        need = families.of(detector).min_opset(detector, options.lowering)
     except UnsupportedPart as error:
         raise NoLoweringError(str(error)) from error
     if options.opset < need.opset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pytest_onnxdet.core.errors import StageError
+
 INPUTS = ("input", "image_shape")
 MIN_OPSET, LATEST_OPSET = 11, 20
 
@@ -17,12 +19,8 @@ TRACE_MARGIN = 32
 TRACE_SIDE, TRACE_STEP = 384, 128
 
 
-class ExportError(Exception):
-    """A detector cannot be exported as asked; the message says why and what would work.
-
-    Attributes:
-        stage: which stage is to blame, for records.
-    """
+class ExportError(StageError):
+    """A detector cannot be exported as asked; the message says why and what would work."""
 
     stage = "export"
 

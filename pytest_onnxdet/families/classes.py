@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.core.errors import StageError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -20,8 +22,10 @@ Kind = type | str
 _MISSING = object()
 
 
-class UnsupportedPart(Exception):
+class UnsupportedPart(StageError):
     """A detector uses a part that has no lowering; the message names it and what is supported."""
+
+    stage = "lowering"
 
 
 class NotCalibratedError(UnsupportedPart):

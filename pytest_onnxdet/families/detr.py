@@ -96,10 +96,10 @@ class DetrFamily(Family):
         cfg = head.test_cfg or {}
         none = "mmdet's top-k finds nothing, or fails"
         require_cut(cfg, TEST_CFG, "max_per_img", default=head.num_query, otherwise=none)
-        most = _candidates(head)
-        if cfg.get("max_per_img", head.num_query) > most:
+        limit = _candidates(head)
+        if cfg.get("max_per_img", head.num_query) > limit:
             raise UnsupportedPart(
-                f"{TEST_CFG}.max_per_img is {cfg['max_per_img']} and the head has {most} "
+                f"{TEST_CFG}.max_per_img is {cfg['max_per_img']} and the head has {limit} "
                 f"candidates ({head.num_query} queries): mmdet fails there, too; lower it"
             )
         return DetrDetector(detector, lowering, limits)

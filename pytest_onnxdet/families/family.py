@@ -248,7 +248,7 @@ class Family(ABC):
         """
         raise NotImplementedError(f"family {self.name!r} has a candidate_head: count for it")
 
-    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
+    def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         """What the detector's layers need, known before it is traced; 11 where nothing does.
 
         Args:

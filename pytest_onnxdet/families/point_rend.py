@@ -124,8 +124,8 @@ class PointRendFamily(TwoStageFamily):
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
         return PointRendDetector(detector, lowering, limits)
 
-    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
-        need = super().least_opset(detector, lowering)
+    def min_opset(self, detector: nn.Module, lowering: str) -> Need:
+        need = super().min_opset(detector, lowering)
         if lowering != "onnxruntime" or need.opset >= 16:
             return need
         return Need(16, "GridSample exists only from opset 16 on")

@@ -315,14 +315,14 @@ class TwoStageFamily(Family):
         model: Any = detector
         return int(model.rpn_head.test_cfg.max_per_img)
 
-    def least_opset(self, detector: nn.Module, lowering: str) -> Need:
+    def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
         aligned = any(
             isinstance(module, roi_align) and module.aligned for module in detector.modules()
         )
         if lowering == "onnxruntime" and aligned:
             return Need(16, "RoiAlign samples at pixel centres only from opset 16 on")
-        return super().least_opset(detector, lowering)
+        return super().min_opset(detector, lowering)
 
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""

@@ -5,9 +5,8 @@ What is timed is compared, too: see :func:`require_same`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_onnxdet.measure.turns import GRAPH, RESULTS, RUN, TORCH, Subject
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Bound, Session
     from pytest_onnxdet.data.batches import Batch
     from pytest_onnxdet.models.spec import Tolerance
-    from pytest_onnxdet.reference.detector import Reference
 
 
 def bind_all(session: Session, batches: Sequence[Batch]) -> list[Bound]:
@@ -25,7 +23,7 @@ def bind_all(session: Session, batches: Sequence[Batch]) -> list[Bound]:
 
 def detection_subjects(
     session: Session,
-    reference: Reference,
+    detector: Subject,
     batches: Sequence[Batch],
     bound: Sequence[Bound] | None = None,
 ) -> dict[str, Subject]:
@@ -37,8 +35,9 @@ def detection_subjects(
 
     Args:
         session: the graph.
-        reference: the detector.
-        batches: what both work through.
+        detector: the detector in PyTorch, which works through the same batches: see
+            :meth:`pytest_onnxdet.reference.detector.Reference.bare_call`.
+        batches: what the graph works through.
         bound: from :func:`bind_all`, where the caller looks at the outputs afterwards.
     """
     from pytest_onnxdet.data.detections import from_outputs
@@ -59,7 +58,7 @@ def detection_subjects(
         for output, batch in zip(outputs, batches, strict=True):
             from_outputs(output, batch)
 
-    subjects: dict[str, Subject] = {TORCH: _detector(reference, batches), GRAPH: run_graph}
+    subjects: dict[str, Subject] = {TORCH: detector, GRAPH: run_graph}
     if any(graph.excludes_copies for graph in graphs):
         subjects[RUN] = run_whole
     return {**subjects, RESULTS: run_results}
@@ -96,53 +95,3 @@ def require_same(
                 f"{session.artifact.path.name}: what was timed is not what is compared: the bound "
                 f"runs of batch {number} left other outputs than a plain run gives: {error}"
             ) from error
-
-
-def _detector(reference: Reference, batches: Sequence[Batch]) -> Subject:
-    """The bare call of mmdet's detector, on tensors that are there already.
-
-    Not :meth:`Reference.run`, which also watches the mask head and keeps what it sees.
-    """
-    import numpy as np
-    import torch
-
-    detector, device = reference.detector, torch_device(reference)
-    inputs = [
-        (torch.from_numpy(np.ascontiguousarray(batch.images)).to(device), batch.metas)
-        for batch in batches
-    ]
-
-    def run() -> None:
-        with torch.no_grad():
-            for images, metas in inputs:
-                # mmdet writes into the metas.
-                detector(
-                    img=[images],
-                    img_metas=[[dict(meta) for meta in metas]],
-                    return_loss=False,
-                    rescale=True,
-                )
-
-    return run
-
-
-def torch_device(reference: Reference) -> str:
-    """Where the detector in PyTorch computes, as reports name it: ``cpu``, ``cuda``."""
-    weight: Any = next(reference.detector.parameters(), None)
-    return "cpu" if weight is None else str(weight.device.type)
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """PyTorch and OpenCV with so many threads, as long as the block lasts."""
-    import cv2
-    import torch
-
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(count)
-    cv2.setNumThreads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])

@@ -20,14 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from pytest_onnxdet.core.errors import StageError
+
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _OPERAND = re.compile(r"Unsupported operand (\d+)")
 _REASON = re.compile(r"WeightsUnpickler error:\s*(\S.*)")
 _REWRITE = 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], FILE)'
 
 
-class BuildError(Exception):
+class BuildError(StageError):
     """A detector cannot be built; the message names the file at fault and the remedy."""
+
+    stage = "build"
 
 
 def allowed() -> list[Any]:
@@ -36,12 +40,12 @@ def allowed() -> list[Any]:
     ``_codecs.encode`` turns text into bytes, which is how pickle's protocol 2 writes an array.
     """
     multiarray: Any = np.core.multiarray
-    functions = (multiarray.scalar, multiarray._reconstruct)
+    functions = {"scalar": multiarray.scalar, "_reconstruct": multiarray._reconstruct}
     kinds = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
     return [
         *(
-            (function, f"{package}.multiarray.{function.__name__}")
-            for function in functions
+            (function, f"{package}.multiarray.{name}")
+            for name, function in functions.items()
             for package in ("numpy.core", "numpy._core")
         ),
         np.ndarray,
@@ -174,4 +178,4 @@ def _is_whole(file: Path) -> bool:
 def one_line(error: BaseException) -> str:
     """An error on one line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:300]}".removesuffix(": ")

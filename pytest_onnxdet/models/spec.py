@@ -21,7 +21,7 @@ class Tolerance:
         mask_iou: smallest IoU of two pasted masks.
         ap: largest difference of COCO AP, on the 0-1 scale, in either direction.
         raw_rtol, raw_atol: allowance for the heads' raw outputs.
-        least_score: detections that score lower on both sides are not compared.
+        min_score: detections that score lower on both sides are not compared.
         reason: why a value is wider than the default; empty for the default.
     """
 
@@ -33,7 +33,7 @@ class Tolerance:
     ap: float = 0.0005
     raw_rtol: float = 1e-3
     raw_atol: float = 1e-5
-    least_score: float = 0.0
+    min_score: float = 0.0
     reason: str = ""
 
 
@@ -44,7 +44,7 @@ GPU = Tolerance(
     mask_iou=0.99,
     ap=0.002,
     raw_atol=1e-3,
-    least_score=0.05,
+    min_score=0.05,
     reason="a GPU's convolutions add up in another order, by other algorithms, than PyTorch's do",
 )
 HALF = Tolerance(
@@ -55,7 +55,7 @@ HALF = Tolerance(
     ap=0.01,
     raw_rtol=2e-2,
     raw_atol=1e-1,
-    least_score=0.1,
+    min_score=0.1,
     reason="fp16 keeps 11 bits: 1/2048 of a value with each operation",
 )
 

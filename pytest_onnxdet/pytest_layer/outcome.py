@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_onnxdet.core.errors import StageError
 from pytest_onnxdet.core.vocabulary import CHECKS
 from pytest_onnxdet.pytest_layer.stash import METRICS
 from pytest_onnxdet.run.cases import Case
@@ -22,26 +23,10 @@ if TYPE_CHECKING:
 
 PROPERTY = "onnxdet"
 
-#: The stage that an exception blames when it does not say so itself. By name, because naming the
-#: classes would import torch into runs that never see one.
-STAGES = {
-    "pytest_onnxdet.models.checkpoint.BuildError": "build",
-    "pytest_onnxdet.data.batches.DataError": "data",
-    "pytest_onnxdet.families.classes.UnsupportedPart": "lowering",
-    "pytest_onnxdet.export.options.ExportError": "export",
-    "pytest_onnxdet.core.locks.StoreError": "cache",
-    "pytest_onnxdet.backends.base.BackendError": "runtime",
-    "pytest_onnxdet.verify.checks.CheckFailed": "",
-}
-
 
 def stage_and_message(error: BaseException) -> tuple[str, str] | None:
     """The stage and the message of what the suite raises on purpose, None for a surprise."""
-    for kind in type(error).__mro__:
-        stage = STAGES.get(f"{kind.__module__}.{kind.__qualname__}")
-        if stage is not None:
-            return str(getattr(error, "stage", stage)), str(error)
-    return None
+    return (error.stage, str(error)) if isinstance(error, StageError) else None
 
 
 def case_of(item: pytest.Item) -> Case | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +91,35 @@ class Reference:
             bound = bounds.pop(0) if has_masks and bounds else None
             detections.append(_one(result, masks, bound, threshold))
         return detections[: batch.valid]
+
+    @property
+    def device(self) -> str:
+        """Where the detector computes, as reports name it: ``cpu``, ``cuda``."""
+        weight = next(self.detector.parameters(), None)
+        return "cpu" if weight is None else str(weight.device.type)
+
+    def bare_call(self, batches: Iterable[Batch]) -> Callable[[], None]:
+        """What is timed: the call of mmdet's detector alone, on tensors that are there already.
+
+        Not :meth:`run`, which also watches the mask head and keeps what it sees.
+
+        Args:
+            batches: what each call of the returned function works through.
+        """
+        inputs = [(_images(batch).to(self.device), batch.metas) for batch in batches]
+
+        def call() -> None:
+            with torch.no_grad():
+                for images, metas in inputs:
+                    # mmdet writes into the metas.
+                    self.detector(
+                        img=[images],
+                        img_metas=[[dict(meta) for meta in metas]],
+                        return_loss=False,
+                        rescale=True,
+                    )
+
+        return call
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """The heads' outputs, by the names that the raw graph gives them; see :class:`Family`."""

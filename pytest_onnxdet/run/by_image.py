@@ -78,9 +78,9 @@ class Proven:
 
     def add(self, image: Batch, tolerance: Tolerance, alternatives: Iterable[Detections]) -> None:
         """Keeps alternatives of an image. What is open in a mask hangs on the allowance."""
-        kept = self._by_key.setdefault((input_key(image), tolerance), [])
+        proven = self._by_key.setdefault((input_key(image), tolerance), [])
         for one in alternatives:
-            kept.append(one)
+            proven.append(one)
             self._bytes += _size(one)
         while self._bytes > PROVEN_BYTES and self._by_key:
             self._bytes -= sum(map(_size, self._by_key.pop(next(iter(self._by_key)))))

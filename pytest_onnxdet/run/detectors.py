@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_onnxdet.core.cpu import share_cores
 from pytest_onnxdet.models.structure import is_structure
+from pytest_onnxdet.reference.threads import share_cores
 
 if TYPE_CHECKING:
     from torch import nn

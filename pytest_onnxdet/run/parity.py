@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_onnxdet.core.vocabulary import DEFAULT_PRECISION
+from pytest_onnxdet.run.eager import Eager
 from pytest_onnxdet.run.ties import alternatives, max_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
 from pytest_onnxdet.verify.noise import narrowed
@@ -90,10 +91,11 @@ def blame(bench: Workbench, case: Case) -> str:
         localize(
             bench.results(case),
             standard_stages(
-                deploy,
+                Eager(deploy),
                 bench.artifact(case),
                 session,
                 bench.batches(case),
+                raw_lowered=lambda: Eager(deploy, raw=True),
                 raw_artifact=lambda: bench.artifact(case, postprocess=False),
                 raw_session=lambda: bench.session(case, postprocess=False),
             ),

@@ -18,14 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.locks import StoreError, locked
-from pytest_onnxdet.core.store import (
-    content_key,
-    file_digest,
-    remove_orphans,
-    touch,
-    weights_digest,
-)
-from pytest_onnxdet.export.identity import code_digest
+from pytest_onnxdet.core.store import content_key, file_digest, remove_orphans, touch
+from pytest_onnxdet.export.identity import code_digest, weights_digest
 from pytest_onnxdet.reference.recording import (
     NOISE_IMAGES,
     RAW_BATCHES,

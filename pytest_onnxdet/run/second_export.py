@@ -183,8 +183,8 @@ def serve() -> None:
     """Exports what it is asked for, a JSON line each, until its input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
-    from pytest_onnxdet.core.cpu import share_cores
     from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+    from pytest_onnxdet.reference.threads import share_cores
 
     ensure_torchvision()
     detector: Any = None

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.errors import StageError
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.graph.describe import describe
@@ -25,7 +26,7 @@ LOOK = (
 )
 
 
-class CheckFailed(Exception):
+class CheckFailed(StageError):
     """A check does not hold.
 
     Attributes:

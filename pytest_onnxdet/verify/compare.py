@@ -57,7 +57,7 @@ def compare_detections(
             f"the candidate answered {len(candidate)} image(s) where the reference has "
             f"{len(reference)}"
         )
-    counted = sum(int((~(one.scores < tolerance.least_score)).sum()) for one in reference)
+    counted = sum(int((~(one.scores < tolerance.min_score)).sum()) for one in reference)
     result = ParityResult(images=len(reference), detections=counted)
     for index, (ours, theirs) in enumerate(zip(reference, candidate, strict=True)):
         name = images[index] if index < len(images) else ""
@@ -107,7 +107,7 @@ class _Image:
 
     def compare(self, max_per_img: int | None) -> None:
         pairs = match(self.ours, self.theirs, self.tolerance)
-        threshold = self.tolerance.least_score
+        threshold = self.tolerance.min_score
         ours, theirs = (~(one.scores < threshold) for one in (self.ours, self.theirs))  # NaN counts
         counted = [(i, j) for i, j in pairs if ours[i] or theirs[j]]
         self.result.matched += len(counted)

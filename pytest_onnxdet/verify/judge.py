@@ -197,10 +197,11 @@ class _Trial:
             )
         except Exception as error:  # a search that fails must not hide the fault
             spent = time.perf_counter() - start
-            self.broken[
+            why = (
                 f"looking for a proof of ties failed after {spent:.1f} s: "
                 f"{type(error).__name__}: {error}"
-            ] = None
+            )
+            self.broken[why] = None  # each reason once
             self.refuted = True
             return None
         self.refuted = self.refuted or alternative is None

@@ -156,25 +156,6 @@ def _differ(
     return bool(compare_detections([one], [other], tolerance, **named).faults)
 
 
-@dataclass(frozen=True)
-class _Eager:
-    """A deploy model in PyTorch."""
-
-    deploy: Any
-    raw: bool = False
-
-    def run(self, batch: Batch) -> dict[str, Any]:
-        import torch
-
-        arrays = torch.from_numpy(batch.images), torch.from_numpy(batch.image_shape)
-        with torch.no_grad():
-            if self.raw:
-                values = self.deploy.raw(*arrays)
-            else:
-                values = dict(zip(self.deploy.outputs, self.deploy(*arrays), strict=True))
-        return {name: value.numpy() for name, value in values.items()}
-
-
 class _Plain:
     """A graph in ONNX Runtime, without optimisations."""
 
@@ -189,21 +170,23 @@ class _Plain:
 
 
 def standard_stages(
-    deploy: Any,
+    lowered: Runs,
     artifact: Artifact,
     session: Runs,
     batches: Iterable[Batch],
     *,
+    raw_lowered: Callable[[], Runs] | None = None,
     raw_artifact: Callable[[], Artifact] | None = None,
     raw_session: Callable[[], Runs] | None = None,
 ) -> list[Stage]:
     """Lowering, export and runtime, for :func:`localize`.
 
     Args:
-        deploy: the DeployModel, on the CPU.
+        lowered: the deploy model in PyTorch.
         artifact: its graph.
         session: the backend's session of that graph.
         batches: what the reference was computed on; gone through more than once.
+        raw_lowered: gives the deploy model that ends with the raw outputs.
         raw_artifact: gives the graph of the raw outputs.
         raw_session: gives the backend's session of that graph.
     """
@@ -217,7 +200,7 @@ def standard_stages(
 
     plain = None if raw_artifact is None else lambda: _Plain(raw_artifact())
     return [
-        Stage("lowering", results(lambda: _Eager(deploy)), lambda: _Eager(deploy, raw=True)),
+        Stage("lowering", results(lambda: lowered), raw_lowered),
         Stage("export", results(lambda: _Plain(artifact)), plain),
         Stage("runtime", results(lambda: session), raw_session),
     ]

@@ -33,6 +33,7 @@ class Host(Device):
         self.passed = 0.0  # of what is known to be done
         self._next = ALIGNMENT
         self._pending: list[Any] = []
+        self._uploads: list[Any] = []
 
     def empty(self, size: int) -> Buffer:
         if self.fails is not None:
@@ -52,8 +53,20 @@ class Host(Device):
         return self.memory[address][:size]
 
     def upload(self, array: Any, to: Buffer) -> None:
+        """The array is read late, as the driver may from pinned memory."""
+
+        def arrive() -> None:
+            self.at(to.address, array.nbytes)[:] = array.reshape(-1).view(np.uint8)
+
+        self.at(to.address, array.nbytes)
         self.clock += COPY_MS
-        self.at(to.address, array.nbytes)[:] = array.reshape(-1).view(np.uint8)
+        self._uploads.append(arrive)
+
+    def receive(self) -> None:
+        """What was uploaded is there: work that comes later on the stream reads it."""
+        uploads, self._uploads = self._uploads, []
+        for arrive in uploads:
+            arrive()
 
     def download(self, buffer: Buffer, array: Any) -> None:
         def arrive() -> None:
@@ -64,6 +77,7 @@ class Host(Device):
         self._pending.append(arrive)
 
     def synchronize(self) -> None:
+        self.receive()
         for arrive in self._pending:
             arrive()
         self._pending, self.passed = [], self.clock

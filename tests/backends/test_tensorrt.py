@@ -96,7 +96,7 @@ def test_engines_are_kept_by_graph_version_gpu_precision_and_profile(
 
 
 def test_a_profile_out_of_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="least <= usual <= most"):
+    with pytest.raises(ValueError, match="min <= opt <= max"):
         Profile((2, 64, 64), (1, 64, 64), (2, 64, 64))
 
 

@@ -226,6 +226,19 @@ def test_an_output_that_gets_no_memory_fails_the_run_and_not_the_next(
         np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
 
 
+def test_an_output_without_memory_fails_a_run_that_the_library_calls_done(
+    fake: Fake, tmp_path: Path
+) -> None:
+    """Else the outputs would be an earlier run's, or nothing that anybody wrote."""
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        bound = session.bind(feeds(2))
+        fake.goes_on, fake.host.fails = True, BackendError("out of device memory: 3 MiB")
+        with pytest.raises(BackendError, match=r"model\.onnx: out of device memory: 3 MiB"):
+            bound.run()
+        fake.host.fails = None
+        assert bound.run() == RUN_MS
+
+
 def artifact_of(path: Path, data: bytes) -> Artifact:
     path.write_bytes(data)
     return Artifact(path, "", False, {})
@@ -266,6 +279,7 @@ def test_an_engine_that_is_none_or_of_something_else_is_told(fake: Fake, tmp_pat
         ("set_output_allocator", r"the output 'dets' takes no allocator"),
         ("set_tensor_address", r"refuses the address of 'input'"),
         ("set_input_shape", r"refuses the shape \(1, 3, 96, 64\) of 'input'"),
+        ("execute_async_v3", r"TensorRT, model\.onnx: execution failed"),
     ],
 )
 def test_what_a_context_does_not_obey_is_said(
@@ -289,6 +303,27 @@ def test_a_shape_input_is_refused_by_name(fake: Fake, tmp_path: Path) -> None:
     fixed = artifact_of(tmp_path / "net.engine", engine(9, RANGE))
     with pytest.raises(BackendError, match=r"net\.engine: 'image_shape' is a shape input"):
         TensorRTBackend().prepare(fixed)
+
+
+@pytest.mark.parametrize("name", ["input", "dets"])
+def test_a_tensor_in_the_hosts_memory_is_refused_by_name(
+    fake: Fake, tmp_path: Path, name: str
+) -> None:
+    fake.on_host = (name,)
+    with pytest.raises(BackendError, match=rf"model\.onnx: '{name}' lies in the host's memory"):
+        TensorRTBackend().prepare(graph(tmp_path))
+
+
+def test_what_is_bound_is_on_the_device_when_bind_returns(fake: Fake, tmp_path: Path) -> None:
+    """The caller's arrays are its own again, and no copy is left to the first run."""
+    arrays = feeds(2)
+    with TensorRTBackend().prepare(graph(tmp_path)) as session:
+        bound = session.bind(arrays)
+        assert fake.host.passed == fake.host.clock
+        for array in arrays.values():
+            array[:] = 1
+        bound.run()
+        np.testing.assert_array_equal(bound.fetch()["dets"], sums(2))
 
 
 def test_a_static_engine_refuses_another_shape_by_itself(fake: Fake, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ Run = Callable[..., Ran]
 Document = dict[str, Any]
 ORT = ("--backend", "onnxruntime")
 IMAGES = 8
-MOST = 1e-4 + 1e-9  # AP; mmdet gives four decimals
+TOLERANCE = 1e-4 + 1e-9  # AP; mmdet gives four decimals
 NAMES = ("not and or", "<b>&amp;</b>", "Größe 🙂")
-LEAST = 0.3  # a comparison of 0 with 0 would compare nothing
+MIN_AP = 0.3  # a comparison of 0 with 0 would compare nothing
 
 
 class Mini(NamedTuple):
@@ -97,7 +97,7 @@ def compare(
     ours: dict[str, Any],
     mmdets: dict[str, Any] | None = None,
     metrics: tuple[str, ...] = ("bbox", "segm"),
-    least: float = LEAST,
+    min_ap: float = MIN_AP,
 ) -> str:
     """Holds every figure to mmdet's; returns what the command said on stderr."""
     config = Path(ours["img_prefix"]).parent / "config.py"
@@ -109,8 +109,8 @@ def compare(
     wanted = theirs(mini, ours if mmdets is None else mmdets, list(metrics))
     assert len(wanted) == 6 * len(metrics)
     for name, value in wanted.items():
-        assert abs(float(found[name]) - value) <= MOST, (name, found[name], value)
-    assert min(wanted[f"{metric}_mAP"] for metric in metrics) > least
+        assert abs(float(found[name]) - value) <= TOLERANCE, (name, found[name], value)
+    assert min(wanted[f"{metric}_mAP"] for metric in metrics) > min_ap
     return ran.err
 
 
@@ -460,7 +460,7 @@ def test_an_image_with_thousands_of_objects(
         box = [number % 50, number // 50, 3 + number % 7, 4]
         more = {"id": 1000 + number, "bbox": box, "image_id": document["images"][-1]["id"]}
         document["annotations"].append({**base, **more, "category_id": 1 + number % 3})
-    compare(onnxdet, mini, written(tmp_path, images, document), metrics=("bbox",), least=-1)
+    compare(onnxdet, mini, written(tmp_path, images, document), metrics=("bbox",), min_ap=-1)
 
 
 @pytest.mark.parametrize("kind", ["crowds", "nothing"])
@@ -472,7 +472,7 @@ def test_no_object_to_find(
     for one in document["annotations"]:
         one["iscrowd"] = 1
     data = written(tmp_path, images, document)
-    told = compare(onnxdet, mini, data, metrics=("bbox",), least=-2)
+    told = compare(onnxdet, mini, data, metrics=("bbox",), min_ap=-2)
     assert "no object to find, and no AP (mmdet gives -1)" in told
 
 
@@ -501,7 +501,12 @@ def test_without_asserts_a_home_and_utf8(
     assert ran.code == 0, ran.err
     found = dict(line.split(": ") for line in ran.out.splitlines() if line.count(": ") == 1)
     wanted = theirs(mini, data, ["bbox"])
-    assert abs(float(found["bbox_mAP"]) - wanted["bbox_mAP"]) <= MOST < LEAST < wanted["bbox_mAP"]
+    assert (
+        abs(float(found["bbox_mAP"]) - wanted["bbox_mAP"])
+        <= TOLERANCE
+        < MIN_AP
+        < wanted["bbox_mAP"]
+    )
     assert "Gr\\xf6\\xdfe" in ran.out and len(list((tmp_path / "out").iterdir())) == IMAGES
 
     (images / "000.png").rename(images / "größe.png")

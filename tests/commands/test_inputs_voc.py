@@ -16,7 +16,7 @@ from pytest_onnxdet.cli import main
 Run = Callable[..., Ran]
 ORT = ("--backend", "onnxruntime")
 IMAGES = 6
-MOST, LEAST = 1e-4 + 1e-9, 0.3  # AP
+TOLERANCE, MIN_AP = 1e-4 + 1e-9, 0.3  # AP
 
 
 class Mini(NamedTuple):
@@ -119,7 +119,7 @@ def test_figures_are_mmdets(
     assert ran.code == 0, ran.err
     found = dict(line.split(": ") for line in ran.out.splitlines() if line.count(": ") == 1)
     wanted = theirs(mini, voc)
-    assert abs(float(found["mAP"]) - wanted) <= MOST < LEAST < wanted
+    assert abs(float(found["mAP"]) - wanted) <= TOLERANCE < MIN_AP < wanted
 
 
 def no_file(voc: Path) -> None:

@@ -59,10 +59,10 @@ ENTRIES = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_si
 def test_what_goes(
     figures: list[tuple[int, int]], older_than: int | None, max_size: int | None
 ) -> None:
-    kept = [Entry("graphs", Path(str(i)), size, used) for i, (size, used) in enumerate(figures)]
-    out = chosen(kept, older_than, max_size, now=1000)
-    left = [entry for entry in kept if entry not in out]
-    assert len(out) + len(left) == len(kept) == len({*out, *left})
+    stored = [Entry("graphs", Path(str(i)), size, used) for i, (size, used) in enumerate(figures)]
+    out = chosen(stored, older_than, max_size, now=1000)
+    left = [entry for entry in stored if entry not in out]
+    assert len(out) + len(left) == len(stored) == len({*out, *left})
     if older_than is not None:
         assert all(1000 - entry.used <= older_than for entry in left)
     if max_size is not None:

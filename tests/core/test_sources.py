@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pytest_onnxdet.core.sources import ROOMS, objects_digest, package_digest
-from pytest_onnxdet.core.store import weights_digest
+from pytest_onnxdet.export.identity import weights_digest
 
 HEAD = """
 from torch import nn

@@ -16,13 +16,7 @@ from torch import nn
 from pytest_onnxdet.backends.base import Arrays, BackendError, Bound, Session
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
-from pytest_onnxdet.measure.latency import (
-    bind_all,
-    detection_subjects,
-    require_same,
-    torch_device,
-    torch_threads,
-)
+from pytest_onnxdet.measure.latency import bind_all, detection_subjects, require_same
 from pytest_onnxdet.measure.turns import (
     GRAPH,
     MAX_WARM_UP,
@@ -35,6 +29,7 @@ from pytest_onnxdet.measure.turns import (
 )
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.threads import torch_threads
 
 
 class Clock:
@@ -269,7 +264,8 @@ def subjects_of(session: Session) -> tuple[dict[str, Any], Net, Batch]:
         [{"scale_factor": np.ones(4, np.float32)}],
     )
     net = Net(1, 1)
-    return dict(detection_subjects(session, Reference(net), [batch, batch])), net, batch
+    detector = Reference(net).bare_call([batch, batch])
+    return dict(detection_subjects(session, detector, [batch, batch])), net, batch
 
 
 def test_pytorch_is_the_bare_call_of_the_detector() -> None:
@@ -278,7 +274,7 @@ def test_pytorch_is_the_bare_call_of_the_detector() -> None:
     subjects[TORCH]()
     assert net.seen["img"][0].shape == batch.images.shape
     assert "written" not in batch.metas[0]
-    assert torch_device(Reference(net)) == "cpu"
+    assert Reference(net).device == "cpu"
 
 
 @pytest.mark.parametrize(("device_s", "total"), [(1.5, 3.0), (None, None)])
@@ -367,7 +363,7 @@ class Rounded(Bound):
 def test_what_is_timed_is_what_is_compared(bound: type[Bound], words: str) -> None:
     session, batch = bound_session(bound)
     graphs = bind_all(session, [batch])
-    subjects = detection_subjects(session, Reference(Net(1, 1)), [batch], graphs)
+    subjects = detection_subjects(session, lambda: None, [batch], graphs)
     subjects[GRAPH]()
     with pytest.raises(BackendError, match=words):
         require_same(session, graphs, [batch], Tolerance())

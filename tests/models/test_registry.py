@@ -85,6 +85,6 @@ def test_a_gpu_and_half_precision_have_allowances_of_their_own() -> None:
     spec = ModelSpec("one", "one.py", tolerances={"mine": Tolerance(box_px=3, reason="mine")})
     gpu = spec.tolerance("tensorrt", device="cuda")
     half = spec.tolerance("tensorrt", "fp16", "cuda")
-    assert (gpu.box_px, gpu.score, gpu.least_score, gpu.ap) == (0.05, 5e-4, 0.05, 0.002)
+    assert (gpu.box_px, gpu.score, gpu.min_score, gpu.ap) == (0.05, 5e-4, 0.05, 0.002)
     assert half.ap == 0.01 and half.reason and gpu.reason
     assert spec.tolerance("mine", "fp16", "cuda").box_px == 3

@@ -48,7 +48,7 @@ def test_the_documented_hook_sets_the_profile() -> None:
     names["pytest_onnxdet_backends"](registry)  # type: ignore[operator]
     backend = registry.as_dict()["tensorrt"]
     assert isinstance(backend, TensorRTBackend) and backend.profile is not None
-    assert backend.profile.most[0] == 4
+    assert backend.profile.max[0] == 4
 
 
 def test_a_project_replaces_a_backend_by_the_hook(toy: pytest.Pytester) -> None:

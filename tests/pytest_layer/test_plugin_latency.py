@@ -17,15 +17,15 @@ pytest.importorskip("pytest_benchmark")
 import pytest_onnxdet.core.cpu  # noqa: E402
 import pytest_onnxdet.data.detections  # noqa: E402
 import pytest_onnxdet.measure.latency  # noqa: E402
+import pytest_onnxdet.reference.detector  # noqa: E402
 
 CONFTEST = (
     toy_project.CONFTEST
     + """
-from types import SimpleNamespace
-
 from torch import nn
 
 from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.reference.detector import Reference
 
 
 class Net(nn.Linear):
@@ -55,7 +55,7 @@ def toy_prepare(backend, artifact, threads=None):
 ToySession._run = toy_run
 Toy.prepare = toy_prepare
 ToyBench.batches = toy_batches
-ToyBench.reference = lambda bench, spec: SimpleNamespace(detector=Net(1, 1))
+ToyBench.reference = lambda bench, spec: Reference(Net(1, 1))
 """
 )
 MARKS = "latency and toy and one_net and static"

@@ -22,8 +22,8 @@ def test_blame_runs_the_lowering_that_the_graph_was_exported_from(
         asked.append((detector, lowering, fixed_shape))
         return "deploy"
 
-    def stages(deploy: Any, *_: Any, **__: Any) -> list[Any]:
-        assert deploy == "deploy"
+    def stages(lowered: Any, *_: Any, **__: Any) -> list[Any]:
+        assert lowered.deploy == "deploy" and not lowered.raw
         return [localize.Stage("lowering", lambda: [])]
 
     monkeypatch.setattr(families, "lower", lower)

@@ -351,7 +351,7 @@ def test_scores_below_the_least_are_not_compared(threshold, wanted):
     reference.scores[-1], reference.scores[-2] = 0.01, 0.03
     far = change(reference, boxes=reference.boxes.copy())
     far.boxes[-1] += 300
-    allowed = dataclasses.replace(TOLERANCE, least_score=threshold)
+    allowed = dataclasses.replace(TOLERANCE, min_score=threshold)
     result = compare_detections([reference], [far], allowed)
     assert kinds(result) == wanted
     assert result.detections == 20 - 2 * (threshold > 0)

@@ -9,6 +9,7 @@ from verify_samples import CLASSES, TOLERANCE, detections, empty, nudge
 
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.graph.cut import with_outputs
+from pytest_onnxdet.run.eager import Eager
 from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
 from pytest_onnxdet.verify.mutants import operators
 from pytest_onnxdet.verify.nodes import first_differing_node, ort_runner, scope, tensors
@@ -107,7 +108,7 @@ def test_a_stage_that_loses_everything_is_not_saved_by_a_proof():
     assert blame.stage == "lowering"
 
 
-class Eager:
+class Deploy:
     """A deploy model as the chain sees one: tensors in, tensors out, names of the outputs."""
 
     outputs = ("dets", "labels")
@@ -140,29 +141,29 @@ def test_the_standard_chain(tmp_path, broken):
     ]
     reference = [one for s in range(2) for one in to_detections(run(detector(), feeds(s)))]
     artifact = save(graphs[1], tmp_path / "model.onnx")
-    stages = standard_stages(Eager(graphs[0]), artifact, Backend(graphs[2]), batches)
+    stages = standard_stages(Eager(Deploy(graphs[0])), artifact, Backend(graphs[2]), batches)
     assert tuple(stage.name for stage in stages) == NAMES
     assert localize(reference, stages, TOLERANCE).stage == NAMES[broken]
 
 
 def test_each_step_of_the_standard_chain_tells_its_own_raw_outputs(tmp_path):
     artifact, batch = save(detector(), tmp_path / "model.onnx"), Batch(*feeds(0).values(), [])
-    deploy = Eager(detector())
-    deploy.raw = lambda *arrays: dict(zip(Eager.outputs, deploy(*arrays), strict=True))
+    deploy = Deploy(detector())
+    deploy.raw = lambda *arrays: dict(zip(Deploy.outputs, deploy(*arrays), strict=True))
     stages = standard_stages(
-        deploy,
+        Eager(deploy),
         artifact,
         Backend(detector()),
         [],
+        raw_lowered=lambda: Eager(deploy, raw=True),
         raw_artifact=lambda: artifact,
         raw_session=lambda: Backend(detector()),
     )
     for stage in stages:
         outputs = stage.raw().run(batch)
         np.testing.assert_allclose(outputs["dets"], run(detector(), feeds(0))["dets"], atol=1e-3)
-    assert [one.raw for one in standard_stages(deploy, artifact, Backend(None), [])][1:] == [
-        None
-    ] * 2
+    without = standard_stages(Eager(deploy), artifact, Backend(None), [])
+    assert [stage.raw for stage in without] == [None] * 3
 
 
 def test_the_outputs_of_a_copy_are_more():

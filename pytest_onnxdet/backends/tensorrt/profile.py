@@ -22,18 +22,18 @@ class Profile:
     """The shapes that an engine of a dynamic graph takes, each as (N, H, W).
 
     Attributes:
-        least, most: TensorRT's min and max shape, each included.
-        usual: its opt shape, which kernels are chosen for.
+        min, max: the smallest and the largest shape, each included.
+        opt: the shape that kernels are chosen for.
     """
 
-    least: Limits
-    usual: Limits
-    most: Limits
+    min: Limits
+    opt: Limits
+    max: Limits
 
     def __post_init__(self) -> None:
-        rows = zip(self.least, self.usual, self.most, strict=True)
+        rows = zip(self.min, self.opt, self.max, strict=True)
         if not all(0 < low <= middle <= high for low, middle, high in rows):
-            raise ValueError(f"a profile needs least <= usual <= most, each from 1; got {self}")
+            raise ValueError(f"a profile needs min <= opt <= max, each from 1; got {self}")
 
     @classmethod
     def of(cls, artifact: Artifact) -> Profile | None:
@@ -59,18 +59,18 @@ class Profile:
 
     def holds(self, shape: Limits) -> bool:
         """Whether an engine of this profile takes (N, H, W)."""
-        rows = zip(self.least, shape, self.most, strict=True)
+        rows = zip(self.min, shape, self.max, strict=True)
         return all(low <= value <= high for low, value, high in rows)
 
     def with_shape(self, shape: Limits) -> Profile:
         """The smallest profile that holds this one and (N, H, W)."""
-        n, h, w = zip(self.least, shape, strict=True)
+        n, h, w = zip(self.min, shape, strict=True)
         smallest = (min(n), min(h), min(w))
-        n, h, w = zip(self.most, shape, strict=True)
-        return Profile(smallest, self.usual, (max(n), max(h), max(w)))
+        n, h, w = zip(self.max, shape, strict=True)
+        return Profile(smallest, self.opt, (max(n), max(h), max(w)))
 
     def __str__(self) -> str:
-        return " to ".join("x".join(map(str, part)) for part in (self.least, self.most))
+        return " to ".join("x".join(map(str, part)) for part in (self.min, self.max))
 
 
 def input_shapes(name: str, profile: Profile) -> tuple[tuple[int, ...], ...]:
@@ -79,7 +79,7 @@ def input_shapes(name: str, profile: Profile) -> tuple[tuple[int, ...], ...]:
     Raises:
         EngineError: the contract has no such input.
     """
-    limits = (profile.least, profile.usual, profile.most)
+    limits = (profile.min, profile.opt, profile.max)
     if name == "input":
         return tuple((n, 3, h, w) for n, h, w in limits)
     if name == "image_shape":

@@ -250,8 +250,8 @@ class OnnxRuntimeLowering(Lowering):
 
 def _per_class(limit: int, limit_per_class: int) -> int:
     """How many boxes of a class suppression has to leave for ``limit`` of an image."""
-    given = [count for count in (limit, limit_per_class) if count > 0]
-    return min(given, default=EVERY)
+    limits = [count for count in (limit, limit_per_class) if count > 0]
+    return min(limits, default=EVERY)
 
 
 def dets_of(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:

@@ -162,9 +162,9 @@ def with_last_places(
     sure, possible = first(every.scores, limit)
     choice = Choice(candidate.boxes, candidate.scores, candidate.labels, limit)
     rows = np.sort(chosen_rows(every.boxes, every.scores, every.labels, choice, tolerance))
-    kept = np.zeros_like(sure)
-    kept[rows] = True
-    wrong = np.flatnonzero((sure & ~kept) | (kept & ~possible))
+    keep = np.zeros_like(sure)
+    keep[rows] = True
+    wrong = np.flatnonzero((sure & ~keep) | (keep & ~possible))
     if wrong.size:
         raise Unproven(f"{every.boxes[wrong[0]]} is among the first {limit} in one of the two only")
     if len(rows) != min(limit, len(every)):
