@@ -174,6 +174,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
 
     Raises:
         CommandError: no checkpoint.
+        NoLoweringError: no family takes it; the checkpoint is not read then.
         BuildError: it cannot be built, or the checkpoint does not fit.
     """
     from pytest_onnxdet.models.build import load_weights, make_detector
@@ -187,12 +188,43 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
         checkpoint = _mini(checkpoint).weights
     assert checkpoint is not None
     detector = make_detector(model.cfg, model.path)
+    _require_family(detector)
     meta = load_weights(checkpoint, detector, trust=trust)
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
     built: nn.Module = detector.float().eval()
     return built
+
+
+def _require_family(detector: nn.Module) -> None:
+    """Refuses what does not export before its weights are read, or even fetched."""
+    from pytest_onnxdet.export.options import NoLoweringError
+    from pytest_onnxdet.families import UnsupportedPart
+    from pytest_onnxdet.families.registry import builtin_families
+
+    try:
+        builtin_families().of(detector)
+    except UnsupportedPart as error:
+        raise NoLoweringError(str(error)) from error
+
+
+def require_detector(model: Model) -> None:
+    """Refuses, by the detector's name, what gives no detections, or not of images alone.
+
+    Raises:
+        CommandError: it is one stage of a detector of two.
+    """
+    from mmdet.models import DETECTORS
+    from mmdet.models.detectors import RPN, TwoStageDetector
+
+    from pytest_onnxdet.families.settings import half_a_detector, parts_of
+
+    kind = DETECTORS.get(str(model.cfg.model.get("type")))
+    if kind is not None and issubclass(kind, RPN | TwoStageDetector):
+        why = half_a_detector(kind.__name__, parts_of(model.cfg.model))
+        if why is not None:
+            raise CommandError(f"{model.path}: {why}")
 
 
 def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:

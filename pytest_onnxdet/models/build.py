@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytest_onnxdet.models.config import config_path, config_root, load_config
 from pytest_onnxdet.models.pipeline_channels import require_channels
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.models.unbuildable import why_unbuildable
 from pytest_onnxdet.models.weights import put_into, refuse_mmdet_3
 
 ensure_torchvision()
@@ -59,11 +60,15 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     try:
         return mmdet_build(model)
     except Exception as error:
-        raise BuildError(f"{path}: {kind} cannot be built: {one_line(error)}") from error
+        why = why_unbuildable(model, error)
+        raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
 
 
 def build_detector(
-    spec: ModelSpec, weights: str | Path | None = None, downloads: Path | None = None
+    spec: ModelSpec,
+    weights: str | Path | None = None,
+    downloads: Path | None = None,
+    check: Callable[[torch.nn.Module], object] | None = None,
 ) -> torch.nn.Module:
     """The spec's detector: eval mode, CPU, float32, ``CLASSES`` set, weights loaded.
 
@@ -71,9 +76,13 @@ def build_detector(
         spec: the model.
         weights: in place of ``spec.weights``. Where both are None the weights are fresh.
         downloads: folder for weights that are a URL; None: in the user's cache folder.
+        check: is given the detector before weights are read, or even fetched; what it raises is
+            raised.
     """
     cfg = load_config(spec)
     model = make_detector(cfg, config_path(spec))
+    if check is not None:
+        check(model)
     source = weights if weights is not None else spec.weights
     if source is None:
         initialise(model)
