@@ -96,6 +96,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     from pytest_onnxdet.models.build import config_path, config_root, load_config
     from pytest_onnxdet.models.checkpoint import BuildError, one_line
     from pytest_onnxdet.models.config import merge
+    from pytest_onnxdet.models.file_clients import read_from_disk
     from pytest_onnxdet.models.spec import ModelSpec
 
     mini = None
@@ -126,6 +127,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
                 f"--cfg-options: {', '.join(options)}: does not fit {path}: {one_line(error)}"
             ) from error
         _check_test(cfg)
+        read_from_disk(cfg, path)
     return Model(cfg, path, mini)
 
 

@@ -29,9 +29,9 @@ from pytest_onnxdet.data.photographs import (
     measure_by,
     picture,
     read_header,
-    why_absent,
     why_unreadable,
 )
+from pytest_onnxdet.data.places import why_absent
 from pytest_onnxdet.data.scenes import CLASSES
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -294,12 +294,13 @@ def check_coco(
         raise DataError(f"data set {spec.name!r}: kind {spec.kind!r}: only 'coco' is read")
     if not spec.annotations.is_file():
         raise DataError(
-            f"{spec.annotations}: no such annotation file (data set {spec.name!r}): give the "
-            "folder that holds it"
+            f"{spec.annotations}: no such annotation file{why_absent(spec.annotations)} (data set "
+            f"{spec.name!r}): give the folder that holds it"
         )
     if not spec.images.is_dir():
         raise DataError(
-            f"{spec.images}: no such image folder (data set {spec.name!r}): give the right one"
+            f"{spec.images}: no such image folder{why_absent(spec.images)} (data set "
+            f"{spec.name!r}): give the right one"
         )
     return read_annotations(spec.annotations, classes=spec.classes, masks=masks, measure=measure)
 

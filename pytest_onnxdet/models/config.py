@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
+from pytest_onnxdet.models.file_clients import read_from_disk
 from pytest_onnxdet.models.pipeline_channels import require_deviations
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
@@ -77,6 +78,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
         ) from error
     _take_test_data_out(cfg, path)
     _require_pipeline(cfg, path)
+    read_from_disk(cfg, path)
     # compat_cfg looks at what training needs; a config that is for testing has none of it.
     for split in ("train", "val"):
         cfg.data.setdefault(split, {})
