@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.core.locks import locked
+from pytest_onnxdet.core.locks import StoreError, locked
 from pytest_onnxdet.core.paths import user_cache
 from pytest_onnxdet.core.progress import Progress
 
@@ -85,6 +85,9 @@ def download(
         raise DownloadError(f"{url}: is no address: {error}: correct it") from error
     _require_https(url, place)
     try:
+        # A file of that name is whole, and may lie in a folder that only others may write to.
+        if place.is_file() and _faults(place, place.name) is None:
+            return place
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f"{place.name}.lock"):
             if place.is_file() and _faults(place, place.name) is None:
@@ -92,6 +95,8 @@ def download(
             part = folder / f"{place.name}.part"
             _fetch(url, part, place, timeout, attempts, pause)
             os.replace(part, place)
+    except StoreError as error:
+        raise DownloadError(f"{url}: {error}; or {_elsewhere(place)}") from error
     except OSError as error:
         raise DownloadError(
             f"{url}: cannot be written to {folder}: {error.strerror or error}: {_elsewhere(place)}"

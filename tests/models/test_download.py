@@ -350,6 +350,26 @@ def test_a_folder_that_cannot_be_written(files: Files, tmp_path: Path) -> None:
         download(files.url, tmp_path / "file" / "folder")
 
 
+def test_a_folder_that_only_another_user_may_write_to(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, which may do all, the lock refuses instead; what lies there is taken all the same."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(DownloadError) as caught:
+        download(files.url, tmp_path)
+    text = str(caught.value)
+    assert text.startswith(files.url) and "cannot be used (Permission denied)" in text
+    assert f"put it at {tmp_path / NAME}" in text and not files.ranges
+    (tmp_path / NAME).write_bytes(CONTENT)
+    tmp_path.chmod(0o555)
+    assert download(files.url, tmp_path) == tmp_path / NAME
+    assert not files.ranges
+
+
 def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
