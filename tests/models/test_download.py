@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_written(files: Files, tmp_path: Path) -> None:
 def test_a_folder_that_only_another_user_may_write_to(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As root, which may do all, the lock refuses instead; what lies there is taken all the same."""
+    """As root, which may do all, the lock refuses instead; what lies there is taken."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied")
