@@ -95,7 +95,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     """
     from pytest_onnxdet.models.build import config_path, config_root, load_config
     from pytest_onnxdet.models.checkpoint import BuildError, one_line
-    from pytest_onnxdet.models.config import merge
+    from pytest_onnxdet.models.config import merge, require_model, require_pipeline
     from pytest_onnxdet.models.file_clients import read_from_disk
     from pytest_onnxdet.models.spec import ModelSpec
 
@@ -127,6 +127,8 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
                 f"--cfg-options: {', '.join(options)}: does not fit {path}: {one_line(error)}"
             ) from error
         _check_test(cfg)
+        require_model(cfg, path)
+        require_pipeline(cfg, path)
         read_from_disk(cfg, path)
     return Model(cfg, path, mini)
 
@@ -218,13 +220,15 @@ def require_detector(model: Model) -> None:
         CommandError: it is one stage of a detector of two.
     """
     from mmdet.models import DETECTORS
-    from mmdet.models.detectors import RPN, TwoStageDetector
+    from mmdet.models.detectors import RPN, FastRCNN, TwoStageDetector
 
     from pytest_onnxdet.families.settings import half_a_detector, parts_of
 
     kind = DETECTORS.get(str(model.cfg.model.get("type")))
     if kind is not None and issubclass(kind, RPN | TwoStageDetector):
-        why = half_a_detector(kind.__name__, parts_of(model.cfg.model))
+        alone = {RPN: ["rpn_head"], FastRCNN: ["roi_head"]}
+        parts = next((alone[one] for one in alone if issubclass(kind, one)), None)
+        why = half_a_detector(kind.__name__, parts or parts_of(model.cfg.model))
         if why is not None:
             raise CommandError(f"{model.path}: {why}")
 

@@ -110,7 +110,10 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     spec = DatasetSpec(
         type(built).__name__, file, Path(built.img_prefix or "."), classes=tuple(built.CLASSES)
     )
-    built.evaluation = dict(model.cfg.get("evaluation") or {})
+    evaluation = model.cfg.get("evaluation") or {}
+    if not isinstance(evaluation, Mapping):
+        raise CommandError(f"{model.path}: evaluation is {evaluation!r}: give a table, dict(...)")
+    built.evaluation = dict(evaluation)
     built.samples_per_gpu = samples
     notes = annotations.notes if annotations else ()
     data = Dataset(spec, built, test["pipeline"], notes)

@@ -29,6 +29,7 @@ from pytest_onnxdet.data.photographs import (
     measure_by,
     picture,
     read_header,
+    require_collected,
     why_unreadable,
 )
 from pytest_onnxdet.data.places import why_absent
@@ -137,6 +138,7 @@ class Dataset:
             data = self.coco[index]
         except Exception as error:
             raise DataError(why_unreadable(path, error, self._pipeline)) from error
+        require_collected(path, data)
         image, meta = data["img"], data["img_metas"]
         if isinstance(image, list | tuple):
             image, meta = image[0], meta[0]

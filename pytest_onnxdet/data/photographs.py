@@ -112,7 +112,7 @@ def load(pipeline: Sequence[Any], path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such image{why_absent(path)}: put it there")
     try:
-        step = Compose([copy.deepcopy(pipeline[0])])
+        step = Compose(copy.deepcopy(list(pipeline[:1])))
         read = step({"img_info": {"filename": str(path)}, "img_prefix": None})
         image: NDArray[Any] = read["img"]
         image.shape  # noqa: B018  (of an unreadable file mmcv gives None)
@@ -129,7 +129,8 @@ def picture(pipeline: Sequence[Any], path: Path) -> NDArray[np.uint8]:
     """
     import cv2
 
-    kind = pipeline[0].get("color_type", "") if isinstance(pipeline[0], Mapping) else ""
+    first = next(iter(pipeline), None)
+    kind = first.get("color_type", "") if isinstance(first, Mapping) else ""
     as_stored = kind == "unchanged" or kind.endswith("ignore_orientation")
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     loaded = load(pipeline, path)
@@ -152,6 +153,16 @@ def measure_by(pipeline: Sequence[Any], folder: Path) -> Measure:
         return int(height), int(width)
 
     return measure
+
+
+def require_collected(path: Path, data: Any) -> None:
+    """Refuses what a pipeline gave that ends without an image; raises `DataError`."""
+    absent = [key for key in ("img", "img_metas") if key not in (data or ())]
+    if absent:
+        raise DataError(
+            f"{path}: the test pipeline gives no {' and no '.join(absent)}: end data.test.pipeline "
+            "with dict(type='Collect', keys=['img'])"
+        )
 
 
 def why_unreadable(

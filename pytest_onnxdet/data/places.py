@@ -36,6 +36,8 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
     """
     for key in _PATHS:
         value = test.get(key)
+        if key != "ann_file" and not isinstance(value, str | os.PathLike | None):
+            raise DataError(f"{where}: data.test.{key} is {value!r}: give a folder's path")
         if isinstance(value, str) and "://" in value and not Path(value).exists():
             found = _ADDRESS.search(value)
             if found:

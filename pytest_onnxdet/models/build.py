@@ -45,7 +45,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     from mmdet.models import build_detector as mmdet_build
 
     kind = cfg.model.get("type")
-    if kind not in DETECTORS:
+    if not isinstance(kind, str | type) or (isinstance(kind, str) and kind not in DETECTORS):
         raise BuildError(
             f"{path}: `model.type` is {kind!r}, which is not a detector mmdet knows: give a "
             "detection config, or import the module that registers the detector first"
@@ -54,7 +54,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     if not train:
         model["train_cfg"] = None
     model.pop("pretrained", None)
-    if "backbone" in model:
+    if isinstance(model.get("backbone"), Mapping):
         model.backbone.pop("pretrained", None)
         model.backbone.pop("init_cfg", None)
     try:

@@ -264,3 +264,23 @@ def test_an_export_that_is_ended_leaves_no_file(tmp_path: Path) -> None:
     assert ran.returncode == 130 and "interrupted" in ran.stderr, ran.stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model=3", "it has no `model` with a `type`"),
+        ("model.type=3", "`model.type` is 3, which is not a detector mmdet knows"),
+        ("model.backbone=None", "RetinaNet cannot be built: model (RetinaNet): TypeError"),
+        ("model.bbox_head=3", "RetinaNet cannot be built: model (RetinaNet): "),
+        ("data.test.pipeline=3", "`data.test.pipeline` is 3: give a list of dict(type=...)"),
+        ("data.test.pipeline.1.transforms=3", "`data.test.pipeline` is [{"),
+    ],
+)
+def test_options_that_leave_no_detector(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, option: str, said: str
+) -> None:
+    words = ("--output-file", tmp_path / "o.onnx", "--shape", *SIZE, "--cfg-options", option)
+    ran = onnxdet("export", *tiny, *words)
+    assert ran.code == 2 and said in ran.err and "unforeseen" not in ran.err, ran.err
+    assert not list(tmp_path.iterdir())
