@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,18 @@ def is_truncated(path: Path) -> bool:
 
 
 def _opened(path: Path) -> tuple[Header | None, bool]:
+    try:
+        now = path.stat()
+    except (OSError, ValueError):
+        return None, False
+    if not stat.S_ISREG(now.st_mode):  # a named pipe would be waited for
+        return None, False
+    return _opened_once(path, (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+
+
+@lru_cache(maxsize=1 << 17)
+def _opened_once(path: Path, _: tuple[int, ...]) -> tuple[Header | None, bool]:
+    """A data set is checked and measured: each file of it, as it is now, is opened once."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
