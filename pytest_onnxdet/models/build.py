@@ -130,8 +130,7 @@ def load_weights(
         BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
     """
     text = str(path)
-    remote = text.startswith(("http://", "https://"))
-    file = _fetch(text, downloads) if remote else Path(path)
+    file = _fetch(text, downloads) if "://" in text else Path(path)
     state, meta = _read_state(file, trust)
     refuse_mmdet_3(file, meta, list(state))
     put_into(model, state, file)

@@ -22,6 +22,7 @@ ORT = ("--backend", "onnxruntime")
         (("--eval", "bbox", "--format-only"), "exclude each other"),
         (("--out", "r.json"), "must end in .pkl or .pickle"),
         (("--out", "no/r.pkl"), "there is no folder no"),
+        (("--show-dir", "s3://b/pictures"), "s3://b/pictures is an address: give a folder of this"),
         (("--eval", "mAP"), "CocoDataset has the metrics bbox, segm, proposal"),
         (("--eval", "bbox", "--batch-size", "0"), "--batch-size: 0"),
         (

@@ -230,6 +230,13 @@ def test_a_part_that_mmdet_does_not_build(tmp_path: Path, part: str, message: st
     assert text.endswith("change that part of the config") and len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/a.pth", "file:///a.pth", "open-mmlab://resnet50"])
+def test_weights_at_other_addresses(model: torch.nn.Module, tmp_path: Path, address: str) -> None:
+    with pytest.raises(BuildError, match=f"^{address}: only https is fetched"):
+        load_weights(address, model, downloads=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_config_that_is_missing() -> None:
     with pytest.raises(BuildError, match=r"nowhere/x\.py: no such config file \(model 'x'\)"):
         build_detector(ModelSpec("x", "nowhere/x.py"))
