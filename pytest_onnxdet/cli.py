@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale may lack a character of a message
             stream.reconfigure(errors="backslashreplace")
-    args = make_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # --cfg-options imports mmcv while it is parsed
+        args = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             # mmcv, mmdet and torch announce their own futures; what concerns a user is printed.

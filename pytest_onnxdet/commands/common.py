@@ -95,7 +95,8 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     """
     from pytest_onnxdet.models.build import config_path, config_root, load_config
     from pytest_onnxdet.models.checkpoint import BuildError, one_line
-    from pytest_onnxdet.models.config import merge
+    from pytest_onnxdet.models.config import merge, require_model, require_pipeline
+    from pytest_onnxdet.models.file_clients import read_from_disk
     from pytest_onnxdet.models.spec import ModelSpec
 
     mini = None
@@ -126,6 +127,9 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
                 f"--cfg-options: {', '.join(options)}: does not fit {path}: {one_line(error)}"
             ) from error
         _check_test(cfg)
+        require_model(cfg, path)
+        require_pipeline(cfg, path)
+        read_from_disk(cfg, path)
     return Model(cfg, path, mini)
 
 
@@ -174,6 +178,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
 
     Raises:
         CommandError: no checkpoint.
+        NoLoweringError: no family takes it; the checkpoint is not read then.
         BuildError: it cannot be built, or the checkpoint does not fit.
     """
     from pytest_onnxdet.models.build import load_weights, make_detector
@@ -187,12 +192,45 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
         checkpoint = _mini(checkpoint).weights
     assert checkpoint is not None
     detector = make_detector(model.cfg, model.path)
+    _require_family(detector)
     meta = load_weights(checkpoint, detector, trust=trust)
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
     built: nn.Module = detector.float().eval()
     return built
+
+
+def _require_family(detector: nn.Module) -> None:
+    """Refuses what does not export before its weights are read, or even fetched."""
+    from pytest_onnxdet.export.options import NoLoweringError
+    from pytest_onnxdet.families import UnsupportedPart
+    from pytest_onnxdet.families.registry import builtin_families
+
+    try:
+        builtin_families().of(detector)
+    except UnsupportedPart as error:
+        raise NoLoweringError(str(error)) from error
+
+
+def require_detector(model: Model) -> None:
+    """Refuses, by the detector's name, what gives no detections, or not of images alone.
+
+    Raises:
+        CommandError: it is one stage of a detector of two.
+    """
+    from mmdet.models import DETECTORS
+    from mmdet.models.detectors import RPN, FastRCNN, TwoStageDetector
+
+    from pytest_onnxdet.families.settings import half_a_detector, parts_of
+
+    kind = DETECTORS.get(str(model.cfg.model.get("type")))
+    if kind is not None and issubclass(kind, RPN | TwoStageDetector):
+        alone = {RPN: ["rpn_head"], FastRCNN: ["roi_head"]}
+        parts = next((alone[one] for one in alone if issubclass(kind, one)), None)
+        why = half_a_detector(kind.__name__, parts or parts_of(model.cfg.model))
+        if why is not None:
+            raise CommandError(f"{model.path}: {why}")
 
 
 def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:

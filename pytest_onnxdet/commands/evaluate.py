@@ -28,6 +28,7 @@ from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
+from pytest_onnxdet.data.places import require_local
 from pytest_onnxdet.models.checkpoint import one_line
 
 COCO = ("bbox", "segm", "proposal")
@@ -69,6 +70,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     test: Any = copy.deepcopy(model.cfg.data.test)
     samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
+    require_local(test, str(model.path))
     masks = "segm" in metrics
     annotations = _annotations(test, masks, objects=bool(metrics))
     with contextlib.ExitStack() as stack:
@@ -108,7 +110,10 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     spec = DatasetSpec(
         type(built).__name__, file, Path(built.img_prefix or "."), classes=tuple(built.CLASSES)
     )
-    built.evaluation = dict(model.cfg.get("evaluation") or {})
+    evaluation = model.cfg.get("evaluation") or {}
+    if not isinstance(evaluation, Mapping):
+        raise CommandError(f"{model.path}: evaluation is {evaluation!r}: give a table, dict(...)")
+    built.evaluation = dict(evaluation)
     built.samples_per_gpu = samples
     notes = annotations.notes if annotations else ()
     data = Dataset(spec, built, test["pipeline"], notes)

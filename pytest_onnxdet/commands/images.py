@@ -13,7 +13,7 @@ import numpy as np
 from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
 from pytest_onnxdet.data.datasets import SHAPES
-from pytest_onnxdet.data.photographs import why_unreadable
+from pytest_onnxdet.data.photographs import require_collected, why_unreadable
 from pytest_onnxdet.models.pipeline import settings_of_steps
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def prepare(
             if "img_scale" in step:
                 step["img_scale"] = (width, height)
     # The first step reads the image. It may leave the number of channels to the file.
-    if channels is not None and path in (SAMPLE, SECOND) and _unchanged(steps[0]):
+    if channels is not None and path in (SAMPLE, SECOND) and steps and _unchanged(steps[0]):
         steps.insert(1, _Spread(channels))
     try:
         data = Compose(steps)({"img_info": {"filename": str(path)}, "img_prefix": None})
@@ -106,6 +106,7 @@ def prepare(
         where = f"at {height} x {width}"
         reason = why_unreadable(path, error, cfg.data.test.pipeline, where)
         raise DataError(f"{reason} or choose another size") from error
+    require_collected(path, data)
     image, meta = data["img"], data["img_metas"]
     if isinstance(image, list | tuple):
         image, meta = image[0], meta[0]

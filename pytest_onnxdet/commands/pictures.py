@@ -101,6 +101,8 @@ def places_of(folder: str | None, data: Dataset) -> list[Path]:
     """The places for ``--show-dir``, see `places`; none where it was not asked for."""
     if not folder:
         return []
+    if "://" in folder:
+        raise CommandError(f"--show-dir: {folder} is an address: give a folder of this machine")
     sources = [data.path(index) for index in range(len(data))]
     return places(Path(folder), sources, data.spec.images)
 

@@ -23,6 +23,7 @@ from pytest_onnxdet.commands.common import (
     check_views,
     in_words,
     open_config,
+    require_detector,
     say,
     warn,
     writable,
@@ -160,6 +161,7 @@ def _opened(args: argparse.Namespace) -> Model:
     from pytest_onnxdet.models.wrapped import TAKEN_FROM
 
     model = open_config(args.config, args.cfg_options)
+    require_detector(model)
     if taken := model.cfg.data.get(TAKEN_FROM):
         wrapper, count = taken["wrapper"], taken["count"]
         if count > 1:

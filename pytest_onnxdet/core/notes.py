@@ -1,7 +1,7 @@
 """What a user should know of an input that is used all the same: said once, never in silence.
 
 A note is a Python warning of its own kind: pytest lists it at the end of a run, the commands print
-it as ``warning: …``.
+it as ``warning: …``. The suite does not make an error of it, whatever the filters say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Note(UserWarning):
-    """Something in an input that does not do what it seems to do."""
+    """What an input does not do though it seems to, or a cache entry that is damaged."""
 
 
 def note(text: str) -> None:

@@ -15,13 +15,13 @@ import re
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.core.locks import StoreError, foreign, locked, open_mode
+from pytest_onnxdet.core.notes import note
 
 __all__ = ["Artifact", "ArtifactStore", "StoreError", "content_key", "file_digest"]
 
@@ -172,10 +172,7 @@ class ArtifactStore:
         except PermissionError as error:
             raise StoreError(foreign(place, error)) from error
         except (OSError, ValueError, KeyError) as error:
-            warnings.warn(
-                f"the cached artifact {place} is damaged ({error}); it is built again",
-                stacklevel=3,
-            )
+            note(f"the cached artifact {place} is damaged ({error}); it is built again")
             try:
                 shutil.rmtree(place)
             except OSError as fixed:

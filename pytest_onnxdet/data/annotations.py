@@ -25,6 +25,7 @@ from pytest_onnxdet.data.segmentation import mask_area, wrong_segmentation
 #: Height and width of a listed image, by its entry.
 Measure = Callable[[Mapping[str, Any]], tuple[int, int]]
 _MAX_PX = 1 << 20  # of a side; OpenCV reads no larger images
+_URLS = ("coco_url", "flickr_url", "url")  # where some files say that an image is to be had
 _NAMED = 3  # how many ids a note quotes
 
 
@@ -186,7 +187,9 @@ def _listed(path: Path, document: dict[str, Any], name: str, keys: Sequence[str]
         which = f"{one} {entry['id']}" if "id" in entry else f"{name}[{number}]"
         for key in keys:
             if entry.get(key) is None:
-                raise DataError(f"{path}: {which} has no {key}: add it")
+                url = next((u for u in _URLS if key == "file_name" and entry.get(u)), None)
+                instead = f" ({url} is not fetched: images are files below img_prefix)"
+                raise DataError(f"{path}: {which} has no {key}{instead if url else ''}: add it")
         if type(entry["id"]) not in (int, str):
             raise DataError(
                 f"{path}: {which}: an id of type {type(entry['id']).__name__}: give whole numbers"

@@ -29,9 +29,10 @@ from pytest_onnxdet.data.photographs import (
     measure_by,
     picture,
     read_header,
-    why_absent,
+    require_collected,
     why_unreadable,
 )
+from pytest_onnxdet.data.places import why_absent
 from pytest_onnxdet.data.scenes import CLASSES
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -137,6 +138,7 @@ class Dataset:
             data = self.coco[index]
         except Exception as error:
             raise DataError(why_unreadable(path, error, self._pipeline)) from error
+        require_collected(path, data)
         image, meta = data["img"], data["img_metas"]
         if isinstance(image, list | tuple):
             image, meta = image[0], meta[0]
@@ -294,12 +296,13 @@ def check_coco(
         raise DataError(f"data set {spec.name!r}: kind {spec.kind!r}: only 'coco' is read")
     if not spec.annotations.is_file():
         raise DataError(
-            f"{spec.annotations}: no such annotation file (data set {spec.name!r}): give the "
-            "folder that holds it"
+            f"{spec.annotations}: no such annotation file{why_absent(spec.annotations)} (data set "
+            f"{spec.name!r}): give the folder that holds it"
         )
     if not spec.images.is_dir():
         raise DataError(
-            f"{spec.images}: no such image folder (data set {spec.name!r}): give the right one"
+            f"{spec.images}: no such image folder{why_absent(spec.images)} (data set "
+            f"{spec.name!r}): give the right one"
         )
     return read_annotations(spec.annotations, classes=spec.classes, masks=masks, measure=measure)
 

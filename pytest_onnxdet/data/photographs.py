@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
-import sys
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.data.annotations import Measure
 from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.data.places import why_absent
 from pytest_onnxdet.models.pipeline import settings_of_steps
 
 #: EXIF's tag of how the camera was held; from 5 on height and width change places.
@@ -23,6 +24,11 @@ _ORIENTATION, _SIDEWAYS = 0x0112, 5
 #: How a file of these formats ends, and in how many of its last bytes that is looked for.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
+#: Formats that every OpenCV reads.
+_READ = ("BMP", "JPEG", "PNG")
+#: What files begin with that are pictures to others; of these PIL may know nothing, either.
+_OTHERS = {b"GIF8": "a GIF", b"%PDF": "a PDF", b"<svg": "an SVG"}
+_FTYP = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,13 @@ class Header:
         height: px, as the pixels are stored.
         width: px.
         orientation: EXIF's, 1 to 8; 1: upright. Most loading steps turn the image by it.
+        format: ``JPEG``, ``PNG``, ..., as PIL calls it.
     """
 
     height: int
     width: int
     orientation: int = 1
+    format: str = ""
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -57,6 +65,18 @@ def is_truncated(path: Path) -> bool:
 
 
 def _opened(path: Path) -> tuple[Header | None, bool]:
+    try:
+        now = path.stat()
+    except (OSError, ValueError):
+        return None, False
+    if not stat.S_ISREG(now.st_mode):  # a named pipe would be waited for
+        return None, False
+    return _opened_once(path, (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+
+
+@lru_cache(maxsize=1 << 17)
+def _opened_once(path: Path, _: tuple[int, ...]) -> tuple[Header | None, bool]:
+    """A data set is checked and measured: each file of it, as it is now, is opened once."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
@@ -65,7 +85,7 @@ def _opened(path: Path) -> tuple[Header | None, bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             with Image.open(path) as image:
-                header = Header(image.height, image.width, _orientation(image))
+                header = Header(image.height, image.width, _orientation(image), image.format or "")
                 return header, _breaks_off(path, image)
     except Exception:  # PIL knows fewer formats than OpenCV, and any error may be inside a file
         return None, False
@@ -106,7 +126,7 @@ def load(pipeline: Sequence[Any], path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such image{why_absent(path)}: put it there")
     try:
-        step = Compose([copy.deepcopy(pipeline[0])])
+        step = Compose(copy.deepcopy(list(pipeline[:1])))
         read = step({"img_info": {"filename": str(path)}, "img_prefix": None})
         image: NDArray[Any] = read["img"]
         image.shape  # noqa: B018  (of an unreadable file mmcv gives None)
@@ -123,7 +143,8 @@ def picture(pipeline: Sequence[Any], path: Path) -> NDArray[np.uint8]:
     """
     import cv2
 
-    kind = pipeline[0].get("color_type", "") if isinstance(pipeline[0], Mapping) else ""
+    first = next(iter(pipeline), None)
+    kind = first.get("color_type", "") if isinstance(first, Mapping) else ""
     as_stored = kind == "unchanged" or kind.endswith("ignore_orientation")
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     loaded = load(pipeline, path)
@@ -148,15 +169,14 @@ def measure_by(pipeline: Sequence[Any], folder: Path) -> Measure:
     return measure
 
 
-def why_absent(path: Path) -> str:
-    """What may be the reason that a listed image is not there; empty where nothing is seen."""
-    if "\\" in str(path):  # written on Windows, and read elsewhere
-        return " (its name has backslashes: write / between folders)"
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return f" (this locale's {sys.getfilesystemencoding()} lacks its letters: set PYTHONUTF8=1)"
-    return ""
+def require_collected(path: Path, data: Any) -> None:
+    """Refuses what a pipeline gave that ends without an image; raises `DataError`."""
+    absent = [key for key in ("img", "img_metas") if key not in (data or ())]
+    if absent:
+        raise DataError(
+            f"{path}: the test pipeline gives no {' and no '.join(absent)}: end data.test.pipeline "
+            "with dict(type='Collect', keys=['img'])"
+        )
 
 
 def why_unreadable(
@@ -182,11 +202,25 @@ def why_unreadable(
     except cv2.error as refused:  # more pixels than it takes
         return f"{path}: OpenCV cannot read this image ({' '.join(str(refused).split())[:200]})"
     if image is None:
+        if other := _other_format(path, raw.tobytes()[:_TAIL]):
+            return f"{path}: is {other}, which OpenCV here does not read: convert it to PNG or JPEG"
         what = "breaks off, and cannot be read" if is_truncated(path) else "cannot be read"
         return f"{path}: {what} as an image: replace the file"
     if several := _other_channels(path, pipeline):
         return f"{path}: {several}"
     return f"{path}: the test pipeline fails {where} ({reason}): correct data.test.pipeline"
+
+
+def _other_format(path: Path, start: bytes) -> str:
+    """Which format of image a file is of that OpenCV does not read; empty where none is seen."""
+    for beginning, name in _OTHERS.items():
+        if start.lstrip().startswith(beginning):
+            return name
+    if start[4:8] == b"ftyp" and start[8:12] in _FTYP:
+        return f"of format {_FTYP[start[8:12]]}"
+    header, truncated = _opened(path)
+    known = header is not None and not truncated and header.format not in _READ
+    return f"of format {header.format}" if header and known else ""
 
 
 def _other_channels(path: Path, pipeline: Sequence[Any]) -> str:
@@ -234,8 +268,8 @@ def check_images(
         header, truncated = _opened(path)
         if truncated:
             broken.append(path)
-        if (truncated or header is None) and present:  # OpenCV's versions differ in what they read
-            load(pipeline, path)
+        if present and (truncated or header is None or header.format not in _READ):
+            load(pipeline, path)  # OpenCV's versions differ in what they read
         listed = info.get("height"), info.get("width")
         if header is None or None in listed or listed == header.upright == _stored(header):
             continue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.core.registry import Registry
 from pytest_onnxdet.families.classes import UnsupportedPart, name_of, names_of
 from pytest_onnxdet.families.family import Family
+from pytest_onnxdet.families.settings import half_a_detector, parts_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,11 +119,8 @@ class FamilyRegistry(Registry[Family]):
         model: Any = detector
         head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
         kinds = [kind for family in self for kind in family.heads]
-        if head is None and getattr(model, "rpn_head", None) is not None:
-            return (
-                f"{type(detector).__name__} has no lowering: it is a proposal network alone "
-                "(rpn_head), whose proposals have no classes; a detector with a second stage has"
-            )
+        if half := half_a_detector(type(detector).__name__, parts_of(detector)):
+            return half
         if head is None:
             return (
                 f"{type(detector).__name__} has no lowering: it has neither a roi_head nor a "

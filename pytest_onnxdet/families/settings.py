@@ -5,13 +5,15 @@ Each refusal names the key by its full path in the config, and what to write ins
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.families.classes import UnsupportedPart
 
 TEST_CFG, RPN, RCNN = "model.test_cfg", "model.test_cfg.rpn", "model.test_cfg.rcnn"
+HEADS = ("rpn_head", "roi_head", "bbox_head")
 #: Keys of test_cfg of mmdet 2.0 to 2.7, which 2.28 does not read, and what took their place.
 SUCCESSORS = {
     "nms_thr": "nms=dict(type='nms', iou_threshold=...)",
@@ -50,6 +52,13 @@ def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
                 isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float)
             ):
                 raise UnsupportedPart(f"{path}.{key} is {cfg[key]!r}: give a number")
+            if (key == "score_thr" and not cfg[key] < 1) or (
+                key == "conf_thr" and not cfg[key] <= 1
+            ):  # so is NaN
+                raise UnsupportedPart(
+                    f"{path}.{key} is {cfg[key]!r}, which no score reaches: nothing would be "
+                    "detected: give a number below 1"
+                )
             continue
         was = [name for name in _BRINGS.get(key, ()) if name in cfg]
         if was:
@@ -102,14 +111,37 @@ def require_two_stage(rpn: Any, rcnn: Any) -> None:
     require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
 
 
-def require_proposals(detector: Any) -> None:
-    """Refuses a two-stage detector without a proposal network; raises `UnsupportedPart`."""
-    if getattr(detector, "rpn_head", None) is None:
-        raise UnsupportedPart(
-            f"{type(detector).__name__} has no lowering: it has no proposal network (rpn_head) "
-            "and takes its proposals from a file, where a graph takes images alone; FasterRCNN "
-            "with the same heads has one"
+def parts_of(detector: Any) -> list[str]:
+    """The names under which a detector, or its config, has heads."""
+    get = detector.get if isinstance(detector, Mapping) else partial(getattr, detector)
+    return [name for name in HEADS if get(name, None) is not None]
+
+
+def half_a_detector(kind: str, parts: Container[str]) -> str | None:
+    """Why a two-stage detector's first or second stage alone is refused; None where it is none.
+
+    Args:
+        kind: the detector's class.
+        parts: see `parts_of`.
+    """
+    if "roi_head" in parts and "rpn_head" not in parts:
+        return (
+            f"{kind} has no lowering: it has no proposal network (rpn_head) and takes its "
+            "proposals from a file, where a graph takes images alone; FasterRCNN with the same "
+            "heads has one"
         )
+    if "rpn_head" in parts and "roi_head" not in parts and "bbox_head" not in parts:
+        return (
+            f"{kind} has no lowering: it is a proposal network alone (rpn_head), whose proposals "
+            "have no classes; a detector with a second stage has"
+        )
+    return None
+
+
+def require_both_stages(detector: Any) -> None:
+    """Refuses one stage of a two-stage detector alone; raises `UnsupportedPart`."""
+    if why := half_a_detector(type(detector).__name__, parts_of(detector)):
+        raise UnsupportedPart(why)
 
 
 def require_share(value: Any, path: str, key: str) -> None:

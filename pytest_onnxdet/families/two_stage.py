@@ -39,7 +39,7 @@ from pytest_onnxdet.families.ops.rois import (
     flatten_rois,
     level_scales,
 )
-from pytest_onnxdet.families.settings import nms_threshold, require_proposals, require_two_stage
+from pytest_onnxdet.families.settings import nms_threshold, require_both_stages, require_two_stage
 from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
@@ -256,7 +256,7 @@ class TwoStageFamily(Family):
     ties: Ties = PROPOSALS_TIE
 
     def check(self, detector: nn.Module) -> None:
-        require_proposals(detector)
+        require_both_stages(detector)
         super().check(detector)
         rpn, roi = detector.rpn_head, self.head(detector)
         if roi.with_shared_head:

@@ -101,7 +101,8 @@ class YoloFamily(Family):
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
         head = self.head(detector)
         require_generator(head.prior_generator)
-        require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
+        optional = ("conf_thr",) if "conf_thr" in (head.test_cfg or ()) else ()
+        require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img", *optional))
         nms_threshold(head.test_cfg)
         require_number(head.test_cfg.max_per_img, TEST_CFG, "max_per_img")  # not positive: all
         return YoloDetector(detector, lowering, limits)

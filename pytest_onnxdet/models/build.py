@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytest_onnxdet.models.config import config_path, config_root, load_config
 from pytest_onnxdet.models.pipeline_channels import require_channels
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.models.unbuildable import why_unbuildable
 from pytest_onnxdet.models.weights import put_into, refuse_mmdet_3
 
 ensure_torchvision()
@@ -44,7 +45,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     from mmdet.models import build_detector as mmdet_build
 
     kind = cfg.model.get("type")
-    if kind not in DETECTORS:
+    if not isinstance(kind, str | type) or (isinstance(kind, str) and kind not in DETECTORS):
         raise BuildError(
             f"{path}: `model.type` is {kind!r}, which is not a detector mmdet knows: give a "
             "detection config, or import the module that registers the detector first"
@@ -53,17 +54,21 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     if not train:
         model["train_cfg"] = None
     model.pop("pretrained", None)
-    if "backbone" in model:
+    if isinstance(model.get("backbone"), Mapping):
         model.backbone.pop("pretrained", None)
         model.backbone.pop("init_cfg", None)
     try:
         return mmdet_build(model)
     except Exception as error:
-        raise BuildError(f"{path}: {kind} cannot be built: {one_line(error)}") from error
+        why = why_unbuildable(model, error)
+        raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
 
 
 def build_detector(
-    spec: ModelSpec, weights: str | Path | None = None, downloads: Path | None = None
+    spec: ModelSpec,
+    weights: str | Path | None = None,
+    downloads: Path | None = None,
+    check: Callable[[torch.nn.Module], object] | None = None,
 ) -> torch.nn.Module:
     """The spec's detector: eval mode, CPU, float32, ``CLASSES`` set, weights loaded.
 
@@ -71,9 +76,13 @@ def build_detector(
         spec: the model.
         weights: in place of ``spec.weights``. Where both are None the weights are fresh.
         downloads: folder for weights that are a URL; None: in the user's cache folder.
+        check: is given the detector before weights are read, or even fetched; what it raises is
+            raised.
     """
     cfg = load_config(spec)
     model = make_detector(cfg, config_path(spec))
+    if check is not None:
+        check(model)
     source = weights if weights is not None else spec.weights
     if source is None:
         initialise(model)
@@ -121,8 +130,7 @@ def load_weights(
         BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
     """
     text = str(path)
-    remote = text.startswith(("http://", "https://"))
-    file = _fetch(text, downloads) if remote else Path(path)
+    file = _fetch(text, downloads) if "://" in text else Path(path)
     state, meta = _read_state(file, trust)
     refuse_mmdet_3(file, meta, list(state))
     put_into(model, state, file)

@@ -13,6 +13,7 @@ import io
 import pickle
 import pickletools
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,10 @@ def what_else(file: Path) -> str | None:
     for beginning, what in _BEGINNINGS:
         if start.lstrip().lower().startswith(beginning.lower()):
             return what
+    if not start.strip(b"\0"):  # tar, as which torch would take it, ends like that
+        return f"the checkpoint is corrupt: it begins with zeros, as a broken download: {_FETCH}"
+    if tarfile.is_tarfile(file):
+        return "a tar archive: unpack it first"
     if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
         return "a safetensors file: name it .safetensors"
     if not start.startswith(b"PK"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
+from pytest_onnxdet.models.file_clients import read_from_disk
 from pytest_onnxdet.models.pipeline_channels import require_deviations
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
@@ -64,8 +65,7 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
     cfg = _with_values(read_config_file(path), path)
     _refuse_mmdet_3(cfg, path)
     import_custom(cfg.get("custom_imports"), path)
-    if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
-        raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
+    require_model(cfg, path)
     _move_into_model(cfg, path)
     try:
         # A copy: merging takes `_delete_` out of the tables that it merges.
@@ -75,8 +75,10 @@ def load_config(spec: ModelSpec) -> mmcv.Config:
             f"{path}: the overrides of model {spec.name!r} do not fit this config: "
             f"{one_line(error)}: correct the overrides"
         ) from error
+    require_model(cfg, path)
     _take_test_data_out(cfg, path)
-    _require_pipeline(cfg, path)
+    require_pipeline(cfg, path)
+    read_from_disk(cfg, path)
     # compat_cfg looks at what training needs; a config that is for testing has none of it.
     for split in ("train", "val"):
         cfg.data.setdefault(split, {})
@@ -108,22 +110,37 @@ def _take_test_data_out(cfg: mmcv.Config, path: Path) -> None:
         cfg.data["test"] = inside.data
 
 
-def _require_pipeline(cfg: mmcv.Config, path: Path) -> None:
+def require_model(cfg: mmcv.Config, path: Path) -> None:
+    """Refuses a config without a detector; raises `BuildError`."""
+    if not isinstance(cfg.get("model"), Mapping) or "type" not in cfg.model:
+        raise BuildError(f"{path}: not a detector's config: it has no `model` with a `type`")
+
+
+def require_pipeline(cfg: mmcv.Config, path: Path) -> None:
     """Refuses a config without a test pipeline; raises `BuildError`."""
     data = cfg.get("data")
     test = data.get("test") if isinstance(data, Mapping) else None
     steps = test.get("pipeline") if isinstance(test, Mapping) else None
     if steps is None:
         raise BuildError(f"{path}: no `data.test.pipeline`: the test pipeline is needed")
-    if not isinstance(steps, list | tuple) or any(
-        isinstance(step, str | int | float | list | tuple)
-        or (isinstance(step, Mapping) and "type" not in step)
-        for step in steps
-    ):
+    if not _are_steps(steps):
         raise BuildError(
             f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
         )
     require_deviations(steps, path)
+
+
+def _are_steps(steps: Any) -> bool:
+    """Whether it is a list of steps, those inside of augmentations included.
+
+    A step may be an object that was made already.
+    """
+    return isinstance(steps, list | tuple) and all(
+        ("type" in step and _are_steps(step.get("transforms") or ()))
+        if isinstance(step, Mapping)
+        else not isinstance(step, str | int | float | list | tuple)
+        for step in steps
+    )
 
 
 def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:

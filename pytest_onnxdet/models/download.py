@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.core.locks import locked
+from pytest_onnxdet.core.locks import StoreError, locked
 from pytest_onnxdet.core.paths import user_cache
 from pytest_onnxdet.core.progress import Progress
 
@@ -31,6 +31,7 @@ ATTEMPTS = 4  # in a row that bring nothing
 PAUSE_S = 1.0  # before the second attempt; doubled before each further one
 _CHUNK = 1 << 18
 _HASH = re.compile(r"-([0-9a-f]{8})\.[A-Za-z]+$")
+_PASSWORD = re.compile(r"[^/@]*@")
 _HOPELESS = range(400, 500)  # what asking again does not change
 _TRY_AGAIN = (408, 425, 429)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -78,9 +79,15 @@ def download(
     Raises:
         DownloadError: it cannot be had, or is not what its name says.
     """
-    place = folder / urllib.parse.urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    try:
+        place = folder / urllib.parse.urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    except ValueError as error:
+        raise DownloadError(f"{url}: is no address: {error}: correct it") from error
     _require_https(url, place)
     try:
+        # A file of that name is whole, and may lie in a folder that only others may write to.
+        if place.is_file() and _faults(place, place.name) is None:
+            return place
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f"{place.name}.lock"):
             if place.is_file() and _faults(place, place.name) is None:
@@ -88,6 +95,8 @@ def download(
             part = folder / f"{place.name}.part"
             _fetch(url, part, place, timeout, attempts, pause)
             os.replace(part, place)
+    except StoreError as error:
+        raise DownloadError(f"{url}: {error}; or {_elsewhere(place)}") from error
     except OSError as error:
         raise DownloadError(
             f"{url}: cannot be written to {folder}: {error.strerror or error}: {_elsewhere(place)}"
@@ -134,7 +143,7 @@ def _fetch(url: str, part: Path, place: Path, timeout: float, attempts: int, pau
                 if fruitless >= attempts:
                     raise DownloadError(
                         f"{url}: given up after {attempts} attempts without progress "
-                        f"({error}): try again, which goes on at {now} bytes, or "
+                        f"({error}){_by_proxy(url)}: try again, which goes on at {now} bytes, or "
                         f"{_elsewhere(place)}"
                     ) from error
                 if fruitless:
@@ -192,11 +201,17 @@ def _open(request: urllib.request.Request, timeout: float, url: str, part: Path)
             return None
         if error.code in _HOPELESS and error.code not in _TRY_AGAIN:
             raise DownloadError(
-                f"{url}: the server answers {error.code} {error.reason}: {_elsewhere(part)}"
+                f"{url}: the server answers {error.code} {error.reason}{_by_proxy(url)}: "
+                f"{_elsewhere(part)}"
             ) from error
         raise _Broken(f"the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(f"no connection: {error.reason}") from error
+    except ValueError as error:  # of http.client, too, about what is no host or port
+        raise DownloadError(
+            f"{url}: cannot be asked for ({error}){_by_proxy(url)}: correct it, or "
+            f"{_elsewhere(part)}"
+        ) from error
     except (http.client.HTTPException, OSError) as error:
         raise _broken(error, timeout) from error
 
@@ -236,6 +251,19 @@ def _faults(file: Path, name: str) -> str | None:
     with file.open("rb") as stream:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
     return None if got.startswith(wanted) else f"its SHA-256 begins {got[:8]}, not {wanted}"
+
+
+def _by_proxy(url: str) -> str:
+    """The proxy that is asked for a URL, without its password; empty where none is."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        return ""
+    name = f"{parts.scheme}_proxy"
+    return (
+        f" by the proxy {_PASSWORD.sub('', proxy)} ({name}; correct it, or name the host in "
+        "no_proxy)"
+    )
 
 
 def _elsewhere(place: Path) -> str:

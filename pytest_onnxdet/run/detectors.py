@@ -35,6 +35,7 @@ def make_detector(
 
     Raises:
         BuildError: it cannot be built, or its weights do not load.
+        UnsupportedPart: no family takes it; its weights are not read then.
         NotCalibratedError: its weights are random, and no family says how it is calibrated.
     """
     import torch
@@ -48,4 +49,4 @@ def make_detector(
         torch.manual_seed(0)
         if is_structure(spec):
             return calibrated_detector(spec, dataset(), families)
-        return build_detector(spec, downloads=downloads)
+        return build_detector(spec, downloads=downloads, check=families.of)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.bundle.format import FORMAT, BundleError, OtherFormat, read, write
 from pytest_onnxdet.core.locks import StoreError, locked
+from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.core.store import content_key, file_digest, remove_orphans, touch
 from pytest_onnxdet.export.identity import code_digest, weights_digest
 from pytest_onnxdet.reference.recording import (
@@ -95,7 +95,7 @@ class Recordings:
                 except OtherFormat:
                     pass
                 except BundleError as error:
-                    warnings.warn(f"{error}; PyTorch is run again", stacklevel=2)
+                    note(f"{error}; PyTorch is run again")
             made = record()
             write(place, made)
             return made

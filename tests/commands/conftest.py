@@ -1,6 +1,7 @@
 """Two detectors small enough to export many times, and the command run in this process."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,41 @@ def stock_masks(masked: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--single-input", "--mask-output", "image", "--opset-version", "16", "--verify"]
     assert main([*words, "--shape", *SIZE, "--show"]) == 0
     return path
+
+
+@pytest.fixture
+def document(few: Path) -> dict[str, Any]:
+    """What annotations are written from; change it before `tried`."""
+    return dict(json.loads(few.read_text()))
+
+
+@pytest.fixture
+def images(tmp_path: Path, document: dict[str, Any]) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for image in document["images"]:
+        shutil.copy(SHAPES / "val" / image["file_name"], folder)
+    return folder
+
+
+@pytest.fixture
+def tried(
+    onnxdet: Callable[..., Ran],
+    tiny: Tiny,
+    dynamic: Path,
+    tmp_path: Path,
+    document: dict[str, Any],
+    images: Path,
+) -> Callable[..., Ran]:
+    """Runs the command on ``document`` and ``images`` as they are then."""
+
+    def run(*metrics: str, raw: bytes | None = None, options: tuple[str, ...] = ()) -> Ran:
+        path = tmp_path / "a.json"
+        path.write_bytes(json.dumps(document).encode() if raw is None else raw)
+        places = (f"data.test.ann_file={path}", f"data.test.img_prefix={images}", *options)
+        words = ("--eval", *(metrics or ("bbox",)), "--cfg-options", *places)
+        ran = onnxdet("test", tiny.config, dynamic, "--backend", "onnxruntime", *words)
+        assert "unforeseen" not in ran.err
+        return ran
+
+    return run

@@ -108,6 +108,19 @@ def test_another_folder_than_the_configs(tmp_path: Path, tiny: Tiny) -> None:
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["o.onnx"]
 
 
+@pytest.mark.parametrize("filters", ["default", "error"])
+def test_other_packages_warnings_are_not_shown(
+    tmp_path: Path, tiny: Tiny, dynamic: Path, filters: str
+) -> None:
+    """Nor while options are parsed, for which mmcv is imported."""
+    test = ("test", tiny.config, dynamic, "--backend", "onnxruntime", "--out", "o.pkl")
+    export = ("export", *tiny, "--output-file", "o.onnx", "--shape", 96, 128)
+    for words in (test, export):
+        options = ("--cfg-options", "data.test.samples_per_gpu=2")
+        done = ran(tmp_path, (*words, *options), "-W", filters)
+        assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+
+
 def test_a_workers_end_is_no_interruption() -> None:
     """Pools end their workers by SIGTERM, which in the command itself is an interruption."""
     with cli._ended_in_order():

@@ -1,6 +1,7 @@
 """Detectors, layers and sizes that do not export: refused by name, with nothing else printed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import torch
 from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, axes, data_of
 
 from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.families import UnsupportedPart
+from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.run.detectors import make_detector
 
 Run = Callable[..., Ran]
 
@@ -79,17 +84,43 @@ SMALL = "backbone=dict(depth=18, base_channels=4), neck=dict(in_channels=[4, 8, 
 SMALL += "out_channels=8), "
 
 
-def test_a_proposal_network_alone_is_refused_by_its_name(refused: Callable[..., str]) -> None:
-    rpn = SMALL + "rpn_head=dict(in_channels=8, feat_channels=8)"
-    text = refused(documented("rpn/rpn_r50_fpn_1x_coco.py", rpn))
-    assert "RPN has no lowering: it is a proposal network alone" in text
+HEADS = "bbox_roi_extractor=dict(out_channels=8), bbox_head=dict(in_channels=8, "
+RPN = documented(
+    "rpn/rpn_r50_fpn_1x_coco.py", SMALL + "rpn_head=dict(in_channels=8, feat_channels=8)"
+)
+FAST = documented(
+    "fast_rcnn/fast_rcnn_r50_fpn_1x_coco.py",
+    SMALL + f"roi_head=dict({HEADS}fc_out_channels=8, num_classes=3))",
+)
+ONE_STAGE = [
+    (RPN, "RPN has no lowering: it is a proposal network alone"),
+    (FAST, "FastRCNN has no lowering: it has no proposal network (rpn_head)"),
+]
 
 
-def test_fast_rcnn_is_refused_by_its_name(refused: Callable[..., str]) -> None:
-    heads = "bbox_roi_extractor=dict(out_channels=8), bbox_head=dict(in_channels=8, "
-    fast = SMALL + f"roi_head=dict({heads}fc_out_channels=8, num_classes=3))"
-    text = refused(documented("fast_rcnn/fast_rcnn_r50_fpn_1x_coco.py", fast))
-    assert "FastRCNN has no lowering: it has no proposal network (rpn_head)" in text
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+def test_one_stage_of_two_is_refused_by_its_name(
+    refused: Callable[..., str], model: str, said: str
+) -> None:
+    assert said in refused(model)
+
+
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+def test_it_is_before_weights_are_read_or_a_data_set(
+    onnxdet: Run, tmp_path: Path, model: str, said: str
+) -> None:
+    config, graph = tmp_path / "own.py", tmp_path / "own.onnx"
+    config.write_text(model + PIPELINE + data_of(tmp_path / "no.json", tmp_path))
+    for checkpoint in ("https://nowhere.invalid/a.pth", tmp_path / "no.pth"):
+        ran = onnxdet("export", config, checkpoint, "--output-file", graph)
+        assert ran.code == 2 and said in ran.err and len(ran.err.splitlines()) == 1, ran.err
+    graph.write_bytes(b"any")
+    ran = onnxdet("test", config, graph, "--backend", "onnxruntime", "--eval", "bbox")
+    assert ran.code == 2 and said in ran.err and len(ran.err.splitlines()) == 1, ran.err
+    spec = ModelSpec("own", str(config), weights="https://nowhere.invalid/a.pth")
+    with pytest.raises(UnsupportedPart, match=re.escape(said)):
+        make_detector(spec, tmp_path, None, pytest.fail, builtin_families())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.onnx", "own.py"]
 
 
 @pytest.mark.parametrize("lowering", ["onnxruntime", "tensorrt"])
@@ -232,4 +263,24 @@ def test_an_export_that_is_ended_leaves_no_file(tmp_path: Path) -> None:
     )
     assert ran.returncode == 130 and "interrupted" in ran.stderr, ran.stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model=3", "it has no `model` with a `type`"),
+        ("model.type=3", "`model.type` is 3, which is not a detector mmdet knows"),
+        ("model.backbone=None", "RetinaNet cannot be built: model (RetinaNet): TypeError"),
+        ("model.bbox_head=3", "RetinaNet cannot be built: model (RetinaNet): "),
+        ("data.test.pipeline=3", "`data.test.pipeline` is 3: give a list of dict(type=...)"),
+        ("data.test.pipeline.1.transforms=3", "`data.test.pipeline` is [{"),
+    ],
+)
+def test_options_that_leave_no_detector(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, option: str, said: str
+) -> None:
+    words = ("--output-file", tmp_path / "o.onnx", "--shape", *SIZE, "--cfg-options", option)
+    ran = onnxdet("export", *tiny, *words)
+    assert ran.code == 2 and said in ran.err and "unforeseen" not in ran.err, ran.err
     assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ ORT = ("--backend", "onnxruntime")
         (("--eval", "bbox", "--format-only"), "exclude each other"),
         (("--out", "r.json"), "must end in .pkl or .pickle"),
         (("--out", "no/r.pkl"), "there is no folder no"),
+        (("--show-dir", "s3://b/pictures"), "s3://b/pictures is an address: give a folder of this"),
         (("--eval", "mAP"), "CocoDataset has the metrics bbox, segm, proposal"),
         (("--eval", "bbox", "--batch-size", "0"), "--batch-size: 0"),
         (
@@ -133,6 +134,13 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
         ("data=1", "data.test is a int now, not one data set"),
         ("data.test.samples_per_gpu=0", "data.test.samples_per_gpu: 0: give a number, 1 or more"),
         ("data.test.samples_per_gpu=all", "data.test.samples_per_gpu: 'all': give a number"),
+        ("data.test.pipeline=3", "`data.test.pipeline` is 3: give a list of dict(type=...)"),
+        ("data.test.pipeline=[]", "the test pipeline gives no img and no img_metas: end data."),
+        ("data.test.pipeline.1.transforms=3", "`data.test.pipeline` is [{"),
+        ("data.test.img_prefix=3", "data.test.img_prefix is 3: give a folder's path"),
+        ("evaluation=3", "evaluation is 3: give a table, dict(...)"),
+        ("model=3", "it has no `model` with a `type`"),
+        ("model.type=RPN", "RPN has no lowering: it is a proposal network alone"),
     ],
 )
 def test_options_that_leave_no_data_set_are_told(

@@ -1,52 +1,23 @@
 """``onnxdet test``: data sets that are refused are refused before a single image is run."""
 
 import json
-import shutil
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from cli_models import CLASSES, Ran, Tiny
+from PIL import Image
 
-from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.data.datasets import SHAPES, DatasetSpec
 
 Run = Callable[..., Ran]
 Document = dict[str, Any]
 ORT = ("--backend", "onnxruntime")
-
-
-@pytest.fixture
-def document(few: Path) -> Document:
-    return dict(json.loads(few.read_text()))
-
-
-@pytest.fixture
-def images(tmp_path: Path, document: Document) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for image in document["images"]:
-        shutil.copy(SHAPES / "val" / image["file_name"], folder)
-    return folder
-
-
-@pytest.fixture
-def tried(
-    onnxdet: Run, tiny: Tiny, dynamic: Path, tmp_path: Path, document: Document, images: Path
-) -> Callable[..., Ran]:
-    """Runs the command on ``document`` and ``images`` as they are then."""
-
-    def run(*metrics: str, raw: bytes | None = None, options: tuple[str, ...] = ()) -> Ran:
-        path = tmp_path / "a.json"
-        path.write_bytes(json.dumps(document).encode() if raw is None else raw)
-        places = (f"data.test.ann_file={path}", f"data.test.img_prefix={images}", *options)
-        words = ("--eval", *(metrics or ("bbox",)), "--cfg-options", *places)
-        ran = onnxdet("test", tiny.config, dynamic, *ORT, *words)
-        assert "unforeseen" not in ran.err
-        return ran
-
-    return run
 
 
 def reorder(document: Document) -> None:
@@ -230,7 +201,11 @@ def test_images_that_are_not_there_or_none(
     assert ran.code == 2 and "003.png: no such image: put it there" in ran.err
     (images / "003.png").mkdir()
     ran = tried()
-    assert ran.code == 2 and "003.png: no such image: put it there" in ran.err
+    assert ran.code == 2 and "003.png: no such image (but a folder of that name)" in ran.err
+    (images / "003.png").rmdir()
+    os.mkfifo(images / "003.png")
+    ran = tried()
+    assert ran.code == 2 and "003.png: no such image (but a named pipe of that name)" in ran.err
     assert not runs
 
 
@@ -295,8 +270,6 @@ def test_static_graphs_of_turned_photographs(
     tiny: Tiny, tmp_path: Path, document: Document, images: Path
 ) -> None:
     """All are listed with one size; some cameras were held upright. Or the json has no size."""
-    import cv2
-    from PIL import Image
 
     from pytest_onnxdet.commands.common import open_config
     from pytest_onnxdet.commands.evaluate import open_data
@@ -332,8 +305,7 @@ def test_the_suite_refuses_a_mask_models_data_without_masks(
     masked: Tiny, tmp_path: Path, document: Document
 ) -> None:
     from pytest_onnxdet.commands.common import open_config
-    from pytest_onnxdet.data.batches import DataError
-    from pytest_onnxdet.data.datasets import DatasetSpec, load_dataset
+    from pytest_onnxdet.data.datasets import load_dataset
 
     cfg = open_config(str(masked.config), None).cfg
     document["annotations"][3].pop("segmentation")

@@ -1,41 +1,28 @@
 """``onnxdet test`` on folders in VOC's layout as people have them: mmdet's figures, or one line."""
 
-import contextlib
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from against_mmdet import (
+    MIN_AP,
+    ORT,
+    TOLERANCE,
+    Mini,
+    Run,
+    exported,
+    theirs,
+)
 from cli_models import Ran
 from draw_voc import draw
 
-from pytest_onnxdet.cli import main
-
-Run = Callable[..., Ran]
-ORT = ("--backend", "onnxruntime")
 IMAGES = 6
-TOLERANCE, MIN_AP = 1e-4 + 1e-9, 0.3  # AP
-
-
-class Mini(NamedTuple):
-    """A trained detector, and its graph."""
-
-    detector: Any
-    cfg: Any
-    graph: Path
 
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
-    from pytest_onnxdet.commands.common import build, open_config
-
-    graph = tmp_path_factory.mktemp("mini") / "g.onnx"
-    words = ["export", "mini:retinanet", "--output-file", str(graph), "--shape", "128", "160"]
-    assert main([*words, "--dynamic-export"]) == 0
-    model = open_config("mini:retinanet", None)
-    return Mini(build(model, None), model.cfg, graph)
+    return exported("retinanet", tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture
@@ -58,21 +45,6 @@ def tried(onnxdet: Run, mini: Mini, voc: Path) -> Callable[..., Ran]:
 def settings(voc: Path) -> dict[str, str]:
     listed = str(voc / "ImageSets/Main/test.txt")
     return {"type": "VOCDataset", "ann_file": listed, "img_prefix": f"{voc}/"}
-
-
-def theirs(mini: Mini, voc: Path) -> float:
-    from mmcv.parallel import MMDataParallel
-    from mmdet.apis import single_gpu_test
-    from mmdet.datasets import build_dataloader, build_dataset
-
-    test = {**mini.cfg.data.test, **settings(voc), "test_mode": True}
-    with contextlib.redirect_stdout(io.StringIO()):
-        dataset = build_dataset(test)
-        loader = build_dataloader(
-            dataset, samples_per_gpu=1, workers_per_gpu=0, dist=False, shuffle=False
-        )
-        results = single_gpu_test(MMDataParallel(mini.detector, device_ids=[-1]), loader)
-        return float(dataset.evaluate(results, metric="mAP", logger="silent")["mAP"])
 
 
 def edit(path: Path, pattern: str, text: str, count: int = 1) -> None:
@@ -118,7 +90,7 @@ def test_figures_are_mmdets(
     ran = tried()
     assert ran.code == 0, ran.err
     found = dict(line.split(": ") for line in ran.out.splitlines() if line.count(": ") == 1)
-    wanted = theirs(mini, voc)
+    wanted = theirs(mini, settings(voc), "mAP", logger="silent")["mAP"]
     assert abs(float(found["mAP"]) - wanted) <= TOLERANCE < MIN_AP < wanted
 
 

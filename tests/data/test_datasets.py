@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pytest_onnxdet.data.batches import Batches, DataError
 from pytest_onnxdet.data.datasets import (
@@ -208,3 +210,39 @@ def test_files_that_are_not_there(copy: DatasetSpec, tmp_path: Path) -> None:
     copy.annotations.write_text("{")
     with pytest.raises(DataError, match="not a COCO annotation file"):
         load_dataset(copy, config())
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> DatasetSpec:
+    """The drawn scenes in a folder of one's own."""
+    shutil.copytree(SPEC.images, tmp_path / "val")
+    shutil.copy(SPEC.annotations, tmp_path / "a.json")
+    return replace(SPEC, annotations=tmp_path / "a.json", images=tmp_path / "val")
+
+
+def test_each_image_is_opened_once_as_long_as_it_is_the_same(
+    copied: DatasetSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    own = Image.open
+
+    def noted(path: Any, *more: Any) -> Any:
+        opened.append(Path(path).name)
+        return own(path, *more)
+
+    monkeypatch.setattr(Image, "open", noted)
+    dataset = load_dataset(copied, config(), limit=4)
+    dataset.check_images(masks=False)
+    dataset.fitted_size()
+    assert sorted(opened) == ["000.png", "001.png", "002.png", "003.png"]
+    shutil.copy(dataset.path(1), dataset.path(0))
+    dataset.check_images(masks=False)
+    assert opened[4:] == ["000.png"]
+
+
+def test_a_named_pipe_among_the_images_is_not_waited_for(copied: DatasetSpec) -> None:
+    (copied.images / "001.png").unlink()
+    os.mkfifo(copied.images / "001.png")
+    dataset = load_dataset(copied, config(), limit=2)
+    with pytest.raises(DataError, match=r"no such image \(but a named pipe of that name\)"):
+        dataset.fitted_size()

@@ -1,5 +1,6 @@
 """test_cfg as mmdet reads it: what is not positive keeps all, or is refused by the key's path."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -185,3 +186,24 @@ def test_an_overlap_is_a_share(value: Any) -> None:
 def test_a_threshold_is_a_number(value: Any) -> None:
     with pytest.raises(UnsupportedPart, match=r"^model\.test_cfg\.score_thr is .*: give a number"):
         lower(changed("retinanet", score_thr=value))
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("retinanet", "score_thr", 1.5),
+        ("retinanet", "score_thr", 1),
+        ("retinanet", "score_thr", float("nan")),
+        ("faster_rcnn", "rcnn.score_thr", 50),
+        ("yolov3", "conf_thr", 1.5),
+        ("yolov3", "score_thr", 1.0),
+    ],
+)
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_a_threshold_that_no_score_reaches(
+    model: str, key: str, value: float, lowering: str
+) -> None:
+    detector = changed(model, **{key.replace(".", "__"): value})
+    said = re.escape(f"model.test_cfg.{key} is {value!r}, which no score reaches")
+    with pytest.raises(UnsupportedPart, match=f"^{said}"):
+        lower(detector, lowering)

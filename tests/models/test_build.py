@@ -178,6 +178,65 @@ def test_a_config_that_is_no_detector(tmp_path: Path, body: str, message: str) -
     assert str(file) in str(caught.value) and message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            "backbone=dict(type='ResNet', depth=18, dcn=dict(type='DCNv2'), "
+            "stage_with_dcn=(False, True, True, True))",
+            "model.backbone (ResNet): AssertionError: Not implemented yet. "
+            "(resnet.py: assert dcn is None, 'Not implemented yet.')",
+        ),
+        (
+            "backbone=dict(type='ResNet', depth=19)",
+            "model.backbone (ResNet): KeyError: invalid depth 19 for resnet",
+        ),
+        (
+            "neck=dict(num_outs=1)",
+            "model.neck (FPN): AssertionError (fpn.py: assert num_outs >= ",
+        ),
+        (
+            "neck=dict(type='FPNN')",
+            "model.neck (FPNN): KeyError: FPNN is not in the models registry",
+        ),
+        (
+            "bbox_head=dict(num_classes=0)",
+            "model.bbox_head (RetinaHead): ValueError: num_classes=0 is too small",
+        ),
+        (
+            "bbox_head=dict(bbox_coder=dict(foo=2))",
+            "model.bbox_head.bbox_coder (DeltaXYWHBBoxCoder): TypeError: ",
+        ),
+        (
+            "bbox_head=dict(anchor_generator=dict(type='Grid'))",
+            "model.bbox_head.anchor_generator (Grid): KeyError: Grid is not in the ",
+        ),
+        (
+            "bbox_head=dict(norm_cfg=dict(type='XN'))",
+            "model.bbox_head (RetinaHead): KeyError: Unrecognized norm type XN",
+        ),
+        ("foo=1", "model (RetinaNet): TypeError: RetinaNet.__init__() got an unexpected keyword"),
+    ],
+)
+def test_a_part_that_mmdet_does_not_build(tmp_path: Path, part: str, message: str) -> None:
+    """In one line: the file, the part, and what mmdet says of it, or asserts."""
+    base = config_root() / "retinanet" / "retinanet_r50_fpn_1x_coco.py"
+    file = tmp_path / "config.py"
+    file.write_text(f"_base_ = [{str(base)!r}]\nmodel = dict({part})\n")
+    with pytest.raises(BuildError) as caught:
+        build_detector(ModelSpec("x", str(file)))
+    text = str(caught.value)
+    assert text.startswith(f"{file}: RetinaNet cannot be built: {message}"), text
+    assert text.endswith("change that part of the config") and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a.pth", "file:///a.pth", "open-mmlab://resnet50"])
+def test_weights_at_other_addresses(model: torch.nn.Module, tmp_path: Path, address: str) -> None:
+    with pytest.raises(BuildError, match=f"^{address}: only https is fetched"):
+        load_weights(address, model, downloads=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_config_that_is_missing() -> None:
     with pytest.raises(BuildError, match=r"nowhere/x\.py: no such config file \(model 'x'\)"):
         build_detector(ModelSpec("x", "nowhere/x.py"))

@@ -96,7 +96,8 @@ def test_what_is_wrong_is_told_with_its_place(
     "data",
     ["None", "'x'", "dict(test=None)", "dict(test=dict())", "dict(test=dict(pipeline=None))",
      "dict(test=dict(pipeline='x'))", "dict(test=dict(pipeline=[1]))",
-     "dict(test=dict(pipeline=[dict(a=1)]))"],
+     "dict(test=dict(pipeline=[dict(a=1)]))",
+     "dict(test=dict(pipeline=[dict(type='X', transforms=3)]))"],
 )  # fmt: skip
 def test_a_test_pipeline_that_is_none(tmp_path: Path, data: str) -> None:
     assert "data.test.pipeline`" in refusal(written(tmp_path, WHOLE + f"data = {data}\n"))

@@ -5,6 +5,8 @@ import hashlib
 import http.client
 import io
 import os
+import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -273,6 +275,60 @@ def test_nobody_answers(files: Files, tmp_path: Path) -> None:
         download(f"http://127.0.0.1:1/{NAME}", tmp_path, attempts=2, pause=0)
 
 
+@pytest.fixture
+def dead() -> str:
+    """Where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+def test_a_proxy_that_does_not_answer_is_named(
+    files: Files, dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for other in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, f"http://me:secret@{dead}")
+    with pytest.raises(DownloadError) as caught:
+        download(files.url, tmp_path, attempts=2, pause=0.0)
+    text = str(caught.value)
+    assert text.startswith(f"{files.url}: given up after 2 attempts"), text
+    assert f"by the proxy http://{dead} (http_proxy; correct it, or name the host" in text
+    assert "secret" not in text and len(text.splitlines()) == 1 and not files.ranges
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert download(files.url, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("proxy", ["http://", "http://[", "http://host:port", "socks5://a:1"])
+def test_what_is_no_proxy_is_named(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for other in ("HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(DownloadError, match=f"by the proxy {re.escape(proxy)} "):
+        download(files.url, tmp_path, attempts=1, pause=0.0)
+
+
+def test_a_proxy_that_refuses_is_named(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    proxy = files.url.partition("/v2")[0]
+    monkeypatch.setenv("http_proxy", proxy)
+    files.codes = [407]
+    with pytest.raises(DownloadError, match=f"answers 407 .* by the proxy {re.escape(proxy)} "):
+        download("http://localhost/x.pth", tmp_path)
+
+
+@pytest.mark.parametrize("url", ["https://[::1/x.pth", "https://host:port/x.pth", "https:///x.pth"])
+def test_what_is_no_address(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=re.escape(url)):
+        download(url, tmp_path, attempts=1, pause=0.0)
+
+
 def test_slow_is_not_broken_and_shows_progress(
     files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +348,26 @@ def test_a_folder_that_cannot_be_written(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DownloadError, match="cannot be written to"):
         download(files.url, tmp_path / "file" / "folder")
+
+
+def test_a_folder_that_only_another_user_may_write_to(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, which may do all, the lock refuses instead; what lies there is taken."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(DownloadError) as caught:
+        download(files.url, tmp_path)
+    text = str(caught.value)
+    assert text.startswith(files.url) and "cannot be used (Permission denied)" in text
+    assert f"put it at {tmp_path / NAME}" in text and not files.ranges
+    (tmp_path / NAME).write_bytes(CONTENT)
+    tmp_path.chmod(0o555)
+    assert download(files.url, tmp_path) == tmp_path / NAME
+    assert not files.ranges
 
 
 def test_the_time_left_counts_only_what_came_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Checkpoints as people have them: loaded as mmdet loads them, or refused with what to do."""
 
+import os
+import resource
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +112,25 @@ def test_what_is_not_used_of_a_large_file_is_not_read(
     assert asked == [True, False]
 
 
+def test_a_checkpoint_of_three_gigabytes(
+    tmp_path: Path, trained: State, model: torch.nn.Module
+) -> None:
+    """Sparse, as a disk here need not have them: loaded, and refused, in the memory of weights."""
+    file, before = tmp_path / "large.pth", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.serialization.skip_data():
+        torch.save({"state_dict": trained, "optimizer": torch.empty(800_000_000)}, file)
+    assert file.stat().st_size > 3e9
+    load_weights(file, model)
+    assert not any(bool(value.any()) for value in model.parameters())
+    os.truncate(file, 3_000_000_000)
+    assert "its end is missing (3,000,000,000 bytes are there)" in refusal(file, model)
+    file.write_bytes(b"")
+    os.truncate(file, 3_000_000_000)
+    assert "it begins with zeros, as a broken download" in refusal(file, model)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024  # Linux: KiB
+    assert grown < 0.5e9
+
+
 @pytest.mark.parametrize(
     ("name", "key", "head"),
     [
@@ -181,6 +203,8 @@ def test_another_architecture(tmp_path: Path, trained: State) -> None:
         (b"\x1f\x8b\x08\x00" + b"0" * 99, "compressed with gzip"),
         (b"\x02\0\0\0\0\0\0\0{}" + b" " * 9, "name it .safetensors"),
         (b"\x08\x08\x12onnx" * 9, "no file of torch.save (it begins with b'"),
+        (b"\0" * 999, "it begins with zeros, as a broken download"),
+        (tarfile.TarInfo("data.pkl").tobuf() + b"\0" * 1024, "a tar archive: unpack it first"),
         (b"PK\x03\x04" + b"0" * 99, "its end is missing (103 bytes are there)"),
     ],
 )

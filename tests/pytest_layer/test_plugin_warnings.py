@@ -12,10 +12,13 @@ exec(compile({code!r}, {file!r}, "exec"), {{"__name__": {name!r}, "warnings": wa
 WARN = "warnings.warn('the end of an era', UserWarning)"
 
 
-def warning_in(toy: pytest.Pytester, name: str, file: str) -> None:
+NOTE = "__import__('pytest_onnxdet.core.notes').core.notes.note('an odd input')"
+
+
+def warning_in(toy: pytest.Pytester, name: str, file: str, what: str = WARN) -> None:
     """The toy detector is built by code of another module, which warns."""
     conftest = toy.path / "conftest.py"
-    code = THIRD.format(code=WARN, file=file, name=name)
+    code = THIRD.format(code=what, file=file, name=name)
     body = "\n".join(f"        {line}" for line in code.strip().splitlines())
     text = conftest.read_text().replace(
         "        def build(path):", f"{body}\n        def build(path):"
@@ -52,6 +55,16 @@ def test_they_are_told_once_in_verbose_mode(toy: pytest.Pytester) -> None:
     )
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     assert result.stdout.str().count("the end of an era") == 1
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_notes_are_told_and_fail_no_check(toy: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """Wherever in the stack they are made: the check goes on with what the note says."""
+    warning_in(toy, *OTHERS[0], NOTE)
+    words = ("--onnxdet", "-m", "toy", "-W", "error", "test_graphs.py", *workers)
+    result = toy.runpytest_subprocess(*words)
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    assert "Note: an odd input" in result.stdout.str()
 
 
 def test_the_projects_own_warnings_are_errors(toy: pytest.Pytester) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +12,7 @@ from pytest_onnxdet.backends.tensorrt.device import Buffer, Device
 from pytest_onnxdet.backends.tensorrt.library import Library
 from pytest_onnxdet.backends.tensorrt.outputs import make_allocator
 from pytest_onnxdet.backends.tensorrt.profile import Profile
+from pytest_onnxdet.core.notes import note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,10 +113,9 @@ class TensorRTSession(Session):
         if engine is None:
             rebuilt = self._engine_for(self.profile, data)
             if rebuilt is not None:
-                warnings.warn(
+                note(
                     f"the cached engine of {self.artifact.path.name} does not load and is built "
-                    f"again{tail(self._log)}",
-                    stacklevel=5,
+                    f"again{tail(self._log)}"
                 )
                 engine = self._deserialised(runtime, rebuilt)
         if engine is None:

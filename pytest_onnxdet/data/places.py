@@ -1,0 +1,84 @@
+"""Where data lie: files of this machine are read, and what else a path may mean is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_onnxdet.data.batches import DataError
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+#: An address, as it is written and as a path leaves it of one: with a single slash.
+_ADDRESS = re.compile(r"(?:^|[/\\:])([A-Za-z][A-Za-z0-9+.-]+)://?\S")
+_PATHS = ("data_root", "ann_file", "img_prefix")
+
+
+def require_local(test: Mapping[str, Any], where: str) -> None:
+    """Refuses a data set whose files are not this machine's, or are no files.
+
+    Args:
+        test: the config's ``data.test``.
+        where: the config's file.
+
+    Raises:
+        DataError: the message names the key and its value.
+    """
+    for key in _PATHS:
+        value = test.get(key)
+        if key != "ann_file" and not isinstance(value, str | os.PathLike | None):
+            raise DataError(f"{where}: data.test.{key} is {value!r}: give a folder's path")
+        if isinstance(value, str) and "://" in value and not Path(value).exists():
+            found = _ADDRESS.search(value)
+            if found:
+                raise DataError(
+                    f"{where}: data.test.{key} is {value}: files of this machine are read, nothing "
+                    f"by {found[1]}: copy or mount them, and give that folder"
+                )
+        if isinstance(value, str) and value.startswith("\\\\") and os.name != "nt":
+            raise DataError(
+                f"{where}: data.test.{key} is {value}: a share of Windows' network: mount it, and "
+                "give that folder"
+            )
+    file = test.get("ann_file")
+    if isinstance(file, str):
+        path = Path(test.get("data_root") or "", file)
+        if kind := no_file(path):
+            raise DataError(f"{path}: is {kind}, not an annotation file: set data.test.ann_file")
+
+
+def no_file(path: Path) -> str:
+    """What lies in a file's place; empty where it is a file, or nothing is there.
+
+    A named pipe would be waited for without end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return next((name for is_one, name in _KINDS if is_one(mode)), "")
+
+
+def why_absent(path: Path) -> str:
+    """What may be the reason that a listed file is not there; empty where nothing is seen."""
+    if address := _ADDRESS.search(str(path)):
+        return f" (an address: files of this machine are read, nothing by {address[1]})"
+    if kind := no_file(path):
+        return f" (but {kind} of that name)"
+    if "\\" in str(path):  # written on Windows, and read elsewhere
+        return " (its name has backslashes: write / between folders)"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return f" (this locale's {sys.getfilesystemencoding()} lacks its letters: set PYTHONUTF8=1)"
+    return ""

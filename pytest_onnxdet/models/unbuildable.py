@@ -1,0 +1,74 @@
+"""Which part of a config a detector's classes do not take, and what they say of it."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_onnxdet.models.checkpoint import one_line
+
+_UNKNOWN = re.compile(r"^'?(\S+) is not in the .* registry")
+
+
+def why_unbuildable(model: Mapping[str, Any], error: BaseException) -> str:
+    """The part's path and class, and what was raised, on one line.
+
+    mmcv puts each class's name before what a class inside it raised; by these names the part is
+    found. Of an assertion the code is quoted, as mmdet's often say nothing, or "Not implemented
+    yet." of whatever it is.
+
+    Args:
+        model: the config's.
+        error: what building it raised.
+    """
+    names, inner = _unwrapped(error)
+    path, part = "model", model
+    for name in names[1:]:
+        found = next((p for p in _inside(part, path) if _type(p[1]) == name), None)
+        if found is None:
+            break
+        path, part = found
+    said = one_line(inner)
+    if isinstance(inner, KeyError) and inner.args:  # whose text is in quotes
+        said = f"KeyError: {' '.join(str(inner.args[0]).split())[:300]}"
+        unknown = _UNKNOWN.match(str(inner.args[0]))
+        for place, settings in _inside(part, path):
+            if unknown and _type(settings) == unknown[1]:
+                path, part = place, settings
+    if isinstance(inner, AssertionError) and (frames := traceback.extract_tb(inner.__traceback__)):
+        said += f" ({Path(frames[-1].filename).name}: {' '.join((frames[-1].line or '').split())})"
+    return f"{path} ({_type(part)}): {said}: change that part of the config"
+
+
+def _unwrapped(error: BaseException) -> tuple[list[str], BaseException]:
+    """The names of classes that an error came through, from outside, and the error inside."""
+    names = []
+    while (inner := error.__context__) is not None and error.args:
+        text, end = str(error.args[0]), f": {inner}"
+        if not text.endswith(end):
+            break
+        names.append(text.removesuffix(end))
+        error = inner
+    return names, error
+
+
+def _inside(settings: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every table in a part of a config with its path, the nearest first."""
+    level = [(path, settings)]
+    while level:
+        below: list[tuple[str, Any]] = []
+        for place, value in level:
+            if isinstance(value, Mapping):
+                below += [(f"{place}.{key}", inner) for key, inner in value.items()]
+            elif isinstance(value, list | tuple):
+                below += [(f"{place}[{number}]", inner) for number, inner in enumerate(value)]
+        yield from ((place, value) for place, value in below if isinstance(value, Mapping))
+        level = below
+
+
+def _type(settings: Mapping[str, Any]) -> str:
+    kind = settings.get("type")
+    return kind.__name__ if isinstance(kind, type) else str(kind)
