@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from false_alarms import SETTINGS, SHARES, Setting, main, remarks, shares, table
+from false_alarms import HALF, SETTINGS, SHARES, Setting, main, remarks, shares, table
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
@@ -123,6 +123,28 @@ def test_shares_are_parts_of_the_allowances() -> None:
     assert used == pytest.approx({"box": 0.25, "score": 0.5, "mask": 0.1}, rel=0.01)
     verdict = SimpleNamespace(metrics={}, tied=[SimpleNamespace(index=0, outcome="tied")])
     assert shares(verdict, both, allowed) == dict.fromkeys(SHARES)
+
+
+def test_a_tie_within_the_allowance_is_no_rounding() -> None:
+    def one(value: float) -> Detections:
+        masks = np.full((1, 4, 4), value, np.float32)
+        box, label = np.array([[0, 0, 9, 9]], np.float32), np.zeros(1, np.int64)
+        return Detections(box, np.array([0.5], np.float32), label, mask_probs=masks)
+
+    allowed = Tolerance(mask_prob=1e-3)
+    both = Sides([one(0.25)], [one(0.2509)])
+    asked = []
+
+    def alternatives(index: int, candidate: Detections, singly: bool) -> list[Detections]:
+        asked.append(index)
+        return [one(0.3), one(0.2508)]
+
+    verdict = judge(both, allowed)
+    assert shares(verdict, both, allowed)["mask"] == pytest.approx(0.9, rel=0.01)
+    assert shares(verdict, both, allowed, alternatives)["mask"] == pytest.approx(0.1, rel=0.01)
+    small = Sides([one(0.25)], [one(0.2501)])
+    assert shares(judge(small, allowed), small, allowed, alternatives)["mask"] < HALF
+    assert asked == [0]
 
 
 def test_an_empty_log_makes_an_empty_table() -> None:

@@ -52,6 +52,7 @@ COMPUTED = {
 #: Modules outside of families that use names of classes or functions, and how often.
 NAMING = {
     "core.sources": (2, "hashes tell classes by their names, from run to run"),
+    "models.unbuildable": (1, "a config may name a class by the class itself"),
     "reference.ties.replace": (1, "modules hold a function of mmdet's by its own name"),
     "commands.evaluate": (1, "a data set that the config builds is called what its class is"),
 }

@@ -224,11 +224,12 @@ def require_detector(model: Model) -> None:
 
     from pytest_onnxdet.families.settings import half_a_detector, parts_of
 
-    kind = DETECTORS.get(str(model.cfg.model.get("type")))
+    name = str(model.cfg.model.get("type"))
+    kind = DETECTORS.get(name)
     if kind is not None and issubclass(kind, RPN | TwoStageDetector):
         alone = {RPN: ["rpn_head"], FastRCNN: ["roi_head"]}
         parts = next((alone[one] for one in alone if issubclass(kind, one)), None)
-        why = half_a_detector(kind.__name__, parts or parts_of(model.cfg.model))
+        why = half_a_detector(name, parts or parts_of(model.cfg.model))
         if why is not None:
             raise CommandError(f"{model.path}: {why}")
 

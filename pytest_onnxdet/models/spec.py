@@ -76,8 +76,8 @@ class ModelSpec:
         expected_ap: documented or measured AP, {"bbox": ..., "segm": ...}, on the 0-1 scale.
         tolerances: by backend name; one that is missing gets the default of its precision and
             device.
-        tied_images: the greatest share of images in which parity may rest on a proof that only
-            float ties are decided otherwise.
+        tied_images: the share of images in which parity may be expected to rest on a proof that
+            only float ties are decided otherwise.
         static_shape: (H, W) of the input in static mode; None: the smallest multiple of 32
             that holds every image of the data set after the test pipeline.
     """

@@ -1,7 +1,7 @@
 """How far float32 itself is from the exact answer: the measure of every allowance.
 
 A network's float32 outputs depend on the order in which sums are taken, so two correct runtimes
-differ. How much, PyTorch alone shows: it is run in float32, in more than one order of summation,
+differ. How much, PyTorch alone shows: it is run in float32, rounded in more than one way,
 and in float64, which is exact beside it (1e-9 of the difference). A backend is right if it is as
 near to the exact answer as PyTorch is.
 

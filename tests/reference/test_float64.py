@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mmdet")
 
-from pytest_onnxdet.data.batches import Batches  # noqa: E402
+from pytest_onnxdet.data.batches import Batch, Batches  # noqa: E402
 from pytest_onnxdet.data.datasets import builtin_datasets  # noqa: E402
 from pytest_onnxdet.models.registry import builtin_registry  # noqa: E402
 from pytest_onnxdet.models.spec import Tolerance  # noqa: E402
-from pytest_onnxdet.reference.float64 import Float64, samples  # noqa: E402
+from pytest_onnxdet.reference.float64 import NUDGES, Float64, samples  # noqa: E402
 from pytest_onnxdet.reference.noise import map_noise  # noqa: E402
 from pytest_onnxdet.run.bench import Workbench  # noqa: E402
 from pytest_onnxdet.run.cases import Settings  # noqa: E402
@@ -43,3 +45,24 @@ def test_float32_is_near_and_leaves_the_detector_as_it_was(at_work):
     assert result["detections"] > 0 and result["box_px"] < 1e-3 and result["score"] < 1e-4
     again = reference.run(batch)
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(ours, again, strict=True))
+
+
+def test_noise_is_measured_on_pixels_a_step_of_float32_off():
+    seen = []
+
+    def raw(batch):
+        seen.append(batch.images)
+        return {}
+
+    images = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    images[1, :, :, 5:] = 0  # padding
+    batch = Batch(images, np.array([[8, 8], [8, 5]]), [{}, {}])
+    assert len(list(samples(SimpleNamespace(raw=raw), batch, {}))) == 2 + NUDGES
+    first, *others = seen
+    assert np.array_equal(first, images) and len(others) == NUDGES >= 2
+    assert not np.array_equal(*others[:2])
+    for moved in others:
+        assert moved.dtype == np.float32 and not moved[1, :, :, 5:].any()
+        steps = np.abs(moved - images)[images != 0] / np.spacing(np.abs(images[images != 0]))
+        assert steps.min() >= 0.5 and steps.max() <= 1
+        assert 0.3 < (moved > images)[images != 0].mean() < 0.7
