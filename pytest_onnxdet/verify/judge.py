@@ -22,6 +22,7 @@ import numpy as np
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.noise import Noise
+from pytest_onnxdet.verify.bias import systematic
 from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
 from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
@@ -248,6 +249,12 @@ class _Trial:
                 )
         if not final.ok:
             self.faults.append(f"detections: {final.format()}")
+        else:
+            compared = [accepted.get(index, one) for index, one in enumerate(sides.reference)]
+            self.faults += [
+                f"detections: {line}"
+                for line in systematic(compared, sides.candidate, self.tolerance)
+            ]
         if sides.every_image:
             empty = [i for i, one in enumerate(sides.reference) if not len(one)]
             if empty:

@@ -136,7 +136,9 @@ def caught(operator: Operator, place: str, verdict: Verdict) -> MutantResult:
         check, margin = "raw", share if share is not None and np.isfinite(share) else None
     else:
         detections = verdict.detections
-        check = "singles" if detections is not None and detections.ok else "detections"
+        alone = detections is not None and detections.ok
+        biased = any(fault.startswith("detections") for fault in verdict.faults)
+        check = "singles" if alone and not biased else "detections"
         margin = None if detections is None else _margin(detections.faults)
     reason = verdict.faults[0].splitlines()[0]
     return MutantResult(operator, place, CAUGHT, check, margin, reason)
