@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
 from pytest_onnxdet.models.spec import Tolerance
@@ -111,8 +112,9 @@ class _Image:
         ours, theirs = (~(one.scores < threshold) for one in (self.ours, self.theirs))  # NaN counts
         counted = [(i, j) for i, j in pairs if ours[i] or theirs[j]]
         self.result.matched += len(counted)
+        self._boxes_and_scores(counted)
         for i, j in counted:
-            self._values(i, j)
+            self._masks(i, j)
         self._order(counted)
         missed = sorted(set(np.flatnonzero(ours)) - {i for i, _ in pairs})
         extra = sorted(set(np.flatnonzero(theirs)) - {j for _, j in pairs})
@@ -143,14 +145,22 @@ class _Image:
         self.result.missed += len(missed)
         self.result.extra += len(extra)
 
-    def _values(self, i: int, j: int) -> None:
-        """Judges a matched pair's box, score and mask."""
+    def _boxes_and_scores(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Judges matched pairs' boxes and scores."""
+        if not pairs:
+            return
+        i, j = np.array(pairs).T
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
-        box = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
-        pixels = float(box_allowance(ours.boxes[i : i + 1], allow)[0])
-        self._judge("box_px", "box_shift", box, pixels, i, j)
-        score = abs(float(ours.scores[i]) - float(theirs.scores[j]))
-        self._judge("score", "score_drift", score, allow.score, i, j)
+        with np.errstate(invalid="ignore"):
+            boxes = np.abs(ours.boxes[i].astype(np.float64) - theirs.boxes[j]).max(axis=1)
+            scores = np.abs(ours.scores[i].astype(np.float64) - theirs.scores[j])
+        pixels = box_allowance(ours.boxes[i], allow)
+        self._judge_all("box_px", "box_shift", boxes, pixels, pairs)
+        self._judge_all("score", "score_drift", scores, np.full(len(i), allow.score), pairs)
+
+    def _masks(self, i: int, j: int) -> None:
+        """Judges a matched pair's masks."""
+        ours, theirs, allow = self.ours, self.theirs, self.tolerance
         if (ours.masks is None) != (theirs.masks is None):
             side = "reference" if ours.masks is None else "candidate"
             self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
@@ -199,6 +209,19 @@ class _Image:
             for each in (mask, ours.masks[i])
         )
 
+    def _judge_all(
+        self,
+        key: str,
+        kind: str,
+        values: NDArray[np.float64],
+        allowed: NDArray[np.float64],
+        pairs: Sequence[tuple[int, int]],
+    ) -> None:
+        """Judges the worst value of all pairs, and whatever is beyond its allowance."""
+        beyond = np.flatnonzero(~(values <= allowed))
+        for at in sorted({int(values.argmax()), *beyond.tolist()}):  # of NaN the first is the worst
+            self._judge(key, kind, float(values[at]), float(allowed[at]), *pairs[at])
+
     def _judge(
         self, key: str, kind: str, value: float, allowed: float, i: int, j: int, note: str = ""
     ) -> None:
@@ -243,6 +266,8 @@ class _Image:
 
     def _flips(self, missed: Sequence[int], extra: Sequence[int]) -> list[tuple[int, int]]:
         """Unmatched pairs that share a box and differ in class."""
+        if not missed or not extra:
+            return []
         ours, theirs = list(missed), list(extra)
         overlap = iou(self.ours.boxes[ours], self.theirs.boxes[theirs])
         gap = box_distance(self.ours.boxes[ours], self.theirs.boxes[theirs])
