@@ -27,7 +27,7 @@ from pytest_onnxdet.run.parity import noise_of, sides, tie_proofs
 from pytest_onnxdet.run.reading import read_outputs
 from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
 from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export
-from pytest_onnxdet.verify.judge import TieProofs, judge
+from pytest_onnxdet.verify.judge import judge
 from pytest_onnxdet.verify.mutants import Operator
 from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
 from pytest_onnxdet.verify.selftest import (
@@ -110,20 +110,20 @@ class SelfTest:
         try:
             if operator.caught_by == "export":
                 check_export(mutant.artifact(case), case_id=case.id)
-            verdict = self._verdict(mutant)
+            red = self._red_early(mutant) if self._early else None
+            if red is not None:
+                return caught(operator, place, red)
+            # What is the same to the bit passes what the good graph has passed.
+            same = self._early and self._same(mutant)
+            verdict = Verdict({}) if same else self._verdict(mutant)
             if not verdict.ok:
                 return caught(operator, place, verdict)
-            if not is_structure(case.spec):
+            if not same and not is_structure(case.spec):
                 self._accuracy(mutant.candidates(case))
             check_export(mutant.artifact(case), case_id=case.id)
         except (CheckFailed, BackendError) as error:
             return refused(operator, place, error)
-        good = self.outputs(self.bench.session(case))
-        session = mutant.session(case)
-        same = all(
-            same_outputs(ours, session.run(batch))
-            for ours, batch in zip(good, self.batches(case), strict=True)
-        ) and all(map(same_outputs, self.raw(), mutant.raw(case)))
+        same = same or (not self._early and self._same(mutant))
         noise = noise_of(self.bench, case)
         tolerance = self._tolerance()
         return unseen(
@@ -131,21 +131,29 @@ class SelfTest:
             place,
             same,
             self.bench.candidates(case),
-            mutant.candidates(case),
+            [] if same else mutant.candidates(case),
             tolerance if noise is None else narrowed(tolerance, noise),
             None if same else self._moved(mutant.candidates(case)),
         )
 
+    def _same(self, mutant: MutantBench) -> bool:
+        """Whether every output on every image is the good graph's to the bit."""
+        case = self.case
+        good = self.outputs(self.bench.session(case))
+        session = mutant.session(case)
+        return all(
+            same_outputs(ours, session.run(batch))
+            for ours, batch in zip(good, self.batches(case), strict=True)
+        ) and all(map(same_outputs, self.raw(), mutant.raw(case)))
+
+    def _red_early(self, mutant: MutantBench) -> Verdict | None:
+        """The verdict where raw outputs or the first images make it red."""
+        return self._red_raw(mutant) or self._red_first(mutant)
+
     def _verdict(self, mutant: MutantBench) -> Verdict:
         """As conformance/test_parity.py comes to it."""
         case, tolerance = self.case, self._tolerance()
-        red = self._red_raw(mutant) if self._early else None
-        if red is not None:
-            return red
         proofs = replace(tie_proofs(mutant, case, tolerance), thorough=False)
-        red = self._red_first(mutant, proofs) if self._early else None
-        if red is not None:
-            return red
         candidates = mutant.candidates(case)
         if self._early:
             both = sides(mutant, case, mutant.results(case), candidates, singly=False)
@@ -165,17 +173,18 @@ class SelfTest:
             return None
         return Verdict(raw.metrics, (f"raw outputs of the heads: {raw.format()}",), raw=raw)
 
-    def _red_first(self, mutant: MutantBench, proofs: TieProofs) -> Verdict | None:
+    def _red_first(self, mutant: MutantBench) -> Verdict | None:
         """The verdict on the first images, where it is red: no further image makes it green.
 
         How many images may rest on a proof is asked of all together, and so not here.
         """
-        case = self.case
+        case, tolerance = self.case, self._tolerance()
         if self.batches(case).images <= SELFTEST_IMAGES:
             return None
         first = mutant.first(case, SELFTEST_IMAGES)
         both = sides(mutant, case, mutant.results(case)[: len(first)], first, singly=False)
-        verdict = judge(both, self._tolerance(), replace(proofs, max_share=1.0))
+        proofs = replace(tie_proofs(mutant, case, tolerance), thorough=False, max_share=1.0)
+        verdict = judge(both, tolerance, proofs)
         return None if verdict.ok else verdict
 
     def _tolerance(self) -> Tolerance:

@@ -218,9 +218,32 @@ def test_a_share_of_ties_is_asked_of_all_images(
     monkeypatch.setattr(selftest, "judge", judged)
     mutants.case = dataclasses.replace(mutants.case, batch=1)
     with SelfTest(mutants.bench, mutants.case, early=True) as early:
-        early.require_good()
+        early.run(BY_NAME["box_shift"])
     spec = mutants.case.spec
     assert shares == [1.0, spec.tied_images, spec.tied_images]
+
+
+def test_what_is_the_same_to_the_bit_needs_no_verdict(
+    mutants: SelfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The good graph's holds."""
+    same = [
+        name
+        for name in (
+            "epsilon",
+            "padded_shape",
+            "conv_dilation",
+            "clip_tightened",
+            "box_border_none",
+        )
+        if name in BY_NAME and mutants.run(BY_NAME[name]).outcome == EQUIVALENT
+    ]
+    assert same
+    with SelfTest(mutants.bench, mutants.case, early=True) as early:
+        early.require_good()
+        monkeypatch.setattr(selftest, "judge", None)
+        for name in same:
+            assert early.run(BY_NAME[name]).outcome == EQUIVALENT
 
 
 @pytest.mark.parametrize(
