@@ -8,7 +8,12 @@ NAMES = ("__name__", "__qualname__")
 #: Functions whose result is a text; of a class, one with its name.
 TEXTS = ("str", "repr", "format", "ascii")
 #: Methods that decide by a text.
-LOOK_UPS = ("get", "pop", "setdefault", "startswith", "endswith", "count", "find", "index")
+LOOK_UPS = (
+    "get", "pop", "setdefault", "startswith", "endswith", "count", "find", "index",
+    "match", "search", "fullmatch", "findall",
+)  # fmt: skip
+#: Functions that give a class's name: PyTorch's, and this package's for messages.
+NAMERS = ("_get_name", "name_of")
 
 
 def class_name_uses(tree: ast.AST) -> list[int]:
@@ -37,7 +42,7 @@ def class_name_uses(tree: ast.AST) -> list[int]:
             return is_class(node.value)
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            return name in TEXTS and any(map(is_class, node.args))
+            return name in NAMERS or (name in TEXTS and any(map(is_class, node.args)))
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
             values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
             return any(map(is_class, values))

@@ -12,6 +12,9 @@ from class_names import class_name_uses
     "code",
     [
         "type(x).__name__ == 'CornerHead'",
+        "re.match('Corner.*', f'a {type(x).__name__}')",
+        "name_of(type(x)) == 'CornerHead'",
+        "module._get_name() == 'CornerHead'",
         "kind = type(x).__name__\nif kind in ('A', 'B'): pass",
         "t = type(x)\nt.__name__ == 'FCOSHead'",
         "any(k.__name__ == 'FCOSHead' for k in type(x).__mro__)",

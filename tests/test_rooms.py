@@ -181,6 +181,26 @@ def test_the_device_side_imports_neither_torch_nor_mmdet_anywhere() -> None:
     assert imports.issuperset(OPTIONAL)
 
 
+def test_what_the_device_side_calls_imports_neither_of_them() -> None:
+    """Also over modules of other rooms, in functions, too: Detections pasted masks with mmdet."""
+    reached = {module: (module,) for module in light_modules()}
+    waiting = list(reached)
+    while waiting:
+        module = waiting.pop()
+        for of, _, one in PACKAGE.imports(module):
+            if one.when != TYPES and of in MODULES and of not in reached:
+                reached[of] = (*reached[module], of)
+                waiting.append(of)
+    assert "data.detections" in reached and "run.bench" not in reached
+    wrong = [
+        f"{' -> '.join(way)}:{one.line} imports {one.module}"
+        for module, way in reached.items()
+        for one in MODULES[module].imports
+        if one.top in HEAVY and one.when != TYPES and (module, one.top) not in OPTIONAL
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 BARE = '''
 import importlib, sys, tempfile
 from pathlib import Path
@@ -217,6 +237,23 @@ with tempfile.TemporaryDirectory() as folder:
     write(Path(folder) / "bundle.npz", recording)
     again = read(Path(folder) / "bundle.npz")
 assert_detections_close(again.detections[0], one)
+
+from types import SimpleNamespace
+from pytest_onnxdet.data.detections import from_outputs
+from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.verify.judge import Sides, judge
+
+probs = np.linspace(0, 1, 49, dtype=np.float32).reshape(1, 1, 7, 7)
+outputs = dict(
+    dets=np.array([[[4, 4, 20, 20, 0.9]]], np.float32), labels=np.zeros((1, 1), int), masks=probs
+)
+meta = dict(ori_shape=(32, 32, 3), scale_factor=np.ones(4, np.float32))
+(mask,) = from_outputs(outputs, SimpleNamespace(valid=1, metas=[meta]))
+less = mask.masks.copy()
+less[0][np.nonzero(less[0])[0][-1], np.nonzero(less[0])[1][-1]] = False
+from dataclasses import replace
+assert judge(Sides([mask], [mask]), Tolerance()).ok
+assert not judge(Sides([mask], [replace(mask, masks=less)]), Tolerance()).ok
 print("compared")
 '''
 

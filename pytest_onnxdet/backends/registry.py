@@ -36,7 +36,7 @@ class BackendRegistry(Registry[Backend]):
                 f"no backend {backend.name!r} to replace; there are: "
                 f"{', '.join(self.names()) or 'none'}"
             )
-        self._things[self.key(backend)] = backend
+        self.entries[self.key(backend)] = backend
 
     def names(self) -> tuple[str, ...]:
         """Registered names, in order of registration."""

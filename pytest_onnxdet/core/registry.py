@@ -9,10 +9,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things, unique by :meth:`key`, kept in the order of registration."""
+    """Things, unique by :meth:`key`, in the order of registration.
+
+    Attributes:
+        entries: the things by their keys; for subclasses.
+    """
 
     def __init__(self, things: Iterable[T] = ()) -> None:
-        self._things: dict[Hashable, T] = {}
+        self.entries: dict[Hashable, T] = {}
         for thing in things:
             self.register(thing)
 
@@ -28,16 +32,16 @@ class Registry(Generic[T]):
     def register(self, thing: T) -> None:
         """Add ``thing``; raises what :meth:`duplicate` gives where its key is taken."""
         key = self.key(thing)
-        if key in self._things:
-            raise self.duplicate(thing, self._things[key])
-        self._things[key] = thing
+        if key in self.entries:
+            raise self.duplicate(thing, self.entries[key])
+        self.entries[key] = thing
 
     def names(self) -> tuple[str, ...]:
         """The keys as texts, in order of registration."""
-        return tuple(map(str, self._things))
+        return tuple(map(str, self.entries))
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._things.values())
+        return iter(self.entries.values())
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self.entries)

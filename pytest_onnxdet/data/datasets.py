@@ -76,7 +76,7 @@ class DatasetRegistry(Registry[DatasetSpec]):
     def get(self, name: str) -> DatasetSpec:
         """The spec of that name; raises `DataError` listing the names there are."""
         try:
-            return self._things[name]
+            return self.entries[name]
         except KeyError:
             raise DataError(
                 f"no data set {name!r}; there are: {', '.join(self.names())}: register it with "

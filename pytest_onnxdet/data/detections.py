@@ -9,14 +9,14 @@ need to know where a detection came from.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
+from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks, paste_masks
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
@@ -178,40 +178,3 @@ def to_original(boxes: NDArray[np.float32], meta: Mapping[str, Any]) -> NDArray[
         boxes[:, 0::2] -= np.float32(border[2])
         boxes[:, 1::2] -= np.float32(border[0])
     return boxes / np.asarray(meta["scale_factor"], dtype=np.float32)
-
-
-def paste_masks(
-    probs: NDArray[np.float32],
-    boxes: NDArray[np.float32],
-    size: Sequence[int],
-    threshold: float = THRESHOLD,
-) -> NDArray[np.bool_]:
-    """Pastes per-RoI probabilities into images with mmdet's own sampling.
-
-    Args:
-        probs: float32 (K, h, w).
-        boxes: float32 (K, 4) in pixels of the image that is pasted into.
-        size: height and width of that image.
-        threshold: a pixel belongs to the mask at this probability or above.
-
-    Returns:
-        bool (K, height, width).
-    """
-    height, width = int(size[0]), int(size[1])
-    pasted = np.zeros((len(probs), height, width), dtype=bool)
-    if not len(probs):
-        return pasted
-    import torch
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-    inside = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(axis=1)
-    for k in np.flatnonzero(inside):  # one by one, as mmdet does on a CPU
-        mask, where = _do_paste_mask(
-            torch.from_numpy(probs[k : k + 1, None]),
-            torch.from_numpy(boxes[k : k + 1]),
-            height,
-            width,
-            skip_empty=True,
-        )
-        pasted[(k, *where)] = (mask >= threshold)[0].numpy()
-    return pasted

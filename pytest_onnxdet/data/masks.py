@@ -92,3 +92,74 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
     rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return rle
+
+
+def paste_masks(
+    probs: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    size: Sequence[int],
+    threshold: float = THRESHOLD,
+) -> NDArray[np.bool_]:
+    """Pastes per-RoI probabilities into images, as mmdet pastes them on a CPU.
+
+    A pixel's probability is interpolated from the four cells nearest to its centre, the box's own
+    grid lying edge to edge in the box; beyond the grid is 0. Arithmetic and its order are those of
+    ``_do_paste_mask`` and of PyTorch's ``grid_sample(align_corners=False)`` in float32, and pixels
+    farther than one from the box are not asked about, so that the masks are mmdet's.
+
+    Args:
+        probs: float32 (K, h, w).
+        boxes: float32 (K, 4) in pixels of the image that is pasted into.
+        size: height and width of that image.
+        threshold: a pixel belongs to the mask at this probability or above.
+
+    Returns:
+        bool (K, height, width).
+    """
+    height, width = int(size[0]), int(size[1])
+    pasted = np.zeros((len(probs), height, width), dtype=bool)
+    inside = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2:] > 0).all(axis=1)
+    for k in np.flatnonzero(inside):
+        x1, y1, x2, y2 = boxes[k]
+        columns, across = _cells(x1, x2, width, probs.shape[2])
+        rows, down = _cells(y1, y2, height, probs.shape[1])
+        pasted[k, rows, columns] = _interpolated(probs[k], down, across) >= threshold
+    return pasted
+
+
+def _cells(
+    low: np.float32, high: np.float32, pixels: int, cells: int
+) -> tuple[slice, NDArray[np.float32]]:
+    """Along one axis, the pixels around a box, and their centres in units of its cells."""
+    first = max(0, int(np.floor(low)) - 1)
+    window = slice(first, min(pixels, int(np.ceil(high)) + 1))
+    centres = np.arange(window.start, window.stop).astype(np.float32) + np.float32(0.5)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = (centres - low) / (high - low) * np.float32(2) - np.float32(1)
+        share[np.isinf(share)] = 0  # a box without extent
+        return window, ((share + np.float32(1)) * np.float32(cells) - np.float32(1)) / np.float32(2)
+
+
+def _interpolated(
+    grid: NDArray[np.float32], down: NDArray[np.float32], across: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Bilinear values of (h, w) cells at all crossings of two axes, 0 outside: (rows, columns)."""
+    height, width = grid.shape
+    framed = np.zeros((height + 2, width + 2), np.float32)
+    framed[1:-1, 1:-1] = grid
+
+    def split(at: NDArray[np.float32], cells: int) -> tuple[Any, Any, Any, Any]:
+        low = np.floor(at)
+        part = at - low
+        # Where it is not a number, neither is the part, and so the value.
+        cell = np.nan_to_num(low, nan=-1.0)
+        nearer, farther = (np.clip(cell + step, -1, cells).astype(np.int64) + 1 for step in (0, 1))
+        return nearer, farther, np.float32(1) - part, part
+
+    top, bottom, from_top, from_bottom = split(down[:, None], height)
+    left, right, from_left, from_right = split(across[None, :], width)
+    value: NDArray[np.float32] = framed[top, left] * (from_top * from_left)
+    value = value + framed[top, right] * (from_top * from_right)
+    value = value + framed[bottom, left] * (from_bottom * from_left)
+    value = value + framed[bottom, right] * (from_bottom * from_right)
+    return value

@@ -61,7 +61,7 @@ class FamilyRegistry(Registry[Family]):
                 f"no family {family.name!r} to replace; there are: {', '.join(self.names())}"
             )
         self._load()
-        self._things[family.name] = family
+        self.entries[family.name] = family
 
     def names(self) -> tuple[str, ...]:
         """Registered names, built-in ones first."""
@@ -88,7 +88,7 @@ class FamilyRegistry(Registry[Family]):
             name: getattr(import_module(f"{here}.{module}"), attribute)
             for name, (module, attribute) in unloaded.items()
         }
-        self._things = {**loaded, **self._things}
+        self.entries = {**loaded, **self.entries}
 
     def of(self, detector: nn.Module) -> Family:
         """The family that takes a detector: the one whose class is nearest to its head's.

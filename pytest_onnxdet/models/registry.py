@@ -35,7 +35,7 @@ class ModelRegistry(Registry[ModelSpec]):
     def get(self, name: str, profile: str = "mini") -> ModelSpec:
         """The spec of that name and profile; raises `UnknownModel`."""
         try:
-            return self._things[name, profile]
+            return self.entries[name, profile]
         except KeyError:
             raise UnknownModel(self._missing(name, profile)) from None
 

@@ -184,7 +184,7 @@ def test_the_lowering_on_onnxruntime_runs_for_those_who_name_it(tmp_path: Path) 
     name = "onnxruntime[tensorrt-lowering]"
 
     chosen, _ = choose_backends(Settings(tmp_path), backends)
-    assert list(chosen) == ["onnxruntime", "tensorrt"]
+    assert {"onnxruntime", "tensorrt"} <= set(chosen) and name not in chosen
     chosen, _ = choose_backends(Settings(tmp_path, backends=(name,)), backends)
     assert [backend.lowering for backend in chosen.values()] == ["tensorrt"]
     assert marker_name(name) == "onnxruntime_tensorrt_lowering"
