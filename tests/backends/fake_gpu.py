@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,10 @@ class Host(Device):
 
         array.reshape(-1).view(np.uint8)[:] = 255
         self.clock += COPY_MS
+        self._pending.append(arrive)
+
+    def later(self, arrive: Callable[[], object]) -> None:
+        """Something that is done when the stream has come to it."""
         self._pending.append(arrive)
 
     def synchronize(self) -> None:

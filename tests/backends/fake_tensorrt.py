@@ -24,6 +24,7 @@ import enum
 import json
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -391,7 +392,8 @@ class Context:
                     continue
                 return False
             assert address % ALIGNMENT == 0
-            allocator.notify_shape(name, Dims(value.shape))
+            # The library may know a shape that hangs on data only when the graph has come to it.
+            host.later(partial(allocator.notify_shape, name, Dims(value.shape)))
             self.outputs[name] = address
             host.at(address, value.nbytes)[:] = value.reshape(-1).view(np.uint8)
         host.clock += RUN_MS

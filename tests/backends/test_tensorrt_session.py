@@ -32,6 +32,15 @@ def test_a_session_gives_outputs_whose_size_only_the_run_tells(fake: Fake, tmp_p
         session.run_arrays(feeds())
 
 
+def test_a_closed_session_leaves_nothing_on_the_device(fake: Fake, tmp_path: Path) -> None:
+    session = TensorRTBackend().prepare(graph(tmp_path))
+    session.run_arrays(feeds(3))
+    assert fake.host.memory
+    session.close()
+    assert not fake.host.memory
+    session.close()  # twice is harmless
+
+
 def test_bound_runs_are_timed_by_events_around_the_graph_alone(fake: Fake, tmp_path: Path) -> None:
     with TensorRTBackend().prepare(graph(tmp_path)) as session:
         # The larger first, so that the smaller's inputs would fit where the larger's are.

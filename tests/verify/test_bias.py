@@ -11,7 +11,7 @@ import pytest
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import GPU, HALF, Tolerance
 from pytest_onnxdet.verify.bias import systematic
-from pytest_onnxdet.verify.judge import Sides, judge
+from pytest_onnxdet.verify.judge import Sides, TieProofs, judge
 
 
 def scene(seed: int, detections: int = 12) -> Detections:
@@ -88,6 +88,14 @@ def test_what_scores_too_little_is_not_asked() -> None:
 @pytest.mark.parametrize("tolerance", [Tolerance(), GPU], ids=["cpu", "gpu"])
 def test_where_allowances_are_noise_nothing_more_is_asked(tolerance: Tolerance) -> None:
     assert systematic(REFERENCE, rounded(boxes=0.5), tolerance) == []
+
+
+def test_what_is_proven_to_tie_is_no_bias() -> None:
+    """It is compared with what the reference might have detected, not with what it did."""
+    moved = [replace(one, boxes=one.boxes + np.float32(5)) for one in REFERENCE]
+    proofs = TieProofs(lambda index, candidate, singly: [moved[index]])
+    assert judge(Sides(REFERENCE, moved), HALF, proofs).ok
+    assert not judge(Sides(REFERENCE, moved), HALF).ok
 
 
 def test_nothing_and_nan_are_left_to_the_judge() -> None:
