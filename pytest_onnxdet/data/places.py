@@ -1,4 +1,4 @@
-"""Where data lie: files of this machine are read, and what else a path may mean is told."""
+"""Where data lie: files of this machine are read, and what else a path may mean is named."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
         if key != "ann_file" and not isinstance(value, str | os.PathLike | None):
             raise DataError(f"{where}: data.test.{key} is {value!r}: give a folder's path")
         if isinstance(value, str) and "://" in value and not Path(value).exists():
-            found = _ADDRESS.search(value)
-            if found:
+            address = _ADDRESS.search(value)
+            if address:
                 raise DataError(
                     f"{where}: data.test.{key} is {value}: files of this machine are read, nothing "
-                    f"by {found[1]}: copy or mount them, and give that folder"
+                    f"by {address[1]}: copy or mount them, and give that folder"
                 )
         if isinstance(value, str) and value.startswith("\\\\") and os.name != "nt":
             raise DataError(

@@ -27,10 +27,10 @@ def why_unbuildable(model: Mapping[str, Any], error: BaseException) -> str:
     names, inner = _unwrapped(error)
     path, part = "model", model
     for name in names[1:]:
-        found = next((p for p in _inside(part, path) if _type(p[1]) == name), None)
-        if found is None:
+        inner_part = next((p for p in _inside(part, path) if _type(p[1]) == name), None)
+        if inner_part is None:
             break
-        path, part = found
+        path, part = inner_part
     said = one_line(inner)
     if isinstance(inner, KeyError) and inner.args:  # whose text is in quotes
         said = f"KeyError: {' '.join(str(inner.args[0]).split())[:300]}"
