@@ -20,13 +20,16 @@ GRAINED = "grained_shapes"
 LARGE = "large_shapes"
 #: Images that are enough for it, of two sizes, and those that the weights are calibrated on.
 LIMIT, CALIBRATION = 2, 2
+#: The share of images that may be expected to tie.
+TIED = 0.05
 
 
 def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
     """The spec with random weights, on the drawn scenes unless there is a better data set.
 
     ``weights`` is no file but a name, by which the cache keeps their graphs separate. How many
-    images may tie is not the spec's: what ties in random numbers is known of the family.
+    images may tie is not the spec's, which knows trained weights: it is :data:`TIED`, or more where
+    the family knows more of random numbers.
 
     Without a data set the spec's config is read, and mmdet imported: its pipeline decides between
     the scenes.
@@ -39,7 +42,7 @@ def structure_spec(spec: ModelSpec, dataset: str | None = None) -> ModelSpec:
         weights=f"random, calibrated on {dataset}",
         dataset=dataset,
         expected_ap={},
-        tied_images=0.0,
+        tied_images=TIED,
     )
 
 
