@@ -287,11 +287,14 @@ def writable(path: Path, option: str) -> Path:
     """``path``, whose folder is there and can be written to.
 
     Raises:
-        CommandError: it is not, or a folder is in the file's place.
+        CommandError: it is not, or something that is no file is in the file's place: a named pipe
+            would be waited for without end.
     """
+    from pytest_onnxdet.data.places import no_file
+
     folder = path.parent
-    if path.is_dir():
-        raise CommandError(f"{option}: {path} is a folder: give a file's name")
+    if kind := no_file(path):
+        raise CommandError(f"{option}: {path} is {kind}: give a file's name")
     if not folder.is_dir():
         raise CommandError(f"{option}: there is no folder {folder}: make it first")
     if not os.access(folder, os.W_OK):
