@@ -173,21 +173,13 @@ def check_threshold(graph: Artifact, threshold: float) -> None:
 
 
 def check_outputs(graph: Artifact, model: Model) -> None:
-    """Compares whether a graph gives masks with whether the config's detector does.
-
-    Raises:
-        CommandError: it gives masks that the config's detector does not find: it is of another one.
-    """
+    """Tells where a graph gives masks and the config's detector finds none, or the reverse."""
     outputs = graph.info.get("outputs")
     wanted = has_masks(model.cfg.model)
     if outputs is None or ("masks" in outputs) == wanted:
         return
-    if not wanted:
-        raise CommandError(
-            f"MODEL: {graph.path}: gives masks, which the detector of {model.path} does not find: "
-            "give the config that it was exported with"
-        )
+    gives, finds = ("no masks", "finds them") if wanted else ("masks", "finds none")
     warn(
-        f"{graph.path} gives no masks, though the detector of {model.path} finds them: it may have "
-        "been exported with another config"
+        f"{graph.path} gives {gives}, but the detector of {model.path} {finds}: is that the config "
+        "that it was exported with?"
     )

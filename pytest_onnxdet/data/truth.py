@@ -59,9 +59,8 @@ def wrong_objects(info: Mapping[str, Any], classes: Sequence[str]) -> str:
         KeyError: one of the first two is missing.
     """
     for ending in ("", "_ignore"):
-        boxes, labels = info.get(f"bboxes{ending}"), info.get(f"labels{ending}")
-        if ending and boxes is None and labels is None:
-            continue
+        if ending and info.get("labels_ignore") is None:
+            continue  # as mmdet: ignored boxes count by their labels
         boxes, labels = info[f"bboxes{ending}"], info[f"labels{ending}"]
         for name, value in ((f"bboxes{ending}", boxes), (f"labels{ending}", labels)):
             if not isinstance(value, np.ndarray):

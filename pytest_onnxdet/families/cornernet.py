@@ -193,9 +193,8 @@ class CornerFamily(Family):
         require_settings(cfg, TEST_CFG, (*keys, "distance_threshold"))
         fails = "CornerHead in mmdet leaves labels and boxes in different orders then, and fails"
         require_cut(cfg, TEST_CFG, "max_per_img", otherwise=fails)
-        require_count(
-            cfg.corner_topk, TEST_CFG, "corner_topk", MAX_CORNERS, "all pairs are compared"
-        )
+        why = "all pairs are compared"
+        require_count(cfg.corner_topk, TEST_CFG, "corner_topk", most=MAX_CORNERS, why=why)
         kernel = cfg.local_maximum_kernel
         require_count(kernel, TEST_CFG, "local_maximum_kernel")
         if kernel % 2 == 0:

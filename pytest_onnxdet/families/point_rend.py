@@ -123,7 +123,8 @@ class PointRendFamily(TwoStageFamily):
         keys = ("subdivision_num_points", "subdivision_steps", "scale_factor")
         require_settings(cfg, RCNN, keys)
         for key in keys:
-            require_count(cfg[key], RCNN, key)
+            # Without a step masks are the coarse head's, as in mmdet.
+            require_count(cfg[key], RCNN, key, least=0 if key == "subdivision_steps" else 1)
         for _, extractor in at_path(detector, "roi_head.mask_roi_extractor"):
             point_layer(extractor)
 
