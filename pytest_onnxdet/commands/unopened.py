@@ -41,7 +41,11 @@ def _remedy(test: Mapping[str, Any], error: BaseException, said: str, step: str 
         return f"install what {kind} needs"
     if isinstance(error, TypeError) and "argument" in said:
         return f"correct data.test: {kind} takes other keys"
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+    file = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or (
+        isinstance(error, OSError)
+        and str(test.get("ann_file")) in str(file)  # e.g. too long a name
+    ):
         return (
             "set data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
         )

@@ -204,3 +204,39 @@ def test_an_empty_graph_is_called_empty(onnxdet: Run, tiny: Tiny, tmp_path: Path
         (tmp_path / name).write_bytes(raw)
         ran = onnxdet("test", tiny.config, tmp_path / name, *ORT, "--eval", "bbox")
         assert ran.code == 2 and f"{name}: is empty: export it again" in ran.err, ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("export", "{}.py"), "CONFIG"),
+        (("export", "mini:retinanet", "{}.pth"), "CHECKPOINT"),
+        (("export", "mini:retinanet", "--output-file", "{}.onnx"), "--output-file"),
+        (("export", "mini:retinanet", "--input-img", "{}.png"), "--input-img"),
+        (("test", "mini:retinanet", "{}.onnx", *ORT, "--eval", "bbox"), "MODEL"),
+        (("test", "mini:retinanet", "{graph}", *ORT, "--out", "{}.pkl"), "--out"),
+        (("cache", "--cache", "{}"), "--cache"),
+    ],
+)
+def test_a_name_too_long_for_a_file(
+    onnxdet: Run, dynamic: Path, words: tuple[str, ...], option: str
+) -> None:
+    name = "a" * 300
+    filled = [word.replace("{}", name).replace("{graph}", str(dynamic)) for word in words]
+    ran = onnxdet(*filled)
+    assert ran.code == 2 and f"{option}: {'a' * 200}...: a name too long" in ran.err, ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_name_with_a_zero_byte_is_spelt_out(
+    tried: Callable[..., Ran], document: dict[str, Any]
+) -> None:
+    document["images"][2]["file_name"] = "a\0\x1b[31m.png"
+    ran = tried()
+    assert ran.code == 2 and "a\\x00\\x1b[31m.png: " in ran.err, ran.err
+
+
+def test_a_mistake_in_the_words_is_one_line(onnxdet: Run) -> None:
+    ran = onnxdet("cache", "--prune", "--older-than", "-1d")
+    said = "error: argument --older-than: expected one argument (see onnxdet cache --help)"
+    assert ran.code == 2 and said in ran.err and len(ran.err.splitlines()) == 1
