@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -12,11 +13,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from pytest_onnxdet import __version__
-from pytest_onnxdet.commands.common import USAGE, expected_errors
+from pytest_onnxdet.commands.common import USAGE, expected_errors, printable
 from pytest_onnxdet.core.notes import notes_printed
 
+_SHOWN = 200  # letters of a name that is too long
 COMMANDS = {
     "export": "write a detector as an ONNX file, and verify it against PyTorch",
     "test": "run an exported detector on a data set, and evaluate it",
@@ -24,9 +27,16 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, as the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Imports nothing heavy, so that ``--help`` is quick."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="onnxdet",
         description="MMDetection 2.x detectors on ONNX Runtime and TensorRT: export and test. "
         "`pytest --onnxdet` verifies them.",
@@ -79,9 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         known = isinstance(error, (ImportError, OSError, *expected_errors()))
         text = str(error) if known else f"unforeseen {type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            text = _too_long(args, str(error.filename))
         hint = "" if known else "\n(--traceback shows where; please report it)"
-        print(f"onnxdet {args.command}: error: {text}{hint}", file=sys.stderr)
+        print(f"onnxdet {args.command}: error: {printable(text)}{hint}", file=sys.stderr)
         return USAGE
+
+
+def _too_long(args: argparse.Namespace, name: str) -> str:
+    """What is said of a name that no file can have: which argument it is of, and how it begins."""
+    shown = f"{name[:_SHOWN]}..." if len(name) > _SHOWN else name
+    for key, value in vars(args).items():
+        if isinstance(value, str) and len(value) > _SHOWN and value in name:
+            # Arguments that go by their place are in capitals in the usage.
+            place = key in ("config", "model", "checkpoint")
+            option = key.upper() if place else f"--{key.replace('_', '-')}"
+            return f"{option}: {shown}: a name too long for a file: give a shorter one"
+    return f"{shown}: a name too long for a file: give a shorter one"
 
 
 def _interrupt(*_: object) -> None:

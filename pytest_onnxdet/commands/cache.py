@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.commands.common import MISMATCH, CommandError, say, warn
+from pytest_onnxdet.commands.common import MISMATCH, CommandError, in_words, say, warn
 from pytest_onnxdet.report.figures import size as in_units
+
+_NAMED = 3  # of what is no entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,14 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 1 where something that was to go had to stay.
     """
-    from pytest_onnxdet.core.cache import STORES, chosen, entries, parse_age, parse_size, take_out
+    from pytest_onnxdet.core.cache import (
+        STORES,
+        chosen,
+        parse_age,
+        parse_size,
+        read_store,
+        take_out,
+    )
     from pytest_onnxdet.core.paths import user_cache
     from pytest_onnxdet.core.store import remove_orphans
 
@@ -74,11 +83,16 @@ def run(args: argparse.Namespace) -> int:
     if args.cache and not cache.is_dir():
         raise CommandError(f"--cache: {cache}: there is no such folder")
     stores = list(dict.fromkeys(args.store or STORES))
+    found = {name: read_store(cache, name) for name in stores}
+    if args.prune:
+        _require_cache(cache, found, given=bool(args.cache))
     if args.prune and not args.dry_run:
         for name in stores:
             if (cache / name).is_dir() and name != "checkpoints":
                 remove_orphans(cache / name)
-    stored = {name: entries(cache, name) for name in stores}
+        found = {name: read_store(cache, name) for name in stores}
+    stored = {name: store.entries for name, store in found.items()}
+    _tell_strange(found)
     if not args.prune:
         _list(cache, stored)
         return 0
@@ -101,6 +115,32 @@ def run(args: argparse.Namespace) -> int:
     return MISMATCH if stay else 0
 
 
+def _require_cache(cache: Path, found: Mapping[str, Any], given: bool) -> None:
+    """Refuses to prune a folder in which nothing shows that it is a cache of this package."""
+    there = [name for name in found if (cache / name).is_dir()]
+    if any(store.entries for store in found.values()) or not given:
+        return
+    strange = [path for store in found.values() for path in store.strange]
+    if strange or not there:
+        what = (
+            f"{strange[0]} is no entry of one" if strange else f"it has no {in_words(list(found))}"
+        )
+        raise CommandError(f"--cache: {cache} is no cache of pytest-onnxdet ({what}): give one")
+
+
+def _tell_strange(found: Mapping[str, Any]) -> None:
+    """Names what is left alone: links, and what others put there."""
+    for store in found.values():
+        links = [path for path in store.strange if path.is_symlink()]
+        for path in links:
+            warn(f"{path} is a link, which is not followed: it stays, and does not count")
+        if rest := [path for path in store.strange if path not in links]:
+            more = ", ..." if len(rest) > _NAMED else ""
+            names = ", ".join(path.name for path in rest[:_NAMED])
+            verb = "is" if len(rest) == 1 else "are"
+            warn(f"{rest[0].parent}: {names}{more} {verb} no entry of the cache: not touched")
+
+
 def _parsed(option: str, text: str | None, parse: Callable[[str], Any]) -> Any:
     if text is None:
         return None
@@ -110,7 +150,7 @@ def _parsed(option: str, text: str | None, parse: Callable[[str], Any]) -> Any:
         raise CommandError(f"{option}: {error}") from error
 
 
-def _list(cache: Path, stored: dict[str, list[Any]]) -> None:
+def _list(cache: Path, stored: Mapping[str, Sequence[Any]]) -> None:
     from pytest_onnxdet.core.cache import STORES
 
     say(f"{cache}{'' if cache.is_dir() else ' (not there yet)'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MINI = "mini:"
 USAGE, MISMATCH = 2, 1  # exit codes
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 CONFIG_HELP = (
     "config: a path, a path below MMDetection's configs (retinanet/retinanet_r50_fpn_1x_coco.py), "
@@ -287,11 +289,15 @@ def writable(path: Path, option: str) -> Path:
     """``path``, whose folder is there and can be written to.
 
     Raises:
-        CommandError: it is not, or a folder is in the file's place.
+        CommandError: it is not, or something that is no file is in the file's place: a named pipe
+            would be waited for without end.
     """
+    from pytest_onnxdet.data.places import no_file
+
     folder = path.parent
-    if path.is_dir():
-        raise CommandError(f"{option}: {path} is a folder: give a file's name")
+    path.exists()  # raises OSError where no file can have that name
+    if kind := no_file(path):
+        raise CommandError(f"{option}: {path} is {kind}: give a file's name")
     if not folder.is_dir():
         raise CommandError(f"{option}: there is no folder {folder}: make it first")
     if not os.access(folder, os.W_OK):
@@ -306,7 +312,12 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """A message in which characters that a terminal obeys, or stops at, are spelt out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import io
 import json
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pytest_onnxdet.commands.common import CommandError, Model, in_words, warn
+from pytest_onnxdet.commands.common import CommandError, Model, warn
+from pytest_onnxdet.commands.eval_options import COCO, from_config, metrics_of
 from pytest_onnxdet.commands.recall import recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
+from pytest_onnxdet.commands.unopened import why_unopened
 from pytest_onnxdet.data.annotations import (
     Annotations,
     check_classes,
     for_mmdet,
     read_annotations,
 )
-from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
-from pytest_onnxdet.data.places import require_local
-from pytest_onnxdet.models.checkpoint import one_line
-
-COCO = ("bbox", "segm", "proposal")
-VOC = ("mAP", "recall")
-_AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
-#: What mmdet's ``metric_items`` chooses from, for COCO.
-ITEMS = (*_AREAS, "AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
-# What a config's `evaluation` says to the training loop, not to evaluate().
-HOOK_ONLY = (
-    "interval",
-    "tmpdir",
-    "start",
-    "gpu_collect",
-    "save_best",
-    "rule",
-    "dynamic_intervals",
-    "by_epoch",
-    "out_dir",
-    "file_client_args",
-    "greater_keys",
-    "less_keys",
-    "broadcast_bn_buffer",
-)
+from pytest_onnxdet.data.pickled import require_data_only
+from pytest_onnxdet.data.places import is_file, require_local
+from pytest_onnxdet.data.truth import check_truth
 
 
 def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
@@ -71,6 +49,11 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
     require_local(test, str(model.path))
+    for key in ("ann_file", "proposal_file"):
+        if isinstance(file := test.get(key), str):
+            place = Path(test.get("data_root") or "", file)
+            if is_file(place):
+                require_data_only(place)
     masks = "segm" in metrics
     annotations = _annotations(test, masks, objects=bool(metrics))
     with contextlib.ExitStack() as stack:
@@ -80,11 +63,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
             with contextlib.redirect_stdout(io.StringIO()):
                 built = build_dataset(test)
         except Exception as error:
-            raise CommandError(
-                f"{test.get('ann_file')}: the test data cannot be opened "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): set "
-                "data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
-            ) from error
+            raise CommandError(why_unopened(test, error)) from error
     if not hasattr(built, "data_infos"):
         raise CommandError(f"{model.path}: data.test: a {type(built).__name__} cannot be tested")
     file = Path(annotations.path if annotations else built.ann_file)
@@ -119,7 +98,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     data = Dataset(spec, built, test["pipeline"], notes)
     data.check_images(masks)
     if metrics and not annotations:
-        _check_truth(data)
+        data.notes += check_truth(data)
     for note in data.notes:
         warn(note)
     return data
@@ -134,25 +113,6 @@ def _mapped(built: Any) -> list[str]:
     return [str(categories.get(i, {}).get("name")) for i in getattr(built, "cat_ids", ())]
 
 
-def _check_truth(data: Dataset) -> None:
-    """Reads every image's objects, of which mmdet makes no use before it evaluates.
-
-    Raises:
-        DataError: those of an image cannot be read.
-    """
-    for index in range(len(data)):
-        try:
-            info = data.coco.get_ann_info(index)
-            for name in ("bboxes", "labels"):
-                if not isinstance(info[name], np.ndarray):
-                    raise TypeError(f"{name} is a {type(info[name]).__name__}, not an array")
-        except Exception as error:
-            raise DataError(
-                f"{data.spec.annotations}: the objects of {data.path(index).name} cannot be read "
-                f"({one_line(error)}): correct its annotation"
-            ) from error
-
-
 def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotations | None:
     """The annotation file of ``data.test``, checked; None where only mmdet knows its format.
 
@@ -164,7 +124,7 @@ def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotat
     kind, file = DATASETS.get(str(test.get("type"))), test.get("ann_file")
     own = getattr(kind, "load_annotations", None) is CocoDataset.load_annotations
     root = test.get("data_root") or ""
-    if not own or not isinstance(file, str) or not Path(root, file).is_file():
+    if not own or not isinstance(file, str) or not is_file(Path(root, file)):
         return None
     folder = Path(root, test.get("img_prefix") or "")
     measure = measure_by(test["pipeline"], folder)
@@ -184,75 +144,6 @@ def _samples(data: Any, own: Any) -> int:
     if not isinstance(samples, int) or samples < 1:
         raise CommandError(f"data.test.samples_per_gpu: {samples!r}: give a number, 1 or more")
     return samples
-
-
-def metrics_of(data: Dataset) -> tuple[str, ...]:
-    """The metrics that the data set's class knows."""
-    from mmdet.datasets import CocoDataset
-
-    return COCO if isinstance(data.coco, CocoDataset) else VOC
-
-
-def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
-    """Raises `CommandError` for a metric of another kind of data set, before anything is run."""
-    known = metrics_of(data)
-    for metric in metrics:
-        if metric == "proposal_fast":
-            raise CommandError(
-                "--eval proposal_fast: is of proposal networks, whose results have no classes: use "
-                "proposal"
-            )
-        if metric not in known:
-            raise CommandError(
-                f"--eval {metric}: {data.spec.name} has the metrics {', '.join(known)}"
-            )
-
-
-def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool) -> None:
-    """Checks the arguments of the data set's method, before anything is run.
-
-    Args:
-        data: what `open_data` returned.
-        options: ``--eval-options``.
-        formatting: whether they are ``format_results``'s and not ``evaluate``'s.
-
-    Raises:
-        CommandError: it takes no such argument, or there is no such metric item.
-    """
-    dataset = data.coco
-    if formatting:
-        if metrics_of(data) != COCO:
-            raise CommandError(f"--format-only: {data.spec.name} has no result format; use --out")
-        # It takes any other keyword, and uses none.
-        _refuse("--eval-options", options, ["jsonfile_prefix"])
-        return
-    config = _from_config(dataset)
-    parameters = inspect.signature(dataset.evaluate).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        names = [name for name in parameters if name not in ("results", "metric")]
-        _refuse("--eval-options", options, names)
-        _refuse("the config's evaluation", config, names)
-    if metrics_of(data) != COCO:
-        return
-    for name in ("iou_thrs", "proposal_nums"):
-        value = (config | dict(options)).get(name, [])
-        if value is not None and not isinstance(value, list | tuple):
-            raise CommandError(f"--eval-options {name}: {value!r}: give a list, {name}=[{value}]")
-    if items := (config | dict(options)).get("metric_items"):
-        chosen = dict.fromkeys([items] if isinstance(items, str) else items)
-        _refuse("--eval-options metric_items", chosen, ITEMS)
-
-
-def _from_config(dataset: Any) -> dict[str, Any]:
-    """What the config's ``evaluation`` says of ``evaluate``."""
-    known = (*HOOK_ONLY, "metric")
-    return {k: v for k, v in dataset.evaluation.items() if k not in known}
-
-
-def _refuse(source: str, names: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = [str(name) for name in names if name not in known]
-    if unknown:
-        raise CommandError(f"{source}: no {in_words(unknown)}; there are {', '.join(known)}")
 
 
 def check_masks(metrics: Sequence[str] | None, detections: Detections) -> None:
@@ -276,7 +167,7 @@ def evaluate(
         options: arguments of the data set's ``evaluate``; they win over the config's.
     """
     dataset = data.coco
-    arguments = _from_config(dataset) | dict(options)
+    arguments = from_config(dataset) | dict(options)
     check_masks(metrics, detections[0])
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
@@ -294,11 +185,42 @@ def evaluate(
     figures: dict[str, Any] = {}
     if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
         own = {k: v for k, v in arguments.items() if k != "proposal_nums"}
-        figures |= dataset.evaluate(results, metric="mAP", **own)
+        figures |= _mean_ap(dataset, results, own)
     if "recall" in metrics:
         objects = [dataset.get_ann_info(i)["bboxes"] for i in range(len(dataset))]
         own = {k: v for k, v in arguments.items() if k not in ("scale_ranges", "logger")}
         figures |= recalls(objects, results, **own)
+    return figures
+
+
+def _mean_ap(dataset: Any, results: list[Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """mmdet's figures of ``mAP``; with ``scale_ranges`` a list in the order of the ranges each.
+
+    mmdet rounds what is a list then, and fails: it is asked for one range at a time.
+    """
+    if "iou_thr" in arguments:  # mmdet takes one float, or a list
+        value = arguments["iou_thr"]
+        several = isinstance(value, list | tuple)
+        arguments["iou_thr"] = [float(v) for v in value] if several else float(value)
+    ranges = arguments.pop("scale_ranges", None)
+    if ranges is None:
+        return dict(dataset.evaluate(results, metric="mAP", **arguments))
+    place = sys.modules[type(dataset).evaluate.__module__]
+    own = place.eval_map
+
+    def of_one(*words: Any, **more: Any) -> tuple[float, Any]:
+        (mean,), rest = own(*words, **more)
+        return float(mean), rest
+
+    figures: dict[str, Any] = {}
+    place.eval_map = of_one  # type: ignore[attr-defined]
+    try:
+        for one in ranges:
+            more = arguments | {"scale_ranges": [tuple(one)]}
+            for name, value in dataset.evaluate(results, metric="mAP", **more).items():
+                figures.setdefault(name, []).append(value)
+    finally:
+        place.eval_map = own  # type: ignore[attr-defined]
     return figures
 
 

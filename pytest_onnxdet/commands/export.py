@@ -136,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pytest_onnxdet.commands.caps import take_caps, without_effect
     from pytest_onnxdet.commands.images import pair, readable
+    from pytest_onnxdet.commands.targets import require_apart
 
     for name in DEPRECATED:
         if getattr(args, name) is not None:
@@ -143,6 +144,12 @@ def run(args: argparse.Namespace) -> int:
     size = _size(args.shape)
     output = writable(Path(args.output_file), "--output-file")
     named = (("--test-img", args.test_img), ("--input-img", args.input_img))
+    read = (("the config", args.config), ("the checkpoint", args.checkpoint or ""), *named)
+    inputs = [(what, place) for what, place in read if place]
+    pictures_at = output.with_name(f"{output.stem}_detections.png")
+    require_apart("--output-file", output, inputs)
+    if args.show:
+        require_apart("--show", pictures_at, inputs)
     images = pair([readable(Path(name), option) for option, name in named if name])
     _require_simplifier(args.simplify)
 
@@ -176,8 +183,7 @@ def run(args: argparse.Namespace) -> int:
     good = True
     with backend.prepare(artifact) as session:
         if args.show and options.postprocess:
-            beside = output.with_name(f"{output.stem}_detections.png")
-            pictures(detector, session, options, images, beside)
+            pictures(detector, session, options, images, pictures_at)
         elif args.show:
             warn("--show: no picture is written: with --skip-postprocess there are no detections")
         if args.verify:

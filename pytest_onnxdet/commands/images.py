@@ -13,7 +13,7 @@ import numpy as np
 from pytest_onnxdet.commands.common import CommandError
 from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
 from pytest_onnxdet.data.datasets import SHAPES
-from pytest_onnxdet.data.photographs import require_collected, why_unreadable
+from pytest_onnxdet.data.photographs import require_collected, require_meta, why_unreadable
 from pytest_onnxdet.models.pipeline import settings_of_steps
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def prepare(
         image, meta = image[0], meta[0]
     image = getattr(image, "data", image) if not hasattr(image, "numpy") else image
     meta = meta.data if hasattr(meta, "data") else meta
+    require_meta(path, meta)
     return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.commands.common import CommandError, Model
+from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs, to_original
@@ -19,6 +19,7 @@ from pytest_onnxdet.data.masks import (
     THRESHOLD_KEY,
     THRESHOLD_NAME,
     RunLengthMasks,
+    has_masks,
     mask_threshold,
 )
 from pytest_onnxdet.verify.values import check_values
@@ -169,3 +170,16 @@ def check_threshold(graph: Artifact, threshold: float) -> None:
             f"{THRESHOLD_KEY} is {threshold:g}, and the masks of {graph.path} are cut at {own:g} "
             "inside the graph: export it again with this config"
         )
+
+
+def check_outputs(graph: Artifact, model: Model) -> None:
+    """Tells where a graph gives masks and the config's detector finds none, or the reverse."""
+    outputs = graph.info.get("outputs")
+    wanted = has_masks(model.cfg.model)
+    if outputs is None or ("masks" in outputs) == wanted:
+        return
+    gives, finds = ("no masks", "finds them") if wanted else ("masks", "finds none")
+    warn(
+        f"{graph.path} gives {gives}, but the detector of {model.path} {finds}: is that the config "
+        "that it was exported with?"
+    )

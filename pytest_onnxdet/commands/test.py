@@ -101,17 +101,18 @@ def run(args: argparse.Namespace) -> int:
         The exit code, 0.
     """
     from pytest_onnxdet.backends.base import expecting
-    from pytest_onnxdet.commands.evaluate import (
-        check_metrics,
-        check_options,
-        evaluate,
-        format_results,
-        open_data,
-    )
+    from pytest_onnxdet.commands.eval_options import check_metrics, check_options
+    from pytest_onnxdet.commands.evaluate import evaluate, format_results, open_data
     from pytest_onnxdet.commands.pictures import places_of
-    from pytest_onnxdet.commands.results import check_threshold, configured_threshold, mmdet_result
+    from pytest_onnxdet.commands.results import (
+        check_outputs,
+        check_threshold,
+        configured_threshold,
+        mmdet_result,
+    )
+    from pytest_onnxdet.commands.targets import check_arguments, check_targets
 
-    _check(args)
+    check_arguments(args)
     out = writable(Path(args.out), "--out") if args.out else None
     model = _opened(args)
     threshold = configured_threshold(model)
@@ -120,11 +121,13 @@ def run(args: argparse.Namespace) -> int:
     check_metrics(data, args.eval or ())
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
+    check_targets(args, model.path, model.cfg.data.test, data)
     places = places_of(args.show_dir, data)
     backend = named_backend(args.backend)
     graph, wanted = describe(Path(args.model), backend.name), data.coco.samples_per_gpu
     batch = batch_size(graph, args.batch_size, wanted)
     check_threshold(graph, threshold)
+    check_outputs(graph, model)
     if backend.builds and graph.path.suffix == ".onnx" and graph.static_shape is None:
         # Else the engine would be built for a default shape, and again where an image is larger.
         graph = expecting(graph, batch, data.fitted_size())
@@ -173,23 +176,6 @@ def _opened(args: argparse.Namespace) -> Model:
     return model
 
 
-def _check(args: argparse.Namespace) -> None:
-    """What can be refused before anything is loaded."""
-    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
-        raise CommandError(
-            "nothing to do: ask for at least one of --out, --eval, --format-only, --show, "
-            "--show-dir"
-        )
-    if args.eval and args.format_only:
-        raise CommandError("--eval and --format-only exclude each other: give one of them")
-    if args.out and not args.out.endswith((".pkl", ".pickle")):
-        raise CommandError(f"--out: {args.out}: the file's name must end in .pkl or .pickle")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise CommandError(f"--batch-size: {args.batch_size}: give 1 or more")
-    if not Path(args.model).is_file():
-        raise CommandError(f"MODEL: {args.model}: no such file: make it with `onnxdet export`")
-
-
 def named_backend(name: str) -> Backend:
     """The backend of that name; raises `CommandError` where it is missing."""
     from pytest_onnxdet.backends import builtin_backends
@@ -220,6 +206,8 @@ def describe(path: Path, backend: str) -> Artifact:
         raise CommandError(
             f"MODEL: {path}: not a readable ONNX file ({type(error).__name__}): export it again"
         ) from error
+    if not model.ByteSize() or not model.HasField("graph"):
+        raise CommandError(f"MODEL: {path}: is empty: export it again")
     foreign = foreign_domains(model, backend)
     if foreign:
         raise CommandError(
@@ -238,6 +226,7 @@ def describe(path: Path, backend: str) -> Artifact:
     shape = [d.dim_value if d.HasField("dim_value") else None for d in axes]
     info: dict[str, Any] = {
         "inputs": names,
+        "outputs": [value.name for value in model.graph.output],
         "static_shape": None,
         "producer": model.producer_name,
         **{p.key: float(p.value) for p in model.metadata_props if p.key == THRESHOLD_NAME},

@@ -1,16 +1,24 @@
-"""What lies in a cache folder, store by store, and taking it out by age or size."""
+"""What lies in a cache folder, store by store, and taking it out by age or size.
+
+A folder may hold what is not the cache's: somebody's own ``checkpoints`` or ``graphs``. Only what
+bears the name and has the content of an entry is one, and no link is followed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_onnxdet.core.downloads import LIST, downloaded
 from pytest_onnxdet.core.locks import StoreError, foreign, locked
+from pytest_onnxdet.core.store import GRAPH, RECORD
 
 #: The stores of a cache folder, and what each holds.
 STORES = {
@@ -19,6 +27,9 @@ STORES = {
     "engines": "engines of graphs from elsewhere",
     "checkpoints": "downloads",
 }
+_KEY = re.compile(r"[0-9a-f]{32}")
+_RECORDING = re.compile(r"[0-9a-f]{32}\.npz")
+_LOCK = ".lock"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE | re.ASCII)
@@ -75,27 +86,65 @@ def parse_age(text: str) -> float:
     return float(match[1]) * _SPANS[match[2].lower()]
 
 
-def entries(cache: Path, store: str) -> list[Entry]:
-    """What a store keeps; empty where there is no such folder. Locks do not count.
+@dataclass(frozen=True)
+class Store:
+    """What a store keeps.
+
+    Attributes:
+        entries: in the order of their names.
+        strange: what lies there and is none, which nothing here touches; links among it. The store
+            itself where that is a link.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    strange: tuple[Path, ...] = ()
+
+
+def read_store(cache: Path, name: str) -> Store:
+    """What a store keeps; nothing where there is no such folder. Locks do not count.
 
     Raises:
         StoreError: the folder cannot be read.
     """
-    folder = cache / store
-    made = []
+    folder = cache / name
+    if folder.is_symlink():
+        return Store(strange=(folder,))
     try:
-        names = sorted(folder.iterdir()) if folder.is_dir() else []
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise StoreError(foreign(folder, error)) from error
-    for path in names:
-        if path.suffix == ".lock":
+    ours = downloaded(folder) if name == "checkpoints" else set()
+    made, strange = [], []
+    for path in paths:
+        if path.suffix == _LOCK or path.name == LIST:
             continue
         try:
+            if path.is_symlink() or not (path.name in ours or _is_entry(name, path)):
+                strange.append(path)
+                continue
             stat = path.stat()
+            made.append(Entry(name, path, size_of(path), stat.st_mtime))
         except FileNotFoundError:  # another process took it out
             continue
-        made.append(Entry(store, path, size_of(path), stat.st_mtime))
-    return made
+    return Store(tuple(made), tuple(strange))
+
+
+def _is_entry(store: str, path: Path) -> bool:
+    """Whether something in a store, which is no link, has an entry's name and content."""
+    if store == "reference":
+        return _RECORDING.fullmatch(path.name) is not None and _is_recording(path)
+    if store == "checkpoints" or not _KEY.fullmatch(path.name) or not path.is_dir():
+        return False
+    return (path / RECORD).is_file() or (path / GRAPH).is_file()
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a file says which format of recordings it has; a damaged one is written anew."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return "format.npy" in file.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def size_of(path: Path) -> int:
@@ -138,7 +187,7 @@ def chosen(
 
 
 def take_out(unwanted: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    """Removes entries, each under its lock.
+    """Removes entries, each under its lock, and the lock with it.
 
     Returns:
         Those that are gone; those that stay, each with the reason.
@@ -150,10 +199,16 @@ def take_out(unwanted: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, 
                 if not held:
                     stay.append((entry, "another process uses it"))
                     continue
-                if entry.path.is_dir() and not entry.path.is_symlink():
+                if entry.path.is_symlink():  # since it was looked at
+                    stay.append((entry, "it is a link now"))
+                    continue
+                if entry.path.is_dir():
                     shutil.rmtree(entry.path)
                 else:
                     entry.path.unlink(missing_ok=True)
+                # While it is held: who waits for it sees that its file is gone, and makes another.
+                with contextlib.suppress(OSError):
+                    entry.lock.unlink()
         except StoreError as error:
             stay.append((entry, str(error)))
         except OSError as error:

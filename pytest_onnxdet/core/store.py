@@ -30,7 +30,8 @@ RECORD = "artifact.json"
 #: Seconds after which what a killed process left beside an entry is removed: a day, which no build
 #: takes.
 ORPHANED = 24 * 3600.0
-_ORPHAN = re.compile(r"([0-9a-f]{32})\..+")
+#: What is written beside an entry, before it is renamed: its name, and eight letters of tempfile's.
+_ORPHAN = re.compile(r"([0-9a-f]{32})\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,15 @@ def remove_orphans(root: Path, older_than: float = ORPHANED) -> list[Path]:
         older_than: seconds since something was last written there.
 
     Returns:
-        What was removed. What another process works on, or what is another user's, stays.
+        What was removed. What another process works on, or what is another user's, stays; a link
+        is not followed.
     """
-    removed = []
+    removed: list[Path] = []
+    if root.is_symlink():
+        return removed
     for path in sorted(root.iterdir()):
         match = _ORPHAN.fullmatch(path.name)
-        if match is None or path.suffix in (".lock", ".npz"):
+        if match is None or path.is_symlink():
             continue
         try:
             if time.time() - _written(path) < older_than:

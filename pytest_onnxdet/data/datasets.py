@@ -30,6 +30,7 @@ from pytest_onnxdet.data.photographs import (
     picture,
     read_header,
     require_collected,
+    require_meta,
     why_unreadable,
 )
 from pytest_onnxdet.data.places import why_absent
@@ -144,6 +145,7 @@ class Dataset:
             image, meta = image[0], meta[0]
         image = getattr(image, "data", image) if not hasattr(image, "numpy") else image
         meta = meta.data if hasattr(meta, "data") else meta
+        require_meta(path, meta)
         return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
 
     @property

@@ -18,7 +18,7 @@ def mask_threshold(model: Mapping[str, Any]) -> float:
     """From which probability on a pixel belongs to a mask, as a config's ``model`` says.
 
     Raises:
-        ValueError: it is negative, which makes mmdet give soft masks, or no number.
+        ValueError: it is negative, which makes mmdet give soft masks, or no number below 1.
     """
     test = model.get("test_cfg") or {}
     value = (test.get("rcnn") or test).get(THRESHOLD_NAME, THRESHOLD)
@@ -28,6 +28,11 @@ def mask_threshold(model: Mapping[str, Any]) -> float:
         raise ValueError(
             f"{THRESHOLD_KEY} is {value:g}: a negative one asks mmdet for soft masks, grey levels "
             "in place of pixels, which are not supported here: give a number from 0 to 1"
+        )
+    if not value < 1:  # so is NaN
+        raise ValueError(
+            f"{THRESHOLD_KEY} is {value:g}, which no pixel reaches: all masks would be empty: give "
+            "a number below 1"
         )
     return float(value)
 

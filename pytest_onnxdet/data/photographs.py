@@ -24,6 +24,8 @@ _ORIENTATION, _SIDEWAYS = 0x0112, 5
 #: How a file of these formats ends, and in how many of its last bytes that is looked for.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
+#: What has to be known of an image: its size as loaded, as it is run, and the factor between.
+_METAS = ("ori_shape", "img_shape", "scale_factor")
 #: Formats that every OpenCV reads.
 _READ = ("BMP", "JPEG", "PNG")
 #: What files begin with that are pictures to others; of these PIL may know nothing, either.
@@ -176,6 +178,16 @@ def require_collected(path: Path, data: Any) -> None:
         raise DataError(
             f"{path}: the test pipeline gives no {' and no '.join(absent)}: end data.test.pipeline "
             "with dict(type='Collect', keys=['img'])"
+        )
+
+
+def require_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Refuses an image without what places its boxes in the original; raises `DataError`."""
+    absent = [key for key in _METAS if key not in meta]
+    if absent:
+        raise DataError(
+            f"{path}: the test pipeline gives no {' and no '.join(absent)}: name it in the "
+            "meta_keys of data.test.pipeline's Collect (Collect.meta_keys), or leave these out"
         )
 
 

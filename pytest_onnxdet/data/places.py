@@ -21,7 +21,9 @@ _KINDS = (
 )
 #: An address, as it is written and as a path leaves it of one: with a single slash.
 _ADDRESS = re.compile(r"(?:^|[/\\:])([A-Za-z][A-Za-z0-9+.-]+)://?\S")
-_PATHS = ("data_root", "ann_file", "img_prefix")
+_PATHS = ("data_root", "ann_file", "img_prefix", "proposal_file")
+#: What is a file's path, where it is a text, and what that file holds.
+_FILES = {"ann_file": "an annotation file", "proposal_file": "a file of proposals"}
 
 
 def require_local(test: Mapping[str, Any], where: str) -> None:
@@ -36,7 +38,7 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
     """
     for key in _PATHS:
         value = test.get(key)
-        if key != "ann_file" and not isinstance(value, str | os.PathLike | None):
+        if key not in _FILES and not isinstance(value, str | os.PathLike | None):
             raise DataError(f"{where}: data.test.{key} is {value!r}: give a folder's path")
         if isinstance(value, str) and "://" in value and not Path(value).exists():
             address = _ADDRESS.search(value)
@@ -50,11 +52,39 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
                 f"{where}: data.test.{key} is {value}: a share of Windows' network: mount it, and "
                 "give that folder"
             )
-    file = test.get("ann_file")
-    if isinstance(file, str):
-        path = Path(test.get("data_root") or "", file)
-        if kind := no_file(path):
-            raise DataError(f"{path}: is {kind}, not an annotation file: set data.test.ann_file")
+    for key, what in _FILES.items():
+        if isinstance(file := test.get(key), str):
+            path = Path(test.get("data_root") or "", file)
+            if kind := no_file(path):
+                raise DataError(f"{path}: is {kind}, not {what}: set data.test.{key}")
+            if key == "proposal_file" and not path.is_file():
+                raise DataError(f"{path}: no such file of proposals: set data.test.{key}")
+    _check_classes(test.get("classes"), where)
+
+
+def _check_classes(classes: Any, where: str) -> None:
+    """Refuses what names no classes: mmdet takes a text for the path of a file with their names."""
+    key = f"{where}: data.test.classes is"
+    if isinstance(classes, str):
+        if kind := no_file(Path(classes)):
+            raise DataError(f"{key} {classes}: {kind}, not a file of class names")
+        if not is_file(Path(classes)):
+            raise DataError(
+                f"{key} {classes!r}: a text is the path of a file of class names, and there is "
+                f"none: give a list, [{classes}], or that file"
+            )
+    elif classes is not None and (
+        not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes)
+    ):
+        raise DataError(f"{key} {str(classes)[:60]}: give a list of names")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def no_file(path: Path) -> str:

@@ -21,10 +21,11 @@ from pytest_onnxdet.families.family import HEAD_METHODS, Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient, take_rows, with_group_offsets
 from pytest_onnxdet.families.ops.corners import soft_nms
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
-from pytest_onnxdet.families.settings import TEST_CFG, require_cut, require_settings
+from pytest_onnxdet.families.settings import TEST_CFG, require_count, require_cut, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
+MAX_CORNERS = 4096  # of one kind, whose pairs take 64 MiB a map
 #: The head's outputs, in the order of its forward; corners are peaks of the first two.
 MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
 CALIBRATED_CLASSES = 20  # that the corners of a detector with random weights are of
@@ -192,6 +193,15 @@ class CornerFamily(Family):
         require_settings(cfg, TEST_CFG, (*keys, "distance_threshold"))
         fails = "CornerHead in mmdet leaves labels and boxes in different orders then, and fails"
         require_cut(cfg, TEST_CFG, "max_per_img", otherwise=fails)
+        why = "all pairs are compared"
+        require_count(cfg.corner_topk, TEST_CFG, "corner_topk", most=MAX_CORNERS, why=why)
+        kernel = cfg.local_maximum_kernel
+        require_count(kernel, TEST_CFG, "local_maximum_kernel")
+        if kernel % 2 == 0:
+            raise UnsupportedPart(
+                f"{TEST_CFG}.local_maximum_kernel is {kernel}: mmdet's maps of maxima are of "
+                "another size then, and it fails: give an odd number"
+            )
         gaussian_nms(cfg)
         return CornerDetector(detector, lowering, limits)
 

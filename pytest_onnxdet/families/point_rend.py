@@ -23,6 +23,7 @@ from pytest_onnxdet.families.ops.rois import (
     pool_points,
     sample_points,
 )
+from pytest_onnxdet.families.settings import RCNN, require_count, require_settings
 from pytest_onnxdet.families.two_stage import (
     BOX_PARTS,
     MASK_HEAD_METHODS,
@@ -118,6 +119,12 @@ class PointRendFamily(TwoStageFamily):
     """Families of a head that :class:`PointRendDetector` lowers."""
 
     def check_masks(self, detector: nn.Module) -> None:
+        cfg = self.head(detector).test_cfg
+        keys = ("subdivision_num_points", "subdivision_steps", "scale_factor")
+        require_settings(cfg, RCNN, keys)
+        for key in keys:
+            # Without a step masks are the coarse head's, as in mmdet.
+            require_count(cfg[key], RCNN, key, least=0 if key == "subdivision_steps" else 1)
         for _, extractor in at_path(detector, "roi_head.mask_roi_extractor"):
             point_layer(extractor)
 

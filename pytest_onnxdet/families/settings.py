@@ -156,6 +156,25 @@ def require_number(value: Any, path: str, key: str) -> None:
         raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number")
 
 
+def require_count(
+    value: Any, path: str, key: str, least: int = 1, most: int | None = None, why: str = ""
+) -> None:
+    """Refuses what is no whole number in a range; raises `UnsupportedPart` with the key's path.
+
+    Args:
+        value: the setting.
+        path: where it stands in the config.
+        key: its name.
+        least: the smallest one.
+        most: the largest one; None: there is none.
+        why: there is a largest one.
+    """
+    require_number(value, path, key)
+    if value < least or (most is not None and value > most):
+        upto = f" to {most}{f', as {why}' if why else ''}" if most is not None else ""
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number from {least}{upto}")
+
+
 def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
     """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
 

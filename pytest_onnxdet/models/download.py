@@ -22,6 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.downloads import note_download
 from pytest_onnxdet.core.locks import StoreError, locked
 from pytest_onnxdet.core.paths import user_cache
 from pytest_onnxdet.core.progress import Progress
@@ -93,8 +94,10 @@ def download(
             if place.is_file() and _faults(place, place.name) is None:
                 return place
             part = folder / f"{place.name}.part"
+            note_download(part)
             _fetch(url, part, place, timeout, attempts, pause)
             os.replace(part, place)
+            note_download(place)
     except StoreError as error:
         raise DownloadError(f"{url}: {error}; or {_elsewhere(place)}") from error
     except OSError as error:

@@ -24,7 +24,7 @@ def why_unbuildable(model: Mapping[str, Any], error: BaseException) -> str:
         model: the config's.
         error: what building it raised.
     """
-    names, inner = _unwrapped(error)
+    names, inner = unwrapped(error)
     path, part = "model", model
     for name in names[1:]:
         inner_part = next((p for p in _inside(part, path) if _type(p[1]) == name), None)
@@ -43,7 +43,7 @@ def why_unbuildable(model: Mapping[str, Any], error: BaseException) -> str:
     return f"{path} ({_type(part)}): {said}: change that part of the config"
 
 
-def _unwrapped(error: BaseException) -> tuple[list[str], BaseException]:
+def unwrapped(error: BaseException) -> tuple[list[str], BaseException]:
     """The names of classes that an error came through, from outside, and the error inside."""
     names = []
     while (inner := error.__context__) is not None and error.args:

@@ -2,12 +2,14 @@
 
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli_models import Ran
 
+from pytest_onnxdet.core.downloads import LIST, note_download
 from pytest_onnxdet.core.store import ORPHANED
 
 Run = Callable[..., Ran]
@@ -28,7 +30,13 @@ def cache(tmp_path: Path) -> Path:
         file = root / name
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x" * 500)
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file, "w") as made:
+                made.writestr("format.npy", b"")
+                made.comment = b"x" * 382
+            assert file.stat().st_size == 500
         os.utime(file, (time.time() - 10 * DAY - 60,) * 2)
+    note_download(root / "checkpoints" / "net.pth")
     return root
 
 
@@ -37,7 +45,7 @@ def left(cache: Path) -> list[str]:
         str(path.relative_to(cache))
         for store in cache.iterdir()
         for path in store.iterdir()
-        if path.suffix != ".lock"
+        if path.suffix != ".lock" and path.name != LIST
     )
 
 
@@ -76,7 +84,7 @@ def test_a_dry_run_leaves_all(onnxdet: Run, cache: Path) -> None:
 
 
 def test_prune_removes_orphans(onnxdet: Run, cache: Path) -> None:
-    folder = cache / "graphs" / f"{1:032x}.abc"
+    folder = cache / "graphs" / f"{1:032x}.abcdefgh"
     folder.mkdir()
     os.utime(folder, (time.time() - ORPHANED - 60,) * 2)
     assert onnxdet("cache", "--cache", cache, "--prune", "--older-than", "99d").code == 0
@@ -117,3 +125,46 @@ def test_what_cannot_be_taken_out_is_said(
     monkeypatch.setattr("shutil.rmtree", refuse)
     ran = onnxdet("cache", "--cache", cache, "--prune", "--max-size", "0")
     assert ran.code == 1 and ran.err.count("stays: ") == 5 and "5 entries, 5.0 kB, left" in ran.out
+
+
+def test_a_projects_own_files_stay(
+    onnxdet: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = [tmp_path / "checkpoints" / "mine.pth", tmp_path / "graphs" / "paper.png"]
+    for file in mine:
+        file.parent.mkdir()
+        file.write_bytes(b"mine")
+        os.utime(file, (5, 5))
+    monkeypatch.chdir(tmp_path)
+    ran = onnxdet("cache", "--cache", ".", "--prune", "--older-than", "1d")
+    assert ran.code == 2 and "--cache: . is no cache of pytest-onnxdet (graphs/pap" in ran.err, ran
+    assert all(file.exists() for file in mine)
+    ran = onnxdet("cache", "--cache", "checkpoints", "--prune", "--older-than", "1d")
+    assert ran.code == 2 and "(it has no graphs, reference, engines and checkpoints)" in ran.err
+
+
+def test_what_lies_among_entries_stays_and_is_named(onnxdet: Run, cache: Path) -> None:
+    mine = [cache / "checkpoints" / "mine-c2398f9e.pth", cache / "graphs" / "paper.png"]
+    for file in mine:
+        file.write_bytes(b"mine")
+        os.utime(file, (5, 5))
+    ran = onnxdet("cache", "--cache", cache, "--prune", "--older-than", "0s")
+    assert ran.code == 0 and "7 entries" in ran.out, ran
+    assert "mine-c2398f9e.pth is no entry of the cache: not touched" in ran.err
+    assert left(cache) == ["checkpoints/mine-c2398f9e.pth", "graphs/paper.png", "wheels/a.whl"]
+    # The locks of what went are gone with it.
+    assert not list(cache.rglob("*.lock"))
+
+
+def test_a_store_that_is_a_link_is_not_followed(onnxdet: Run, cache: Path, tmp_path: Path) -> None:
+    (cache / "graphs").rename(tmp_path / "elsewhere")
+    (cache / "graphs").symlink_to(tmp_path / "elsewhere")
+    ran = onnxdet("cache", "--cache", cache, "--prune", "--max-size", "0")
+    assert ran.code == 0 and "graphs is a link, which is not followed: it stays" in ran.err, ran
+    assert len([p for p in (tmp_path / "elsewhere").iterdir() if p.is_dir()]) == 5
+
+
+def test_an_empty_cache_is_one(onnxdet: Run, cache: Path) -> None:
+    for _ in range(2):
+        ran = onnxdet("cache", "--cache", cache, "--prune", "--max-size", "0")
+        assert ran.code == 0, ran.err

@@ -60,16 +60,17 @@ def test_verify_and_test_cut_where_mmdet_does(
     assert masks[0] == masks[1]
 
 
-def test_a_negative_one_is_refused_by_its_full_name(
-    onnxdet: Run, masked: Tiny, graph: Path, tmp_path: Path
+@pytest.mark.parametrize("value", ["-1", "1", "1.5", "nan"])
+def test_one_that_no_mask_fits_is_refused_by_its_full_name(
+    onnxdet: Run, masked: Tiny, graph: Path, tmp_path: Path, value: str
 ) -> None:
-    option = ("--cfg-options", f"{KEY}=-1")
+    option = ("--cfg-options", f"{KEY}=float('{value}')" if value == "nan" else f"{KEY}={value}")
     words = ("--output-file", tmp_path / "g.onnx", "--shape", *SIZE, "--opset-version", "16")
     for ran in (
         onnxdet("export", *masked, *words, *option),
         onnxdet("test", masked.config, graph, *ORT, "--out", tmp_path / "r.pkl", *option),
     ):
-        assert ran.code == 2 and f"{KEY} is -1: " in ran.err
+        assert ran.code == 2 and f"{KEY} is " in ran.err
 
 
 def test_masks_that_are_cut_inside_say_at_what(

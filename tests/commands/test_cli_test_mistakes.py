@@ -47,11 +47,11 @@ def test_mistakes_are_told_in_one_message(
         (("--eval", "proposal_fast"), "--eval proposal_fast: is of proposal networks"),
         (
             ("--eval", "bbox", "--eval-options", "iou_thrs=0.5"),
-            "--eval-options iou_thrs: 0.5: give a list, iou_thrs=[0.5]",
+            "--eval-options iou_thrs: 0.5: give a list of overlaps above 0, up to 1: iou_thrs=",
         ),
         (
             ("--eval", "bbox", "--cfg-options", "evaluation.proposal_nums=9"),
-            "proposal_nums: 9: give a list",
+            "the config's evaluation: proposal_nums: 9: give a list",
         ),
         (
             ("--eval", "mAP", "--cfg-options", "data.test.type=CustomDataset"),

@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_onnxdet.core.cache import (
+    STORES,
     Entry,
     chosen,
-    entries,
     parse_age,
     parse_size,
+    read_store,
     take_out,
 )
+from pytest_onnxdet.core.downloads import note_download
 from pytest_onnxdet.core.locks import locked
 
 KEY = "0123456789abcdef" * 2
@@ -75,11 +77,20 @@ def test_what_goes(
         assert not out
 
 
-def test_entries_of_a_store(tmp_path: Path) -> None:
-    assert entries(tmp_path, "graphs") == []
-    graph = tmp_path / "graphs" / KEY
+def entries(cache: Path, store: str) -> list[Entry]:
+    return list(read_store(cache, store).entries)
+
+
+def graph_in(cache: Path) -> Path:
+    graph = cache / "graphs" / KEY
     graph.mkdir(parents=True)
     (graph / "model.onnx").write_bytes(b"x" * 100)
+    return graph
+
+
+def test_entries_of_a_store(tmp_path: Path) -> None:
+    assert entries(tmp_path, "graphs") == []
+    graph = graph_in(tmp_path)
     (graph / "artifact.json").write_bytes(b"x" * 11)
     os.utime(graph, (5, 5))
     (tmp_path / "graphs" / f"{KEY}.lock").write_text("")
@@ -88,15 +99,54 @@ def test_entries_of_a_store(tmp_path: Path) -> None:
     assert one.lock == tmp_path / "graphs" / f"{KEY}.lock"
     file = tmp_path / "checkpoints" / "net_c2398f9e.pth.part"
     file.parent.mkdir()
+    note_download(file)
     file.write_bytes(b"x")
     assert entries(tmp_path, "checkpoints")[0].lock == file.with_name("net_c2398f9e.pth.lock")
 
 
+def test_what_has_not_the_form_of_an_entry_is_none(tmp_path: Path) -> None:
+    graph_in(tmp_path)
+    mine = [
+        *("graphs/paper.png", f"graphs/{KEY}.png", f"graphs/{'a' * 32}/notes.txt"),
+        *(f"reference/{KEY}.npz", "reference/table.npz", "engines/net.engine"),
+        *("checkpoints/mine.pth", "checkpoints/net-c2398f9e.pth"),
+    ]
+    for name in mine:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    found = {name: read_store(tmp_path, name) for name in STORES}
+    assert [e.path.name for store in found.values() for e in store.entries] == [KEY]
+    assert sum(len(store.strange) for store in found.values()) == len(mine)
+
+
+def test_a_download_that_somebody_replaced_is_his(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoints" / "net.pth"
+    file.parent.mkdir()
+    file.write_bytes(b"fetched")
+    note_download(file)
+    assert [e.path for e in entries(tmp_path, "checkpoints")] == [file]
+    file.write_bytes(b"his own")
+    os.utime(file, (5, 5))
+    assert entries(tmp_path, "checkpoints") == []
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    elsewhere = graph_in(tmp_path / "elsewhere")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "graphs").symlink_to(elsewhere.parent)
+    engines = tmp_path / "cache" / "engines"
+    engines.mkdir()
+    (engines / KEY).symlink_to(elsewhere)
+    assert read_store(tmp_path / "cache", "graphs").strange == (tmp_path / "cache" / "graphs",)
+    found = read_store(tmp_path / "cache", "engines")
+    assert not found.entries and found.strange == (engines / KEY,)
+
+
 def test_what_another_process_uses_stays(tmp_path: Path) -> None:
-    graph = tmp_path / "graphs" / KEY
-    graph.mkdir(parents=True)
+    graph = graph_in(tmp_path)
     (one,) = entries(tmp_path, "graphs")
     with locked(one.lock):
         assert take_out([one]) == ([], [(one, "another process uses it")])
-    assert graph.exists()
-    assert take_out([one]) == ([one], []) and not graph.exists()
+    assert graph.exists() and one.lock.exists()
+    assert take_out([one]) == ([one], []) and not graph.exists() and not one.lock.exists()

@@ -106,7 +106,7 @@ def test_unwritable_cache_names_folder_and_remedy(tmp_path: Path) -> None:
         ArtifactStore(blocked / "cache")
 
 
-def orphan(root: Path, key: str, age: float, name: str = "x1y2") -> Path:
+def orphan(root: Path, key: str, age: float, name: str = "x1y2z3_4") -> Path:
     """What a killed build leaves: a folder beside its entry's place, last written so long ago."""
     folder = root / f"{key}.{name}"
     folder.mkdir(parents=True)
@@ -119,13 +119,15 @@ def orphan(root: Path, key: str, age: float, name: str = "x1y2") -> Path:
 def test_orphans_of_killed_builds_are_removed_at_start(tmp_path: Path) -> None:
     made = ArtifactStore(tmp_path).get({"model": "a"}, writes("graph"))
     os.utime(made.path.parent, (0, 0))
-    old = [orphan(tmp_path, made.key, ORPHANED + 60, f"n{i}") for i in range(10)]
-    young, other = orphan(tmp_path, made.key, ORPHANED - 60), tmp_path / "notes.old"
-    other.write_text("mine")
-    os.utime(other, (0, 0))
+    old = [orphan(tmp_path, made.key, ORPHANED + 60, f"n_{i:06}") for i in range(10)]
+    young = orphan(tmp_path, made.key, ORPHANED - 60)
+    mine = [tmp_path / "notes.old", tmp_path / f"{made.key}.png", tmp_path / f"{made.key}.tar.gz"]
+    for other in mine:
+        other.write_text("mine")
+        os.utime(other, (0, 0))
     store = ArtifactStore(tmp_path)
     assert not any(path.exists() for path in old)
-    assert young.exists() and other.exists()
+    assert young.exists() and all(other.exists() for other in mine)
     assert store.get({"model": "a"}, refuses).path.read_text() == "graph"
 
 

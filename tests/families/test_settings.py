@@ -113,6 +113,28 @@ def test_a_cut_is_a_whole_number(model: str, key: str) -> None:
             lower(changed(model, **{key: value}))
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("cornernet", "corner_topk", 10**6),
+        ("cornernet", "corner_topk", 0),
+        ("cornernet", "corner_topk", 2.5),
+        ("cornernet", "local_maximum_kernel", 2),
+        ("cornernet", "local_maximum_kernel", 0),
+        ("point_rend", "rcnn.subdivision_num_points", 0),
+        ("point_rend", "rcnn.subdivision_steps", -1),
+        ("point_rend", "rcnn.scale_factor", 0),
+    ],
+)
+def test_a_count_that_does_not_trace_is_refused_by_its_path(
+    model: str, key: str, value: float, lowering: str
+) -> None:
+    detector = changed(model, **{key.replace(".", "__"): value})
+    with pytest.raises(UnsupportedPart, match=f"^model.test_cfg.{key} is {value}.*: give a"):
+        lower(detector, lowering)
+
+
 def test_more_than_detr_has_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedPart, match=r"test_cfg\.max_per_img is 5000 and the head has"):
         lower(changed("detr", max_per_img=5000))

@@ -1,0 +1,112 @@
+"""What a command may write over: never what it reads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.commands.common import CommandError, writable
+
+if TYPE_CHECKING:
+    from pytest_onnxdet.data.datasets import Dataset
+
+#: What mmdet puts behind ``jsonfile_prefix``.
+_RESULTS = (".bbox.json", ".proposal.json", ".segm.json")
+#: Where format_results writes, if nothing else is said.
+PREFIX = "results"
+
+
+def require_apart(option: str, target: Path, inputs: Iterable[tuple[str, str | Path]]) -> None:
+    """Refuses a file to be written that is one of those that are read, by whatever name or link.
+
+    Args:
+        option: of the command, for the message.
+        target: the file.
+        inputs: what each is, and its path; what does not exist does not count.
+
+    Raises:
+        CommandError: the message names both.
+    """
+    if not target.exists():
+        return
+    for what, place in inputs:
+        try:
+            same = os.path.samefile(target, place)
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise CommandError(
+                f"{option}: {target} is {what}, and would be written over: choose another name"
+            )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """What can be refused of ``onnxdet test``'s arguments before anything is loaded."""
+    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
+        raise CommandError(
+            "nothing to do: ask for at least one of --out, --eval, --format-only, --show, "
+            "--show-dir"
+        )
+    if args.eval and args.format_only:
+        raise CommandError("--eval and --format-only exclude each other: give one of them")
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise CommandError(f"--out: {args.out}: the file's name must end in .pkl or .pickle")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise CommandError(f"--batch-size: {args.batch_size}: give 1 or more")
+    if not Path(args.model).is_file():
+        raise CommandError(f"MODEL: {args.model}: no such file: make it with `onnxdet export`")
+
+
+def check_targets(
+    args: argparse.Namespace, config: Path, test: Mapping[str, Any], data: Dataset
+) -> None:
+    """Refuses what ``onnxdet test`` was asked to write, where that is read or cannot be written.
+
+    Args:
+        args: the command's.
+        config: the config's file.
+        test: its ``data.test``.
+        data: what that opens.
+
+    Raises:
+        CommandError: the message names the option and the file.
+    """
+    inputs = list(_inputs(args, config, test, data))
+    if args.out:
+        require_apart("--out", Path(args.out), inputs)
+    options = args.eval_options or {}
+    prefix = options.get("jsonfile_prefix", PREFIX if args.format_only else None)
+    if prefix is None or not (args.eval or args.format_only):
+        return
+    name = "--eval-options jsonfile_prefix"
+    if not isinstance(prefix, str) or not prefix:
+        raise CommandError(f"{name}: {prefix!r}: give a path without its ending")
+    if "://" in prefix:
+        raise CommandError(f"{name}: {prefix} is an address: give a path of this machine")
+    folder = next(p for p in (Path(prefix).parent, *Path(prefix).parent.parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CommandError(f"{name}: {folder} cannot be written to: choose another place")
+    for ending in _RESULTS:
+        target = Path(prefix + ending)
+        require_apart(name, target, inputs)
+        if target.parent.is_dir():
+            writable(target, name)
+
+
+def _inputs(
+    args: argparse.Namespace, config: Path, test: Mapping[str, Any], data: Dataset
+) -> Iterator[tuple[str, str | Path]]:
+    """What is read, and where it lies."""
+    yield "the config", config
+    yield "the model", args.model
+    yield "the annotation file", data.spec.annotations
+    root = test.get("data_root") or ""
+    if isinstance(test.get("proposal_file"), str):
+        yield "data.test.proposal_file", Path(root, test["proposal_file"])
+    if isinstance(test.get("classes"), str):
+        yield "data.test.classes", test["classes"]
+    for index in range(len(data)):
+        yield "an image of the data set", data.path(index)

@@ -1,0 +1,52 @@
+"""What to do about test data that mmdet does not open."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_onnxdet.models.unbuildable import unwrapped
+
+_MAX = 200  # letters of a file's name or of what was raised
+
+
+def why_unopened(test: Mapping[str, Any], error: BaseException) -> str:
+    """What building a data set raised, quoted, and the remedy that fits.
+
+    Args:
+        test: the config's ``data.test``.
+        error: what was raised. mmcv puts each class's name before what a class inside it raised.
+    """
+    names, inner = unwrapped(error)
+    raw = inner.args[0] if isinstance(inner, KeyError) and inner.args else inner
+    said = f"{type(inner).__name__}: {' '.join(str(raw).split())[:_MAX]}".removesuffix(": ")
+    frames = traceback.extract_tb(inner.__traceback__)
+    if isinstance(inner, AssertionError) and frames:
+        line = " ".join((frames[-1].line or "").split())
+        said += f" ({Path(frames[-1].filename).name}: {line})"
+    step = names[1] if len(names) > 1 else None
+    place = f"{str(test.get('ann_file'))[:_MAX]}: the test data cannot be opened ({said})"
+    return f"{place}: {_remedy(test, inner, str(raw), step)}"
+
+
+def _remedy(test: Mapping[str, Any], error: BaseException, said: str, step: str | None) -> str:
+    kind = test.get("type")
+    if "is not in the dataset registry" in said:
+        return "correct data.test.type, or name the module that has it in custom_imports"
+    if step is not None or "is not in the pipeline registry" in said:
+        return f"correct data.test.pipeline{f', its {step}' if step else ''}"
+    if isinstance(error, ImportError) or "is not installed" in said:
+        return f"install what {kind} needs"
+    if isinstance(error, TypeError) and "argument" in said:
+        return f"correct data.test: {kind} takes other keys"
+    file = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or (
+        isinstance(error, OSError)
+        and str(test.get("ann_file")) in str(file)  # e.g. too long a name
+    ):
+        return (
+            "set data.test.ann_file and data.test.img_prefix in the config, or with --cfg-options"
+        )
+    return f"correct data.test: its type, {kind}, does not take what its other keys say"
