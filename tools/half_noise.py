@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import copy
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from pytest_onnxdet.data.batches import Batches
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
-from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.models.build import load_config
 from pytest_onnxdet.models.mini import mini_specs
-from pytest_onnxdet.models.spec import HALF
+from pytest_onnxdet.models.spec import HALF, ModelSpec
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.run.detectors import make_detector
-from pytest_onnxdet.verify.match import match
+from pytest_onnxdet.verify.bias import differences
 
 
 def rounded(value: Any) -> Any:
@@ -63,30 +63,28 @@ def in_half(detector: nn.Module) -> Iterator[nn.Module]:
             handle.remove()
 
 
-def differences(ours: Detections, theirs: Detections) -> dict[str, np.ndarray[Any, Any]]:
-    """Signed differences of the pairs: ``box`` (M, 4) px, ``score`` (M,), ``mask`` (M,) means."""
-    pairs = match(ours, theirs, HALF)
-    first, second = (np.array([p[k] for p in pairs], dtype=int) for k in (0, 1))
-    keep = (ours.scores[first] >= HALF.min_score) | (theirs.scores[second] >= HALF.min_score)
-    first, second = first[keep], second[keep]
-    gaps: dict[str, np.ndarray[Any, Any]] = {
-        "box": theirs.boxes[second].astype(np.float64) - ours.boxes[first],
-        "score": theirs.scores[second].astype(np.float64) - ours.scores[first],
-    }
-    if ours.mask_probs is not None and theirs.mask_probs is not None:
-        gap = theirs.mask_probs[second].astype(np.float64) - ours.mask_probs[first]
-        gaps["mask"] = gap.reshape(len(gap), -1)
-    return gaps
-
-
-def _same(dataset: Any) -> Any:
-    return dataset
+def row(spec: ModelSpec, images: int) -> list[str]:
+    """A mini's cells, of so many images."""
+    dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
+    detector = make_detector(spec, Path(), None, lambda: dataset, builtin_families())
+    gaps: dict[str, list[Any]] = {"box": [], "score": [], "mask": []}
+    total = 0
+    with in_half(detector) as half:
+        for batch in Batches(dataset, 1, limit=images):
+            (ours,), (theirs,) = (Reference(one).run(batch) for one in (detector, half))
+            theirs = replace(theirs, boxes=theirs.boxes.astype(np.float16).astype(np.float32))
+            total += int((ours.scores >= HALF.min_score).sum())
+            for name, gap in differences(ours, theirs, HALF).items():
+                gaps[name].append(gap)
+    every = {name: np.concatenate(those) for name, those in gaps.items() if those}
+    worst = [f"{np.abs(every[name]).max():.2g}" if name in every else "" for name in gaps]
+    means = [f"{np.abs(every['box'].mean(axis=0)).max():.2g}"]
+    means += [f"{every[name].mean():+.2g}" if name in every else "" for name in ("score", "mask")]
+    return [spec.name, str(total), str(len(every["box"])), *worst, *means]
 
 
 def main() -> None:
     """Prints the table."""
-    from pytest_onnxdet.families.registry import builtin_families
-
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--models", default="", help="names, separated by commas; default: all")
     arguments.add_argument("--images", type=int, default=16, help="of the drawn ones; default 16")
@@ -95,32 +93,8 @@ def main() -> None:
     print("| model | detections | in both | box | score | mask | mean box | score | mask |")
     print("|---|" + "--:|" * 8)
     for spec in mini_specs():
-        if wanted and spec.name not in wanted:
-            continue
-        dataset = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec))
-        detector = make_detector(spec, Path(), None, partial(_same, dataset), builtin_families())
-        found: dict[str, list[Any]] = {"box": [], "score": [], "mask": []}
-        total = 0
-        with in_half(detector) as half:
-            for batch in Batches(dataset, 1, limit=options.images):
-                (ours,), (theirs,) = (Reference(one).run(batch) for one in (detector, half))
-                theirs = Detections(
-                    theirs.boxes.astype(np.float16).astype(np.float32), theirs.scores,
-                    theirs.labels, theirs.masks, theirs.mask_probs,
-                )  # fmt: skip
-                total += int((ours.scores >= HALF.min_score).sum())
-                for name, gap in differences(ours, theirs).items():
-                    found[name].append(gap)
-        cells = [spec.name, str(total)]
-        worst, means, count = [], [], 0
-        for name, gaps in found.items():
-            every = np.concatenate(gaps) if gaps else np.zeros((0, 1))
-            if name == "box":
-                count = len(every)
-            worst.append(f"{np.abs(every).max():.2g}" if every.size else "")
-            means.append(f"{np.abs(every.mean(axis=0)).max():.2g}" if every.size and name == "box"
-                         else f"{every.mean():+.2g}" if every.size else "")  # fmt: skip
-        print("| " + " | ".join([*cells, str(count), *worst, *means]) + " |", flush=True)
+        if not wanted or spec.name in wanted:
+            print(f"| {' | '.join(row(spec, options.images))} |", flush=True)
 
 
 if __name__ == "__main__":

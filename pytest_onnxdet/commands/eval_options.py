@@ -121,6 +121,8 @@ def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool
     Raises:
         CommandError: it takes no such argument, or there is no such metric item.
     """
+    from mmdet.datasets import VOCDataset
+
     dataset = data.coco
     if formatting:
         if metrics_of(data) != COCO:
@@ -135,8 +137,8 @@ def check_options(data: Dataset, options: Mapping[str, Any], *, formatting: bool
         _refuse("--eval-options", options, names)
         _refuse("the config's evaluation", config, names)
     merged = config | dict(options)
-    own = type(dataset).evaluate.__qualname__.partition(".")[0]
-    if merged.get("scale_ranges") is not None and own == "VOCDataset":
+    of_voc = type(dataset).evaluate is VOCDataset.evaluate
+    if merged.get("scale_ranges") is not None and of_voc:
         raise CommandError("--eval-options scale_ranges: VOCDataset in mmdet does not use them")
     for name, (fits, form) in (_COCO_FORMS if metrics_of(data) == COCO else _VOC_FORMS).items():
         value = merged.get(name)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import json
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,9 @@ from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
 from pytest_onnxdet.data.pickled import require_data_only
-from pytest_onnxdet.data.places import is_file, require_local
+from pytest_onnxdet.data.places import file_of, is_file, require_local
 from pytest_onnxdet.data.truth import check_truth
+from pytest_onnxdet.reference.ties.replace import replaced
 
 
 def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
@@ -50,10 +50,8 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     test["test_mode"] = True
     require_local(test, str(model.path))
     for key in ("ann_file", "proposal_file"):
-        if isinstance(file := test.get(key), str):
-            place = Path(test.get("data_root") or "", file)
-            if is_file(place):
-                require_data_only(place)
+        if (place := file_of(test, key)) and is_file(place):
+            require_data_only(place)
     masks = "segm" in metrics
     annotations = _annotations(test, masks, objects=bool(metrics))
     with contextlib.ExitStack() as stack:
@@ -121,14 +119,13 @@ def _annotations(test: Mapping[str, Any], masks: bool, objects: bool) -> Annotat
     """
     from mmdet.datasets import DATASETS, CocoDataset
 
-    kind, file = DATASETS.get(str(test.get("type"))), test.get("ann_file")
+    kind, file = DATASETS.get(str(test.get("type"))), file_of(test, "ann_file")
     own = getattr(kind, "load_annotations", None) is CocoDataset.load_annotations
-    root = test.get("data_root") or ""
-    if not own or not isinstance(file, str) or not is_file(Path(root, file)):
+    if not own or file is None or not is_file(file):
         return None
-    folder = Path(root, test.get("img_prefix") or "")
+    folder = Path(test.get("data_root") or "", test.get("img_prefix") or "")
     measure = measure_by(test["pipeline"], folder)
-    return read_annotations(Path(root, file), masks=masks, objects=objects, measure=measure)
+    return read_annotations(file, masks=masks, objects=objects, measure=measure)
 
 
 def _samples(data: Any, own: Any) -> int:
@@ -205,22 +202,18 @@ def _mean_ap(dataset: Any, results: list[Any], arguments: dict[str, Any]) -> dic
     ranges = arguments.pop("scale_ranges", None)
     if ranges is None:
         return dict(dataset.evaluate(results, metric="mAP", **arguments))
-    place = sys.modules[type(dataset).evaluate.__module__]
-    own = place.eval_map
+    from mmdet.core import eval_map
 
     def of_one(*words: Any, **more: Any) -> tuple[float, Any]:
-        (mean,), rest = own(*words, **more)
+        (mean,), rest = eval_map(*words, **more)
         return float(mean), rest
 
     figures: dict[str, Any] = {}
-    place.eval_map = of_one  # type: ignore[attr-defined]
-    try:
+    with replaced(eval_map, of_one):
         for one in ranges:
             more = arguments | {"scale_ranges": [tuple(one)]}
             for name, value in dataset.evaluate(results, metric="mAP", **more).items():
                 figures.setdefault(name, []).append(value)
-    finally:
-        place.eval_map = own  # type: ignore[attr-defined]
     return figures
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import CommandError, writable
+from pytest_onnxdet.data.places import file_of
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.datasets import Dataset
@@ -103,9 +104,8 @@ def _inputs(
     yield "the config", config
     yield "the model", args.model
     yield "the annotation file", data.spec.annotations
-    root = test.get("data_root") or ""
-    if isinstance(test.get("proposal_file"), str):
-        yield "data.test.proposal_file", Path(root, test["proposal_file"])
+    if proposals := file_of(test, "proposal_file"):
+        yield "data.test.proposal_file", proposals
     if isinstance(test.get("classes"), str):
         yield "data.test.classes", test["classes"]
     for index in range(len(data)):

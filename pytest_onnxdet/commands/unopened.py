@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.models.unbuildable import unwrapped
+from pytest_onnxdet.models.unbuildable import quoted, unwrapped
 
 _MAX = 200  # letters of a file's name or of what was raised
 
@@ -20,19 +18,14 @@ def why_unopened(test: Mapping[str, Any], error: BaseException) -> str:
         error: what was raised. mmcv puts each class's name before what a class inside it raised.
     """
     names, inner = unwrapped(error)
-    raw = inner.args[0] if isinstance(inner, KeyError) and inner.args else inner
-    said = f"{type(inner).__name__}: {' '.join(str(raw).split())[:_MAX]}".removesuffix(": ")
-    frames = traceback.extract_tb(inner.__traceback__)
-    if isinstance(inner, AssertionError) and frames:
-        line = " ".join((frames[-1].line or "").split())
-        said += f" ({Path(frames[-1].filename).name}: {line})"
+    said = quoted(inner, _MAX)
     step = names[1] if len(names) > 1 else None
     place = f"{str(test.get('ann_file'))[:_MAX]}: the test data cannot be opened ({said})"
-    return f"{place}: {_remedy(test, inner, str(raw), step)}"
+    return f"{place}: {_remedy(test, inner, step)}"
 
 
-def _remedy(test: Mapping[str, Any], error: BaseException, said: str, step: str | None) -> str:
-    kind = test.get("type")
+def _remedy(test: Mapping[str, Any], error: BaseException, step: str | None) -> str:
+    kind, said = test.get("type"), str(error)
     if "is not in the dataset registry" in said:
         return "correct data.test.type, or name the module that has it in custom_imports"
     if step is not None or "is not in the pipeline registry" in said:

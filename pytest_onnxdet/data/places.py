@@ -53,12 +53,11 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
                 "give that folder"
             )
     for key, what in _FILES.items():
-        if isinstance(file := test.get(key), str):
-            path = Path(test.get("data_root") or "", file)
-            if kind := no_file(path):
-                raise DataError(f"{path}: is {kind}, not {what}: set data.test.{key}")
-            if key == "proposal_file" and not path.is_file():
-                raise DataError(f"{path}: no such file of proposals: set data.test.{key}")
+        path = file_of(test, key)
+        if path is not None and (kind := no_file(path)):
+            raise DataError(f"{path}: is {kind}, not {what}: set data.test.{key}")
+        if path is not None and key == "proposal_file" and not path.is_file():
+            raise DataError(f"{path}: no such file of proposals: set data.test.{key}")
     _check_classes(test.get("classes"), where)
 
 
@@ -77,6 +76,12 @@ def _check_classes(classes: Any, where: str) -> None:
         not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes)
     ):
         raise DataError(f"{key} {str(classes)[:60]}: give a list of names")
+
+
+def file_of(test: Mapping[str, Any], key: str) -> Path | None:
+    """The file that a key of ``data.test`` names, as mmdet finds it; None where it names none."""
+    file = test.get(key)
+    return Path(test.get("data_root") or "", file) if isinstance(file, str) else None
 
 
 def is_file(path: Path) -> bool:

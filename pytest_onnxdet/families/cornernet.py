@@ -23,6 +23,7 @@ from pytest_onnxdet.families.ops.corners import soft_nms
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
 from pytest_onnxdet.families.settings import TEST_CFG, require_count, require_cut, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target
+from pytest_onnxdet.models.pipeline import settings_of_steps
 
 NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
 MAX_CORNERS = 4096  # of one kind, whose pairs take 64 MiB a map
@@ -118,10 +119,9 @@ class CornerDetector(DeployModel):
         """Left and top border of each image on its canvas, float32 (N, 2)."""
         step = next(
             (
-                transform
-                for outer in self.detector.cfg.data.test.pipeline
-                for transform in outer.get("transforms", [outer])
-                if transform["type"] == "RandomCenterCropPad"
+                step
+                for step in settings_of_steps(self.detector.cfg.data.test.pipeline)
+                if step["type"] == "RandomCenterCropPad"
             ),
             None,
         )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_onnxdet.core.vocabulary import STRUCTURE
+from pytest_onnxdet.models.pipeline import settings_of_steps
 from pytest_onnxdet.models.spec import ModelSpec
 
 #: The drawn scenes enlarged would be even areas, where suppression decides between equal boxes.
@@ -59,7 +60,7 @@ def _keeps_size(spec: ModelSpec) -> bool:
 
 def keeps_size(pipeline: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a test pipeline leaves images at their size: no step names one, or a scale."""
-    steps = [step for outer in pipeline for step in (outer, *outer.get("transforms", ()))]
+    steps = list(settings_of_steps(pipeline))
     named = any(step.get("img_scale") is not None for step in steps)
     scales = [step["scale_factor"] for step in steps if step.get("scale_factor") is not None]
     return not named and all(scale in (1, [1], (1,)) for scale in scales)

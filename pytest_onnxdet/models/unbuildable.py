@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.models.checkpoint import one_line
-
 _UNKNOWN = re.compile(r"^'?(\S+) is not in the .* registry")
 
 
@@ -31,16 +29,21 @@ def why_unbuildable(model: Mapping[str, Any], error: BaseException) -> str:
         if inner_part is None:
             break
         path, part = inner_part
-    said = one_line(inner)
-    if isinstance(inner, KeyError) and inner.args:  # whose text is in quotes
-        said = f"KeyError: {' '.join(str(inner.args[0]).split())[:300]}"
+    if isinstance(inner, KeyError) and inner.args:
         unknown = _UNKNOWN.match(str(inner.args[0]))
         for place, settings in _inside(part, path):
             if unknown and _type(settings) == unknown[1]:
                 path, part = place, settings
-    if isinstance(inner, AssertionError) and (frames := traceback.extract_tb(inner.__traceback__)):
+    return f"{path} ({_type(part)}): {quoted(inner)}: change that part of the config"
+
+
+def quoted(error: BaseException, letters: int = 300) -> str:
+    """What was raised, on one line, cut at so many letters; of an assertion its code, too."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # not in quotes
+    said = f"{type(error).__name__}: {' '.join(str(text).split())[:letters]}".removesuffix(": ")
+    if isinstance(error, AssertionError) and (frames := traceback.extract_tb(error.__traceback__)):
         said += f" ({Path(frames[-1].filename).name}: {' '.join((frames[-1].line or '').split())})"
-    return f"{path} ({_type(part)}): {said}: change that part of the config"
+    return said
 
 
 def unwrapped(error: BaseException) -> tuple[list[str], BaseException]:

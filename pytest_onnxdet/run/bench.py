@@ -270,11 +270,11 @@ class Workbench:
         detector, batches = self.detector(case.spec), self.batches(case)
         return packed(read_alone(single, self.session(single), detector, batches, ran))
 
-    def _run(self, case: Case, session: Session) -> list[Detections]:
+    def _run(self, case: Case, session: Session, first: int | None = None) -> list[Detections]:
         detector = self.detector(case.spec)
         return packed(
             image
-            for batch in self.batches(case)
+            for batch in islice(self.batches(case), first)
             for image in read_outputs(case, session, detector, batch)
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,12 +18,10 @@ from pytest_onnxdet.backends.base import BackendError
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batches, CachedBatches
 from pytest_onnxdet.models.structure import is_structure
-from pytest_onnxdet.reference.recording import packed
 from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.cases import SELFTEST_IMAGES
 from pytest_onnxdet.run.memo import Memo
 from pytest_onnxdet.run.parity import noise_of, sides, tie_proofs
-from pytest_onnxdet.run.reading import read_outputs
 from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
 from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export
 from pytest_onnxdet.verify.judge import judge
@@ -324,11 +321,7 @@ class MutantBench(Workbench):
 
     def first(self, case: Case, images: int) -> list[Detections]:
         """What the mutant detects in the first batches, which hold so many images or more."""
-        session, detector = self.session(case), self.detector(case.spec)
-        batches = islice(self.batches(case), -(-images // case.batch))
-        return packed(
-            one for batch in batches for one in read_outputs(case, session, detector, batch)
-        )
+        return self._run(case, self.session(case), -(-images // case.batch))
 
     def raw(self, case: Case) -> list[dict[str, Any]]:
         """The mutant's raw outputs; without the fault in them those of the good graph."""

@@ -8,7 +8,7 @@ half a pixel, so there the mean is held to less than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from pytest_onnxdet.verify.match import match
 
 #: Standard errors by which chance alone may move a mean: in one of 16,000 comparisons.
 ERRORS = 4.0
-_CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def systematic(
@@ -33,40 +32,51 @@ def systematic(
         tolerance: its ``box_bias_px``, ``score_bias`` and ``mask_bias`` are the allowances.
     """
     limits = (tolerance.box_bias_px, tolerance.score_bias, tolerance.mask_bias)
-    if all(map(math.isinf, limits)):
+    if not reference or all(map(math.isinf, limits)):
         return []
-    gaps: dict[str, list[float]] = {}
+    gaps: dict[str, list[NDArray[np.float64]]] = {}
     for ours, theirs in zip(reference, candidate, strict=True):
-        for i, j in match(ours, theirs, tolerance):
-            if max(ours.scores[i], theirs.scores[j]) >= tolerance.min_score:
-                for name, gap in _signed(ours, theirs, i, j):
-                    gaps.setdefault(name, []).append(gap)
-    units = dict.fromkeys(_CORNERS, (limits[0], " px"))
-    units |= {"score": (limits[1], ""), "mask": (limits[2], "")}
-    return [
-        line
-        for name, values in gaps.items()
-        if (line := _beyond(name, np.array(values), *units[name]))
+        for name, of_image in differences(ours, theirs, tolerance).items():
+            gaps.setdefault(name, []).append(of_image)
+    every = {name: np.concatenate(of_all) for name, of_all in gaps.items()}
+    lines = [
+        _beyond(f"{corner} of boxes", every["box"][:, at], limits[0], " px")
+        for at, corner in enumerate(("x1", "y1", "x2", "y2"))
     ]
+    lines.append(_beyond("scores", every["score"], limits[1]))
+    if "mask" in every:
+        lines.append(_beyond("mask probabilities", every["mask"].mean(axis=1), limits[2]))
+    return [line for line in lines if line]
 
 
-def _signed(ours: Detections, theirs: Detections, i: int, j: int) -> Iterator[tuple[str, float]]:
-    """The signed differences of a pair; of masks the mean over the probabilities."""
-    moved = theirs.boxes[j].astype(np.float64) - ours.boxes[i]
-    yield from zip(_CORNERS, moved.tolist(), strict=True)
-    yield "score", float(theirs.scores[j]) - float(ours.scores[i])
-    if ours.mask_probs is not None and theirs.mask_probs is not None:
+def differences(
+    ours: Detections, theirs: Detections, tolerance: Tolerance
+) -> dict[str, NDArray[np.float64]]:
+    """The signed differences, theirs less ours, of an image's M matched detections that count.
+
+    Returns:
+        ``box`` (M, 4) in pixels, ``score`` (M,), and where both have masks ``mask`` (M, h * w).
+    """
+    pairs = match(ours, theirs, tolerance)
+    i, j = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
+    counts = np.maximum(ours.scores[i], theirs.scores[j]) >= tolerance.min_score
+    i, j = i[counts], j[counts]
+    gaps = {
+        "box": theirs.boxes[j].astype(np.float64) - ours.boxes[i],
+        "score": theirs.scores[j].astype(np.float64) - ours.scores[i],
+    }
+    if ours.mask_probs is not None and theirs.mask_probs is not None and len(i):
         change = theirs.mask_probs[j].astype(np.float64) - ours.mask_probs[i]
-        yield "mask", float(change.mean())
+        gaps["mask"] = change.reshape(len(i), -1)
+    return gaps
 
 
-def _beyond(name: str, gaps: NDArray[np.float64], limit: float, unit: str) -> str:
+def _beyond(what: str, gaps: NDArray[np.float64], limit: float, unit: str = "") -> str:
     if len(gaps) < 2 or not np.isfinite(gaps).all():  # of one, and of NaN, the judge says all
         return ""
     mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     if abs(mean) <= limit + ERRORS * error:
         return ""
-    what = {"score": "scores", "mask": "mask probabilities"}.get(name, f"{name} of boxes")
     return (
         f"{what} are {mean:+.3g}{unit} off in the mean of {len(gaps)} detections (up to "
         f"{limit:g}{unit} allowed, and {ERRORS:g} standard errors of {error:.2g}): roundings "

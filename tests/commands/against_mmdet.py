@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 from cli_models import Ran
 
 from pytest_onnxdet.cli import main
-from pytest_onnxdet.data.datasets import SHAPES
 
 Run = Callable[..., Ran]
 Document = dict[str, Any]
@@ -43,24 +41,6 @@ def exported(name: str, folder: Path) -> Mini:
     words = ["export", f"mini:{name}", "--output-file", str(graph), "--shape", "128", "160"]
     assert main([*words, "--dynamic-export", "--opset-version", "17"]) == 0
     return Mini(build(model, None), config, graph)
-
-
-def first_images(folder: Path) -> Path:
-    """A folder with copies of the first drawn scenes."""
-    images = folder / "images"
-    images.mkdir()
-    for number in range(IMAGES):
-        shutil.copy(SHAPES / "val" / f"{number:03d}.png", images)
-    return images
-
-
-def first_annotations() -> Document:
-    """Those of `first_images`."""
-    whole = json.loads((SHAPES / "annotations.json").read_text())
-    whole["images"] = whole["images"][:IMAGES]
-    ids = {image["id"] for image in whole["images"]}
-    whole["annotations"] = [a for a in whole["annotations"] if a["image_id"] in ids]
-    return dict(whole)
 
 
 def theirs(mini: Mini, data: dict[str, Any], metrics: Any, **how: Any) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the tests of the commands are about: two small detectors and what a command gave."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
+
+from pytest_onnxdet.data.datasets import SHAPES
 
 CLASSES = ("circle", "square", "triangle")
 SIZE = ("96", "128")
@@ -131,3 +134,12 @@ def outputs(path: Path, size: tuple[int, int] = (96, 128), batch: int = 1) -> di
     artifact = describe(path, "onnxruntime")
     with builtin_backends()["onnxruntime"].prepare(artifact, threads=1) as session:
         return session.run_arrays(feeds)
+
+
+def first_annotations(count: int) -> dict[str, Any]:
+    """The annotations of the first drawn scenes only."""
+    document = json.loads((SHAPES / "annotations.json").read_text())
+    document["images"] = document["images"][:count]
+    ids = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in ids]
+    return dict(document)

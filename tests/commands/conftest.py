@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Screen, Tiny, calibrated, data_of
+from against_mmdet import Mini, exported
+from cli_models import (
+    CLASSES,
+    PIPELINE,
+    SIZE,
+    TINY,
+    Ran,
+    Screen,
+    Tiny,
+    calibrated,
+    data_of,
+    first_annotations,
+)
 
 from pytest_onnxdet.cli import main
 from pytest_onnxdet.data.datasets import SHAPES
@@ -101,12 +113,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Annotations of the first drawn scenes only."""
-    document = json.loads((SHAPES / "annotations.json").read_text())
-    document["images"] = document["images"][:IMAGES]
-    chosen = {image["id"] for image in document["images"]}
-    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in chosen]
     path = tmp_path_factory.mktemp("few") / "few.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(first_annotations(IMAGES)))
     return path
 
 
@@ -155,6 +163,12 @@ def stock_masks(masked: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--single-input", "--mask-output", "image", "--opset-version", "16", "--verify"]
     assert main([*words, "--shape", *SIZE, "--show"]) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    """A trained detector of boxes and masks, for figures that are held to mmdet's."""
+    return exported("mask_rcnn", tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture

@@ -21,30 +21,17 @@ from against_mmdet import (
     Mini,
     Run,
     compare,
-    exported,
-    first_annotations,
-    first_images,
     theirs,
     written,
 )
-from cli_models import Ran
+from cli_models import Ran, first_annotations
 
 NAMES = ("not and or", "<b>&amp;</b>", "Größe 🙂")
 
 
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
-    return exported("mask_rcnn", tmp_path_factory.mktemp("mini"))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return first_images(tmp_path)
-
-
 @pytest.fixture
 def document() -> Document:
-    return first_annotations()
+    return first_annotations(IMAGES)
 
 
 def change_nothing(document: Document) -> None:

@@ -8,31 +8,20 @@ import cv2
 import numpy as np
 import pytest
 from against_mmdet import (
+    IMAGES,
     ORT,
     Document,
     Mini,
     Run,
     compare,
-    exported,
-    first_annotations,
-    first_images,
     written,
 )
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
-    return exported("mask_rcnn", tmp_path_factory.mktemp("mini"))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return first_images(tmp_path)
+from cli_models import first_annotations
 
 
 @pytest.fixture
 def document() -> Document:
-    return first_annotations()
+    return first_annotations(IMAGES)
 
 
 def rewritten(images: Path, document: Document, suffix: str, write: Callable[..., Any]) -> None:
