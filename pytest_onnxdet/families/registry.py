@@ -21,6 +21,7 @@ BUILTIN = {
     "dense": ("dense", "DENSE"),
     "yolo": ("yolo", "YOLO"),
     "detr": ("detr", "DETR"),
+    "deformable_detr": ("deformable_detr", "DEFORMABLE_DETR"),
     "cornernet": ("cornernet", "CORNERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
     "point_rend": ("point_rend", "POINT_REND"),
