@@ -269,14 +269,17 @@ class DeformableDetrFamily(DetrFamily):
         scores = list(dict.fromkeys(head.cls_branches))
         passes = [looks]
         if head.as_two_stage:
-            passes.append([Target(scores.pop(), 2.0), Target(regressions.pop(), 0.5)])
+            # Of the first class alone; tokens that may be no proposals are blank, and all alike.
+            first = Target(scores.pop(), 2.0, period=head.cls_out_channels, rising=True)
+            passes.append([first, Target(regressions.pop(), 0.5)])
         passes.append(
             [
                 *(Target(layer, 1.5, 0.02, -1.0) for layer in scores),
                 *(Target(layer, 1.0) for layer in regressions),
             ]
         )
-        return Calibration(passes)
+        blank = [head.transformer.enc_output] if head.as_two_stage else []
+        return Calibration(passes, unbiased=blank)
 
 
 DEFORMABLE_DETR = DeformableDetrFamily(

@@ -39,6 +39,7 @@ class Target:
         period: outputs are interleaved with this period (YOLO's attributes); 1: not.
         phase: which of the period, or from it on where ``rest`` is set.
         rest: whether ``phase`` and all later ones are meant.
+        rising: whether what is blank, an input of zeros, is to get less than the mean.
     """
 
     layer: nn.Module
@@ -48,6 +49,7 @@ class Target:
     period: int = 1
     phase: int = 0
     rest: bool = False
+    rising: bool = False
 
     def channels(self, count: int) -> Tensor:
         """Which output channels of ``count`` are meant, bool (count,)."""
@@ -65,10 +67,12 @@ class Calibration:
         damped: the last normalisation layers of residual branches that are made small beside what
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
+        unbiased: layers that give nothing where they see nothing: their bias is set to 0.
     """
 
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
+    unbiased: Sequence[nn.Module] = ()
 
 
 def calibrate(
@@ -95,6 +99,9 @@ def calibrate(
         for norm in (*calibration.damped, *silent):
             weight: Any = norm.weight
             weight.fill_(BRANCH)
+        for layer in calibration.unbiased:
+            bias: Any = layer.bias
+            bias.zero_()
         _set_batch_norm(detector, images)
         for targets in calibration.passes:
             for layer in (target.layer for target in targets):
@@ -161,6 +168,12 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
     values = torch.cat(list(seen), dim=1)
     chosen = target.channels(len(values))
     values = values[chosen]
+    layer: Any = target.layer
+    if target.rising:
+        blank = 0.0 if layer.bias is None else layer.bias[chosen].mean()
+        if values.mean() < blank:
+            values = 2 * blank - values
+            layer.weight[chosen] *= -1
     mean, std = values.mean(), values.std().clamp(min=1e-6)
     factor = target.std / std
     shift = torch.zeros(())
@@ -170,7 +183,6 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
         threshold = flat.kthvalue(len(flat) - rank + 1).values
         closer = (REACH / (flat.max() - threshold).clamp(min=1e-6)).clamp(max=1.0)
         factor, shift = factor * closer, target.level - threshold * closer
-    layer: Any = target.layer
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(len(chosen)))
     layer.weight[chosen] *= factor
