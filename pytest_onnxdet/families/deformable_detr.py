@@ -251,10 +251,7 @@ class DeformableDetrFamily(DetrFamily):
         return Need(GRID_SAMPLE_OPSET, "GridSample exists only from opset 16 on")
 
     def calibration(self, detector: nn.Module) -> Calibration:
-        """Attention first, which starts the same for every query; then the encoder's, the decoder's.
-
-        The share of scores above one half is such that about as many as are kept are.
-        """
+        """Attention first, which starts the same for every query; then branches, in their order."""
         head = self.head(detector)
         attentions = [m for m in head.modules() if is_deformable(m)]
         looks = [

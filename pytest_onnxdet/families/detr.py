@@ -113,7 +113,7 @@ class DetrFamily(Family):
         return int(head.num_query)
 
     def candidates(self, head: Any) -> int:
-        """How many detections an image may have: queries, or pairs of query and independent class."""
+        """How many detections an image may have: queries, or pairs of them and of classes."""
         return self.queries(head) * int(head.num_classes if head.loss_cls.use_sigmoid else 1)
 
     def raw_reference(
@@ -143,4 +143,3 @@ DETR = DetrFamily(
     ties=Ties(order=True, suppression=False),
     uncapped="DETR's detections are its queries, cut at test_cfg.max_per_img",
 )
-

@@ -115,7 +115,7 @@ class Family(ABC):
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
-        operators: layers with an operator of mmcv's that the lowering computes, where others do not.
+        operators: layers with an operator of mmcv's that this family alone has a lowering for.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
 

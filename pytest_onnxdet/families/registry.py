@@ -24,6 +24,7 @@ BUILTIN = {
     "deformable_detr": ("deformable_detr", "DEFORMABLE_DETR"),
     "cornernet": ("cornernet", "CORNERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
+    "sparse_rcnn": ("sparse_rcnn", "SPARSE_RCNN"),
     "point_rend": ("point_rend", "POINT_REND"),
 }
 

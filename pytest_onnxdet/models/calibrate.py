@@ -58,6 +58,20 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Parameters that training learns by themselves, drawn evenly between two limits.
+
+    Attributes:
+        parameter: (P, C).
+        low, high: of each of the C columns.
+    """
+
+    parameter: Tensor
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What to set in a detector; its family says so.
 
@@ -68,11 +82,13 @@ class Calibration:
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
         unbiased: layers that give nothing where they see nothing: their bias is set to 0.
+        drawn: what is drawn before anything is looked at.
     """
 
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
     unbiased: Sequence[nn.Module] = ()
+    drawn: Sequence[Drawn] = ()
 
 
 def calibrate(
@@ -99,6 +115,9 @@ def calibrate(
         for norm in (*calibration.damped, *silent):
             weight: Any = norm.weight
             weight.fill_(BRANCH)
+        for one in calibration.drawn:
+            low, high = torch.tensor(one.low), torch.tensor(one.high)
+            one.parameter.copy_(low + (high - low) * torch.rand(one.parameter.shape))
         for layer in calibration.unbiased:
             bias: Any = layer.bias
             bias.zero_()

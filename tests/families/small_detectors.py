@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
 from pytest_onnxdet.core.store import Artifact
-from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.data.batches import Batch, alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.export.exporter import export_detector
 from pytest_onnxdet.export.options import ExportOptions
@@ -94,6 +94,12 @@ def built(model: Mapping[str, Any], batch: Batch | None = None, **data: Any) -> 
     return detector
 
 
+def reference_of(detector: Any, batch: Batch) -> list[Detections]:
+    """What mmdet finds in each image, given one by one as the suite gives them."""
+    reference = Reference(detector)
+    return [one for image in alone(batch) for one in reference.run(image)]
+
+
 def require_same(
     reference: list[Detections],
     outputs: Mapping[str, Any],
@@ -121,7 +127,7 @@ def require_eager(detector: Any, batch: Batch, lowering: str, fixed_shape: bool 
     for name, value in wanted.items():
         np.testing.assert_allclose(raw[name].numpy(), value, rtol=1e-4, atol=1e-4, err_msg=name)
     outputs = {k: v.numpy() for k, v in zip(model.outputs, values, strict=True)}
-    require_same(reference.run(batch), outputs, batch)
+    require_same(reference_of(detector, batch), outputs, batch)
 
 
 def require_exported(
@@ -149,12 +155,12 @@ def require_exported(
     info = export_detector(detector, options, path)
     with OnnxRuntimeBackend("cpu").prepare(Artifact(path, "x", False, info), threads=1) as session:
         outputs = session.run(batch)
-    require_same(Reference(detector).run(batch), outputs, batch)
+    require_same(reference_of(detector, batch), outputs, batch)
 
 
 def require_post_processed(detector: Any, batch: Batch) -> None:
     """The family's post-processing of mmdet's raw outputs gives mmdet's detections."""
     reference = Reference(detector)
     again = reference.post_process(reference.raw(batch), batch, lowest_first=True)
-    result = compare_detections(reference.run(batch), again, Tolerance())
+    result = compare_detections(reference_of(detector, batch), again, Tolerance())
     assert result.ok, result.format()
