@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import GRAINED, structure_spec
+from pytest_onnxdet.run.bench import Workbench
 
 if TYPE_CHECKING:
+    from pytest_onnxdet.data.datasets import Dataset
     from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.verify.verdict import Verdict
 
@@ -160,6 +162,7 @@ def _tried(config: Path, size: int, families: FamilyRegistry | None) -> Covered:
     from pytest_onnxdet.export.options import NoLoweringError
     from pytest_onnxdet.families.classes import NotCalibratedError, UnsupportedPart
     from pytest_onnxdet.models.checkpoint import BuildError
+    from pytest_onnxdet.verify.checks import CheckFailed
 
     name = str(config)
     try:
@@ -171,14 +174,37 @@ def _tried(config: Path, size: int, families: FamilyRegistry | None) -> Covered:
         return Covered(name, REFUSED, str(error))
     except (BuildError, ImportError) as error:
         return Covered(name, UNBUILDABLE, str(error))
+    except CheckFailed as error:
+        return Covered(name, DIFFERS, str(error))
     except Exception as error:
         return Covered(name, FAILED, f"{type(error).__name__}: {error}")
+
+
+class _WideAndTall(Workbench):
+    """A workbench with wide images first, then tall ones, so that batches have two sizes."""
+
+    def dataset(self, spec: ModelSpec) -> Dataset:
+        def load() -> Dataset:
+            from pytest_onnxdet.data.datasets import load_dataset
+            from pytest_onnxdet.models.build import load_config
+
+            made = load_dataset(self.datasets.get(spec.dataset), load_config(spec))
+            wide = [info["width"] > info["height"] for info in made.coco.data_infos]
+            chosen = [
+                number
+                for kind in (True, False)
+                for number in [i for i, one in enumerate(wide) if one is kind][:BATCH]
+            ]
+            for name in ("data_infos", "img_ids"):
+                setattr(made.coco, name, [getattr(made.coco, name)[i] for i in chosen])
+            return made
+
+        return self._once(spec, ("dataset",), load)
 
 
 def _judged(spec: ModelSpec, config: str, families: FamilyRegistry | None) -> Covered:
     from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
     from pytest_onnxdet.data.datasets import builtin_datasets
-    from pytest_onnxdet.run.bench import Workbench
     from pytest_onnxdet.run.cases import Case, Settings
     from pytest_onnxdet.run.parity import sides, tie_proofs
     from pytest_onnxdet.verify.judge import judge
@@ -186,7 +212,7 @@ def _judged(spec: ModelSpec, config: str, families: FamilyRegistry | None) -> Co
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = Settings(cache=folder, limit=IMAGES, batches=(BATCH,))
-        bench = stack.enter_context(Workbench(settings, builtin_datasets(), 1, families))
+        bench = stack.enter_context(_WideAndTall(settings, builtin_datasets(), 1, families))
         case = Case(spec, OnnxRuntimeBackend("cpu"), "dynamic", BATCH)
         tolerance = spec.tolerance(case.backend.name)
         both = sides(bench, case, bench.results(case), bench.candidates(case))
