@@ -23,6 +23,8 @@ BUILTIN = {
     "detr": ("detr", "DETR"),
     "deformable_detr": ("deformable_detr", "DEFORMABLE_DETR"),
     "cornernet": ("cornernet", "CORNERNET"),
+    "centripetalnet": ("centripetalnet", "CENTRIPETALNET"),
+    "centernet": ("centernet", "CENTERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
     "sparse_rcnn": ("sparse_rcnn", "SPARSE_RCNN"),
     "point_rend": ("point_rend", "POINT_REND"),

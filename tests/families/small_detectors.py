@@ -71,6 +71,38 @@ def images(size: tuple[int, int] = (96, 128), seed: int = 0) -> Batch:
     return Batch(values.numpy(), np.array(shapes, np.int64), metas)
 
 
+def centred(size: tuple[int, int] = (96, 160), seed: int = 0) -> Batch:
+    """:func:`images` as CornerNet's pipeline leaves them: in the middle of a canvas of their own.
+
+    Canvases are multiples of 32 larger than the image, as with ``logical_or`` 31 and one pixel
+    more; the batch's ``size`` has to hold them. Images keep their size.
+    """
+    height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.zeros(2, 3, height, width)
+    shapes = [(height - 10, width - 49), (height - 33, width - 3)]
+    metas = []
+    for row, (h, w) in enumerate(shapes):
+        top, left = (((side | 31) + 1) // 2 - side // 2 for side in (h, w))
+        coarse = torch.randn(1, 3, 13, 11, generator=generator)
+        drawn = functional.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
+        noise = 0.3 * torch.randn(3, h, w, generator=generator)
+        values[row, :, top : top + h, left : left + w] = drawn[0] + noise
+        metas.append(
+            {
+                "filename": f"{row}.png",
+                "img_shape": (h, w, 3),
+                "ori_shape": (h, w, 3),
+                "pad_shape": (height, width, 3),
+                "batch_input_shape": size,
+                "scale_factor": np.ones(4, np.float32),
+                "flip": False,
+                "border": np.array([top, top + h, left, left + w]),
+            }
+        )
+    return Batch(values.numpy(), np.array(shapes, np.int64), metas)
+
+
 def built(model: Mapping[str, Any], batch: Batch | None = None, **data: Any) -> Any:
     """A detector with calibrated random weights, in eval mode.
 
