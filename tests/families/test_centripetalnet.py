@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_detectors import (
     built,
     centred,
@@ -44,7 +42,7 @@ def config() -> dict[str, Any]:
             "loss_offset": {"type": "SmoothL1Loss"},
         },
         "test_cfg": {
-            "corner_topk": 40,
+            "corner_topk": 60,
             "local_maximum_kernel": 3,
             "distance_threshold": 0.5,
             "score_thr": 0.05,
