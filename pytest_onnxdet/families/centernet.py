@@ -78,7 +78,7 @@ class CenterNetFamily(Family):
             [
                 [
                     Target(head.heatmap_head[-1], 1.5, 0.02, -1.0),
-                    Target(head.wh_head[-1], 2.0, 0.98, 1.0),
+                    Target(head.wh_head[-1], 1.5, 1.0, 2.0),
                     Target(head.offset_head[-1], 0.3),
                 ]
             ]

@@ -82,12 +82,14 @@ class Calibration:
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
         unbiased: layers that give nothing where they see nothing: their bias is set to 0.
+        still: layers that give 0 whatever they see, up to the pass that they are targets of.
         drawn: what is drawn before anything is looked at.
     """
 
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
     unbiased: Sequence[nn.Module] = ()
+    still: Sequence[nn.Module] = ()
     drawn: Sequence[Drawn] = ()
 
 
@@ -118,9 +120,12 @@ def calibrate(
         for one in calibration.drawn:
             low, high = torch.tensor(one.low), torch.tensor(one.high)
             one.parameter.copy_(low + (high - low) * torch.rand(one.parameter.shape))
-        for layer in calibration.unbiased:
+        for layer in (*calibration.unbiased, *calibration.still):
             bias: Any = layer.bias
             bias.zero_()
+        for layer in calibration.still:
+            weight = layer.weight
+            weight.zero_()
         _set_batch_norm(detector, images)
         for targets in calibration.passes:
             for layer in (target.layer for target in targets):
