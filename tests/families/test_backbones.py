@@ -222,14 +222,17 @@ class Chain(nn.Module):
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """In eval mode, with weights and statistics that leave nothing at 0 or 1."""
+    """In eval mode, with weights and statistics that leave nothing at 0 or 1.
+
+    Small where they move samples or weigh branches: what explodes is noise.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def drawn(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=generator)
 
     for name, value in module.named_parameters():
-        if "offset" in name:
+        if any(part in name for part in ("offset", "switch", "context")):
             value.data = 0.01 * drawn(value)
         elif not torch.isfinite(value).all() or name.endswith(("weight_diff", "bias")):
             value.data = 0.1 * drawn(value)
