@@ -241,6 +241,8 @@ def randomised(module: nn.Module) -> nn.Module:
     for name, value in module.named_buffers():
         if name.endswith("running_mean"):
             value.data = 0.1 * drawn(value)
+        elif name.endswith("weight_gamma"):
+            value.data = 0.2 * value
     return module.eval()
 
 
