@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.families.base import PROPOSALS, DeployModel, Limits, features
-from pytest_onnxdet.families.classes import Kind, at_path, resolve
+from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
 from pytest_onnxdet.families.family import Family, Need, Part, Ties
 from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import EXTRACTOR_METHODS, EXTRACTORS, level_scales
 from pytest_onnxdet.families.proposals import proposal_network
 from pytest_onnxdet.families.region_masks import masks_of_stages
 from pytest_onnxdet.families.roi_heads import (
+    SABL_HEAD,
     ImageFeatures,
     Regions,
     box_targets,
@@ -144,7 +145,7 @@ class TwoStageFamily(Family):
     head_path: str = "roi_head"
     head_methods: tuple[str, ...] = ROI_HEAD_METHODS
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
-    parts: tuple[Part, ...] = (*box_parts(*BOX_HEADS), *mask_parts(*MASK_HEADS))
+    parts: tuple[Part, ...] = (*box_parts(*BOX_HEADS, SABL_HEAD), *mask_parts(*MASK_HEADS))
     ties: Ties = PROPOSALS_TIE
     boxes: type[TwoStageDetector] = TwoStageDetector
     masks: type[TwoStageDetector] = MaskDetector
@@ -159,6 +160,8 @@ class TwoStageFamily(Family):
         require_two_stage(rpn.test_cfg, roi.test_cfg)
         for path, head in at_path(detector, "roi_head.bbox_head"):
             require_box_head(path, head)
+            if len(stages_of(roi)) > 1 and not getattr(head, "with_reg", True):
+                raise UnsupportedPart(f"{path} of a cascade has no boxes (with_reg=False)")
         for _, extractor in at_path(detector, "roi_head.bbox_roi_extractor"):
             level_scales(extractor)
         self.check_masks(detector)
@@ -229,6 +232,22 @@ class TwoStageFamily(Family):
         return Calibration(passes)
 
 
+class TridentFamily(TwoStageFamily):
+    """TridentNet (arXiv:1901.01892) with one branch, as it is tested.
+
+    mmdet suppresses the boxes of that branch a second time, which leaves them as they are.
+    """
+
+    def check(self, detector: nn.Module) -> None:
+        branch = getattr(self.head(detector), "test_branch_idx", None)
+        if branch == -1:
+            raise UnsupportedPart(
+                "roi_head.test_branch_idx is -1: of more than one image mmdet's TridentRoIHead "
+                "joins branches of different ones; give the number of a branch, as 1"
+            )
+        super().check(detector)
+
+
 TWO_STAGE = TwoStageFamily(
     name="two_stage",
     heads=(
@@ -237,4 +256,16 @@ TWO_STAGE = TwoStageFamily(
         # It has a `_bbox_forward` of its own, which does what StandardRoIHead's does.
         "mmdet.models.PISARoIHead",
     ),
+)
+DOUBLE_HEAD = TwoStageFamily(
+    name="double_head",
+    heads=("mmdet.models.DoubleHeadRoIHead",),
+    parts=(*box_parts("mmdet.models.DoubleConvFCBBoxHead"), *mask_parts(*MASK_HEADS)),
+)
+TRIDENT = TridentFamily(
+    name="trident",
+    heads=("mmdet.models.TridentRoIHead",),
+    head_methods=(*ROI_HEAD_METHODS, "merge_trident_bboxes"),
+    detectors=("mmdet.models.detectors.TridentFasterRCNN",),
+    parts=box_parts(*BOX_HEADS),
 )

@@ -108,7 +108,8 @@ class TensorRTLowering(Lowering):
             down = axis_weights(top, bottom, height, maps.shape[2], layer, scale)
             if levels is not None:
                 down = down * (levels == level).to(maps.dtype)[..., None, None]
-            pooled.append(_weighted(maps, down, across).flatten(0, 1))
+            # mmdet's heads view the features of a region as one row.
+            pooled.append(_weighted(maps, down, across).flatten(0, 1).contiguous())
         if every:
             return joined_levels(extractor, pooled), None
         return sum(pooled[1:], pooled[0]), None
