@@ -64,6 +64,7 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "mask_rcnn/mask_rcnn_r50_caffe_c4_1x_coco.py",
         {**C4, "roi_head__mask_head__in_channels": 128},
     ),
+    "deformable_pooling": ("dcn/faster_rcnn_r50_fpn_dpool_1x_coco.py", {}),
     "seesaw": (
         "seesaw_loss/cascade_mask_rcnn_r101_fpn_random_seesaw_loss_mstrain_2x_lvis_v1.py",
         {},

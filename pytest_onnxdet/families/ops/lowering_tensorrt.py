@@ -24,7 +24,9 @@ from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import (
     joined_levels,
     level_scales,
+    pool_by_layer,
     pools_all_levels,
+    pools_itself,
     rescaled,
     roi_levels,
 )
@@ -102,6 +104,11 @@ class TensorRTLowering(Lowering):
         height, width = layer.output_size
         pooled = []
         for level, (maps, per_pixel) in enumerate(zip(features, scales, strict=True)):
+            if pools_itself(layer):
+                pooled.append(
+                    _by_layer(extractor.roi_layers[level], maps, rows, image, levels, level)
+                )
+                continue
             scaled = rows * per_pixel - (0.5 if layer.aligned else 0.0)
             left, top, right, bottom = scaled.unbind(dim=2)
             across = axis_weights(left, right, width, maps.shape[3], layer, scale)
@@ -222,6 +229,17 @@ def axis_weights(
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)
     return near.sum(dim=3) / count.clamp(min=1)
+
+
+def _by_layer(
+    layer: Any, maps: Tensor, rows: Tensor, image: Tensor, levels: Tensor | None, level: int
+) -> Tensor:
+    """Regions (N, K, 4) pooled by a layer itself; those of another level have no extent, and 0."""
+    if levels is None:
+        return pool_by_layer(layer, maps, rows.flatten(0, 1), image)
+    own = (levels == level).to(maps.dtype).flatten()
+    pooled = pool_by_layer(layer, maps, rows.flatten(0, 1) * own[:, None], image)
+    return pooled * own[:, None, None, None]
 
 
 def _whole(number: Any, by: int) -> Any:
