@@ -168,7 +168,10 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
     layer: Any = target.layer
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(len(chosen)))
-    layer.weight[chosen] *= factor
+    if chosen.all():  # whatever the weight's layout
+        layer.weight *= factor
+    else:
+        layer.weight[chosen] *= factor
     layer.bias[chosen] = (layer.bias[chosen] - mean) * factor + shift
 
 
