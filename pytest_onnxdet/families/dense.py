@@ -29,7 +29,8 @@ from pytest_onnxdet.families.ops.boxes import (
     take_rows,
 )
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
-from pytest_onnxdet.families.settings import TEST_CFG, nms_threshold, require_cut, require_settings
+from pytest_onnxdet.families.ops.suppression import without_last
+from pytest_onnxdet.families.settings import TEST_CFG, require_settings, sliced_cut, suppression
 from pytest_onnxdet.models.calibrate import Calibration, Target, last, logit
 
 
@@ -47,7 +48,13 @@ class DenseDetector(DeployModel):
 
         candidates = Candidates(head.prior_generator, levels[0], self.lowering.fixed_shape, classes)
         scores = self._scores(joined(levels[0], head.cls_out_channels)).flatten(1)
-        score, pair = self.lowering.top_of_levels(scores, candidates.sizes, nms_pre, cfg.score_thr)
+        if nms_pre > 0:
+            score, pair = self.lowering.top_of_levels(
+                scores, candidates.sizes, nms_pre, cfg.score_thr
+            )
+        else:  # mmdet slices with it
+            scores = without_last(scores, candidates.sizes, cfg.score_thr, -nms_pre)
+            score, pair = self.lowering.present(scores, 0)
         prior = candidates.rows(pair)
         label = pair - prior * classes
         if len(levels) == 3:  # FCOS: the factor comes after threshold and selection
@@ -63,7 +70,7 @@ class DenseDetector(DeployModel):
             score,
             label,
             classes,
-            nms_threshold(cfg),
+            suppression(cfg, sliced=True),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
@@ -89,9 +96,9 @@ class DenseFamily(Family):
         require_generator(head.prior_generator)
         require_coder(head.bbox_coder)
         require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
-        nms_threshold(head.test_cfg)
-        require_cut(head.test_cfg, TEST_CFG, "max_per_img")
-        require_cut(head.test_cfg, TEST_CFG, "nms_pre", default=-1)
+        suppression(head.test_cfg)
+        sliced_cut(head.test_cfg, TEST_CFG, "max_per_img")
+        sliced_cut(head.test_cfg, TEST_CFG, "nms_pre", default=-1, least=-1)
         return DenseDetector(detector, lowering, limits)
 
     def candidate_head(self, detector: nn.Module) -> Any:

@@ -27,7 +27,7 @@ from pytest_onnxdet.families.ops.boxes import (
     with_group_offsets,
 )
 from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
-from pytest_onnxdet.families.settings import nms_threshold
+from pytest_onnxdet.families.settings import suppression
 from pytest_onnxdet.models.calibrate import REACH, Target
 
 # mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
@@ -141,9 +141,11 @@ class PlainNetwork(ProposalNetwork):
         scores, deltas = outputs
         candidates = Candidates(head.prior_generator, scores, lowering.fixed_shape)
         objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=SMALLEST_SCORE)
-        score, prior = lowering.top_of_levels(
-            objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
-        )
+        nms_pre = cfg.get("nms_pre", -1)
+        if nms_pre > 0:
+            score, prior = lowering.top_of_levels(objectness, candidates.sizes, nms_pre, 0.0)
+        else:
+            score, prior = lowering.present(objectness, 0)
         boxes = decode(
             head.bbox_coder,
             candidates.priors(prior),
@@ -159,7 +161,7 @@ class PlainNetwork(ProposalNetwork):
             score,
             level,
             len(scores),
-            nms_threshold(cfg),
+            suppression(cfg, sliced=True),
             cfg.max_per_img,
             min_slots=min_slots,
         )

@@ -267,7 +267,8 @@ class TwoStageFamily(Family):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        return int(model.rpn_head.test_cfg.max_per_img)
+        limit = int(model.rpn_head.test_cfg.max_per_img)
+        return limit if limit > 0 else None
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
