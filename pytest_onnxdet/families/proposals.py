@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.families.base import joined, named_levels
-from pytest_onnxdet.families.classes import Kind, UnsupportedPart, nearest, objection, resolve
+from pytest_onnxdet.families.classes import (
+    Kind,
+    UnsupportedPart,
+    names_of,
+    nearest,
+    overridden,
+    resolve,
+)
 from pytest_onnxdet.families.family import HEAD_METHODS, outputs_replaced
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
@@ -50,9 +57,14 @@ class ProposalNetwork(ABC):
     def __init__(self, head: Any) -> None:
         self.head = head
 
-    @abstractmethod
     def check(self) -> None:
         """Refuses a network with a part that has no lowering; raises `UnsupportedPart`."""
+        why = overridden(self.head, resolve(self.kind), self.methods)
+        if why is not None:
+            raise UnsupportedPart(
+                f"rpn_head is {type(self.head).__name__}, which has no lowering: it overrides "
+                f"{why}, which inference uses and the lowering repeats"
+            )
 
     @abstractmethod
     def outputs(self, maps: tuple[Tensor, ...], image_shape: Tensor) -> Any:
@@ -123,6 +135,7 @@ class PlainNetwork(ProposalNetwork):
     methods = (*HEAD_METHODS, "simple_test_rpn")
 
     def check(self) -> None:
+        super().check()
         require_generator(self.head.prior_generator)
         require_coder(self.head.bbox_coder)
         if not self.head.use_sigmoid_cls:
@@ -189,16 +202,16 @@ NETWORKS: tuple[type[ProposalNetwork], ...] = (PlainNetwork,)
 
 
 def proposal_network(head: nn.Module) -> ProposalNetwork:
-    """What is known of a detector's proposal network.
+    """What is known of a detector's proposal network, by its class.
 
     Raises:
-        UnsupportedPart: its class is none of :data:`NETWORKS`, nor a subclass that infers as one
-            does.
+        UnsupportedPart: its class is none of :data:`NETWORKS`, nor a subclass of one.
     """
-    kinds = [network.kind for network in NETWORKS]
-    base = nearest(type(head), kinds)
-    made = next((network for network in NETWORKS if resolve(network.kind) is base), None)
-    why = objection(head, kinds, made.methods if made else ())
-    if made is None or why is not None:
-        raise UnsupportedPart(f"rpn_head is {type(head).__name__}, which has no lowering: {why}")
-    return made(head)
+    base = nearest(type(head), [network.kind for network in NETWORKS])
+    for network in NETWORKS:
+        if resolve(network.kind) is base:
+            return network(head)
+    names = names_of(network.kind for network in NETWORKS)
+    raise UnsupportedPart(
+        f"rpn_head is {type(head).__name__}, which has no lowering; these have one: {names}"
+    )

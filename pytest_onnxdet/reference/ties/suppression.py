@@ -79,7 +79,7 @@ def played_back(
     def chosen(
         boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Any, class_agnostic: bool = False
     ) -> tuple[Tensor, Tensor]:
-        options = dict(nms_cfg or {"type": "none"})
+        options: dict[str, Any] = dict(nms_cfg or {"type": "none"})
         if options.get("type", "nms") != "nms":
             raise Unproven(f"{options['type']} does not only choose")
         if more := [k for k in _NOT_JUDGED if options.get(k, _NOT_JUDGED[k]) != _NOT_JUDGED[k]]:
@@ -101,7 +101,7 @@ def played_back(
             boxes.numpy()[rows],
             scores.numpy()[rows],
             idxs.numpy()[rows],
-            options.get("iou_threshold", options.get("iou_thr")),
+            float(options.get("iou_threshold", options.get("iou_thr"))),
             left.pop(0),
             tolerance,
             agnostic,
