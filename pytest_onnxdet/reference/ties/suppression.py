@@ -101,7 +101,7 @@ def played_back(
             boxes.numpy()[rows],
             scores.numpy()[rows],
             idxs.numpy()[rows],
-            float(options.get("iou_threshold", options.get("iou_thr"))),
+            float(options["iou_threshold" if "iou_threshold" in options else "iou_thr"]),
             left.pop(0),
             tolerance,
             agnostic,
