@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The built-in families: the module of this folder and the name in it.
 BUILTIN = {
     "dense": ("dense", "DENSE"),
+    "gfl": ("dense_boxes", "GFL"),
+    "fovea": ("dense_boxes", "FOVEA"),
+    "reppoints": ("dense_boxes", "REPPOINTS"),
     "yolo": ("yolo", "YOLO"),
     "detr": ("detr", "DETR"),
     "cornernet": ("cornernet", "CORNERNET"),

@@ -97,6 +97,34 @@ def require_cut(
     )
 
 
+def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> None:
+    """Refuses a cut at 0; a negative one is what Python slices: all but the last so many.
+
+    Args:
+        cfg: a head's test_cfg.
+        path: where it stands in the config.
+        key: of the cut.
+        default: what mmdet takes where the key is missing.
+
+    Raises:
+        UnsupportedPart: the message names the key's path.
+    """
+    value = cfg.get(key, default)
+    require_number(value, path, key)
+    if value == 0:
+        raise UnsupportedPart(
+            f"{path}.{key} is 0: mmdet slices [:0], which leaves out all: nothing would be "
+            "detected: give the number of boxes to keep, from 1"
+        )
+    if value < 0:
+        state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
+        of = "level" if key == "nms_pre" else "image"
+        note(
+            f"{path}.{key} {state}: mmdet slices [:{value}], which leaves out the last "
+            f"{-value} of each {of}; so does the graph"
+        )
+
+
 def require_two_stage(rpn: Any, rcnn: Any) -> None:
     """Refuses settings of a proposal network and an RoI head that have no lowering.
 
@@ -175,12 +203,18 @@ def require_count(
         raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number from {least}{upto}")
 
 
-def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
+def class_agnostic(cfg: Any) -> bool:
+    """Whether a head's test_cfg asks that boxes of all classes suppress each other."""
+    return bool(cfg["nms"].get("class_agnostic", False))
+
+
+def nms_threshold(cfg: Any, path: str = TEST_CFG, agnostic: bool = False) -> float:
     """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
 
     Args:
         cfg: a head's test_cfg, with ``nms``.
         path: where it stands in the config, for the message.
+        agnostic: whether the caller obeys `class_agnostic`.
 
     Raises:
         UnsupportedPart: another kind, or an option that changes what plain suppression does.
@@ -196,6 +230,8 @@ def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
     threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
     if threshold is not None:
         require_share(threshold, path, "nms.iou_threshold")
+    if agnostic:
+        nms.pop("class_agnostic", None)
     nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
     extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
     if kind != "nms" or threshold is None or extra:
