@@ -41,7 +41,6 @@ from pytest_onnxdet.families.settings import (
     TEST_CFG,
     class_agnostic,
     nms_threshold,
-    require_number,
     require_settings,
     require_slice,
 )
@@ -224,7 +223,6 @@ class DenseFamily(Family):
 
     Attributes:
         model: what lowers it.
-        clips: whether boxes lie inside their image in any case; None: where the box coder clips.
     """
 
     model: type[DenseDetector] = DenseDetector

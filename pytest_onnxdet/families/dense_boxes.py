@@ -1,4 +1,4 @@
-"""GFL, FoveaBox, RepPoints: dense heads that score as all do, and decode boxes in a way of theirs."""
+"""GFL, FoveaBox, RepPoints: heads that score as all dense heads do, and decode boxes otherwise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def require_sigmoid(head: Any) -> None:
 
 
 class GflDetector(DenseDetector):
-    """Distances as means of distributions (Generalized Focal Loss, arXiv:2006.04388, equation 4)."""
+    """Distances as means of distributions (Generalized Focal Loss, arXiv:2006.04388, eq. 4)."""
 
     def decoded(self, chosen: Chosen) -> tuple[Tensor, None]:
         head = self.detector.bbox_head

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_detectors import NORM, Tiny, dense_overrides, tiny
 
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.reference.detector import Reference
-from tiny_detectors import NORM, Tiny, dense_overrides, tiny
 
 LOWERINGS = ("onnxruntime", "tensorrt")
 GN = {"norm_cfg": NORM}
@@ -22,14 +22,62 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddod": ("dense", "ddod/ddod_r50_fpn_1x_coco.py", {**GN, "use_dcn": False}),
     "gfl": ("gfl", "gfl/gfl_r50_fpn_1x_coco.py", GN),
     "fovea": ("fovea", "foveabox/fovea_r50_fpn_4x4_1x_coco.py", {}),
+    "sabl": ("sabl", "sabl/sabl_retinanet_r50_fpn_1x_coco.py", {}),
+    "paa": ("paa", "paa/paa_r50_fpn_1x_coco.py", GN),
+    "paa_unvoted": ("paa", "paa/paa_r50_fpn_1x_coco.py", {**GN, "score_voting": False}),
+    "yolox": (
+        "yolox",
+        "yolox/yolox_s_8x8_300e_coco.py",
+        {
+            "model.backbone.widen_factor": 0.125,
+            "model.neck.in_channels": [32, 64, 128],
+            "model.neck.out_channels": 16,
+            "model.bbox_head.num_classes": 3,
+            "model.bbox_head.in_channels": 16,
+            "model.bbox_head.feat_channels": 16,
+            "data.test.pipeline.1.img_scale": (128, 128),
+        },
+    ),
+    "yolof": (
+        "dense",
+        "yolof/yolof_r50_c5_8x8_1x_coco.py",
+        {
+            **{k: v for k, v in dense_overrides().items() if k.startswith("data")},
+            "model.backbone": {
+                "_delete_": True,
+                "type": "ResNet",
+                "depth": 18,
+                "base_channels": 4,
+                "out_indices": (3,),
+            },
+            "model.neck.in_channels": 32,
+            "model.neck.out_channels": 16,
+            "model.neck.block_mid_channels": 8,
+            "model.bbox_head.num_classes": 3,
+            "model.bbox_head.in_channels": 16,
+        },
+    ),
+    "retina_sepbn": ("dense", "nas_fpn/retinanet_r50_fpn_crop640_50e_coco.py", {}),
+    "fcos_normed": (
+        "dense",
+        "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco.py",
+        GN,
+    ),
+    "legacy": ("dense", "legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py", {}),
     "autoassign": ("dense", "autoassign/autoassign_r50_fpn_8x2_1x_coco.py", GN),
 }
+
+
+def overrides(more: dict[str, Any]) -> dict[str, Any]:
+    """Overrides of a whole config, or of a head."""
+    whole = any(key.startswith("model.") for key in more)
+    return more if whole else dense_overrides(**more)
 
 
 @pytest.fixture(scope="module", params=HEADS)
 def head(request: pytest.FixtureRequest) -> tuple[str, Tiny]:
     family, config, more = HEADS[request.param]
-    return family, tiny(config, dense_overrides(**more))
+    return family, tiny(config, overrides(more))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -346,6 +346,17 @@ def _smaller(count: Any, size: Any) -> Any:
     return size.clamp(max=count) if torch.is_tensor(size) else min(count, size)
 
 
+def just_below(threshold: float) -> float:
+    """A floor for what mmdet keeps from a threshold on: a lowering keeps what is above its floor.
+
+    Returns:
+        The float32 before it; 0 where the threshold is not positive.
+    """
+    if threshold <= 0:
+        return 0.0
+    return float(torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0)))
+
+
 def max_above(scores: Tensor, floor: float) -> Tensor:
     """The largest number of entries above ``floor`` in a row of scores (N, P), an int64 scalar.
 
