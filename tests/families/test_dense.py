@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_detectors import NORM, Tiny, dense_overrides, tiny
+from tiny_detectors import NECK, NORM, Tiny, dense_overrides, tiny
 
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.families.registry import builtin_families
@@ -63,6 +63,35 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco.py",
         GN,
     ),
+    "ddod_deformed": ("dense", "ddod/ddod_r50_fpn_1x_coco.py", GN),
+    "vfnet": ("dense", "vfnet/vfnet_r50_fpn_1x_coco.py", GN),
+    "tood": ("tood", "tood/tood_r50_fpn_1x_coco.py", {**GN, "stacked_convs": 2}),
+    "tood_anchors": (
+        "tood",
+        "tood/tood_r50_fpn_anchor_based_1x_coco.py",
+        {**GN, "stacked_convs": 2},
+    ),
+    "fovea_aligned": (
+        "fovea",
+        "foveabox/fovea_align_r50_fpn_gn-head_4x4_2x_coco.py",
+        {**GN, "deform_groups": 2},
+    ),
+    "reppoints": (
+        "reppoints",
+        "reppoints/reppoints_moment_r50_fpn_gn-neck+head_1x_coco.py",
+        {**GN, "point_feat_channels": NECK},
+    ),
+    "reppoints_grid": (
+        "reppoints",
+        "reppoints/bbox_r50_grid_fpn_gn-neck+head_1x_coco.py",
+        {**GN, "point_feat_channels": NECK},
+    ),
+    "guided": (
+        "guided",
+        "guided_anchoring/ga_retinanet_r50_fpn_1x_coco.py",
+        {"deform_groups": 2},
+    ),
+    "nasfcos": ("dense", "nas_fcos/nas_fcos_nashead_r50_caffe_fpn_gn-head_4x4_1x_coco.py", GN),
     "legacy": ("dense", "legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py", {}),
     "autoassign": ("dense", "autoassign/autoassign_r50_fpn_8x2_1x_coco.py", GN),
 }
