@@ -24,7 +24,9 @@ def calibration_of(head: Any) -> Calibration | None:
     if kind is None:
         return None
     passes = next(make for path, make in _CALIBRATIONS.items() if resolve(path) is kind)
-    return Calibration(passes(head))
+    # mmdet's masked convolutions take one image at a time.
+    single = kind is resolve("mmdet.models.GARetinaHead")
+    return Calibration(passes(head), single=single)
 
 
 def _score(layer: nn.Module, head: Any, factor: float = 1.0) -> Target:

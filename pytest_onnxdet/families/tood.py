@@ -41,7 +41,7 @@ class ToodDetector(DenseDetector):
         logits = head.tood_cls(head.cls_decomp(both, mean))
         scores = (sigmoid(logits) * sigmoid(head.cls_prob_module(both))).sqrt()
         boxes = self._boxes(number, head.tood_reg(head.reg_decomp(both, mean)))
-        sampled = head.deform_sampling(boxes, head.reg_offset_module(both))
+        sampled = head.deform_sampling(boxes.contiguous(), head.reg_offset_module(both))
         inverted = (sampled[:, :2] > sampled[:, 2:]).to(boxes.dtype).sum(dim=1, keepdim=True) > 0
         return scores, torch.where(inverted, boxes, sampled)
 

@@ -63,7 +63,6 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco.py",
         GN,
     ),
-    "ddod_deformed": ("dense", "ddod/ddod_r50_fpn_1x_coco.py", GN),
     "vfnet": ("dense", "vfnet/vfnet_r50_fpn_1x_coco.py", GN),
     "tood": ("tood", "tood/tood_r50_fpn_1x_coco.py", {**GN, "stacked_convs": 2}),
     "tood_anchors": (
@@ -78,13 +77,13 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "reppoints": (
         "reppoints",
-        "reppoints/reppoints_moment_r50_fpn_gn-neck+head_1x_coco.py",
+        "reppoints/reppoints_moment_r50_fpn_1x_coco.py",
         {**GN, "point_feat_channels": NECK},
     ),
     "reppoints_grid": (
         "reppoints",
-        "reppoints/bbox_r50_grid_fpn_gn-neck+head_1x_coco.py",
-        {**GN, "point_feat_channels": NECK},
+        "reppoints/reppoints_moment_r50_fpn_1x_coco.py",
+        {**GN, "point_feat_channels": NECK, "use_grid_points": True, "transform_method": "minmax"},
     ),
     "guided": (
         "guided",
