@@ -105,7 +105,8 @@ def export_detector(
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
     from pytest_onnxdet.families import UnsupportedPart, lower
     from pytest_onnxdet.families.base import Limits, RawOutputs
-    from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
+    from pytest_onnxdet.families.ops.custom import translations
+    from pytest_onnxdet.families.ops.opset import NeedsOpset
     from pytest_onnxdet.families.outputs import adapt
     from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.channels import input_channels

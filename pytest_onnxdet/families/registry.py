@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 #: The built-in families: the module of this folder and the name in it.
 BUILTIN = {
     "dense": ("dense", "DENSE"),
+    "gfl": ("dense_boxes", "GFL"),
+    "fovea": ("dense_boxes", "FOVEA"),
+    "reppoints": ("dense_boxes", "REPPOINTS"),
+    "tood": ("tood", "TOOD"),
+    "sabl": ("sabl", "SABL"),
+    "paa": ("dense_priors", "PAA"),
+    "guided": ("dense_priors", "GUIDED"),
+    "yolox": ("yolox", "YOLOX"),
     "yolo": ("yolo", "YOLO"),
     "detr": ("detr", "DETR"),
     "cornernet": ("cornernet", "CORNERNET"),

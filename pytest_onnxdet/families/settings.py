@@ -98,7 +98,7 @@ def require_cut(
     )
 
 
-def sliced_cut(cfg: Any, path: str, key: str, default: int | None = None, least: int = 0) -> None:
+def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> None:
     """Says what a head leaves out that slices with a cut which is not positive.
 
     Args:
@@ -106,16 +106,14 @@ def sliced_cut(cfg: Any, path: str, key: str, default: int | None = None, least:
         path: where it stands in the config.
         key: of the cut.
         default: what mmdet takes where the key is missing.
-        least: the lowest cut that has a lowering; 0: any.
 
     Raises:
-        UnsupportedPart: it is no whole number, or too low; the message names the key's path.
+        UnsupportedPart: it is no whole number; the message names the key's path.
     """
     value = cfg.get(key, default)
     require_number(value, path, key)
     if value > 0:
         return
-    require_count(value, path, key, least=least or value)
     state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
     out = "all" if value == 0 else "the last one" if value == -1 else f"the last {-value}"
     of = "level" if key == "nms_pre" else "image"
@@ -133,7 +131,7 @@ def require_rpn(rpn: Any) -> None:
     """
     require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
     suppression(rpn, RPN)
-    sliced_cut(rpn, RPN, "max_per_img")
+    require_slice(rpn, RPN, "max_per_img")
 
 
 def require_two_stage(rpn: Any, rcnn: Any) -> None:

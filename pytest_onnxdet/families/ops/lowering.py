@@ -69,6 +69,18 @@ class Lowering(Suppressing):
         levels = [self.top(level, limit, floor) for level in scores.split(list(sizes), dim=1)]
         return _joined(levels, sizes)
 
+    def compact(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores without more empty slots than the runtime needs, where nothing cut them.
+
+        Args:
+            scores: float32 (N, P), 0 in empty slots.
+
+        Returns:
+            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns.
+        """
+        columns = torch.arange(scores.shape[1], device=scores.device)[None]
+        return scores, columns + torch.zeros_like(scores, dtype=torch.int64)
+
     @abstractmethod
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
@@ -212,6 +224,31 @@ def dets_of(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:
     return torch.where(used, torch.cat([corners, scores[..., None]], dim=2), 0.0)
 
 
+def without_last(
+    scores: Tensor, count: int, groups: Tensor | None = None, groups_count: int = 1
+) -> Tensor:
+    """Scores of which the lowest of each group are taken out, as Python's ``[:-count]`` does.
+
+    Args:
+        scores: float32 (N, K), 0 in empty slots.
+        count: how many of each image and group are taken out, from 1.
+        groups: int64 (N, K), below ``groups_count``; None: all are one group.
+
+    Returns:
+        float32 (N, K), 0 in what became empty slots, too.
+    """
+    column = torch.arange(scores.shape[1], device=scores.device)[None, None]
+    for group in range(groups_count):
+        inside = scores > 0
+        if groups is not None:
+            inside = inside & (groups == group)
+        lowness = functional.pad(torch.where(inside, -scores, -2.0), (0, count), value=-2.0)
+        value, at = torch.topk(lowness, count, dim=1)
+        out = (at[:, :, None] == column) & (value > -2.0)[:, :, None]
+        scores = torch.where(out.to(scores.dtype).sum(dim=1) > 0, 0.0, scores)
+    return scores
+
+
 def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Values and columns of every level side by side, columns counted over all levels."""
     columns, start = [levels[0][1]], sizes[0]
@@ -250,6 +287,17 @@ def _smaller(count: Any, size: Any) -> Any:
     if torch.is_tensor(count):
         return count.clamp(max=size)
     return size.clamp(max=count) if torch.is_tensor(size) else min(count, size)
+
+
+def just_below(threshold: float) -> float:
+    """A floor for what mmdet keeps from a threshold on: a lowering keeps what is above its floor.
+
+    Returns:
+        The float32 before it; 0 where the threshold is not positive.
+    """
+    if threshold <= 0:
+        return 0.0
+    return float(torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0)))
 
 
 def max_above(scores: Tensor, floor: float) -> Tensor:

@@ -75,6 +75,9 @@ class TensorRTLowering(Lowering):
         # No more slots than there are entries: what follows compares all pairs of them.
         return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
+    def compact(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
     def pool_rois(
         self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
     ) -> tuple[Tensor, None]:

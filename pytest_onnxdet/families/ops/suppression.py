@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -251,30 +249,6 @@ def _taken_in_turn(
         scores = torch.where(meets, scores * weight, scores)
         scores = torch.where(columns == at[:, None], torch.zeros_like(scores), scores)
     return values, index
-
-
-def without_last(scores: Tensor, sizes: Sequence[Any], floor: float, count: int) -> Tensor:
-    """Scores of which each level has lost the last of those above a threshold.
-
-    That is what ``filter_scores_and_topk`` of mmdet does with a ``topk`` of -1; 0 loses all.
-
-    Args:
-        scores: float32 (N, P), level after level.
-        sizes: how many columns each level has.
-        floor: the threshold.
-        count: 1, or 0 where all are lost.
-
-    Returns:
-        float32 (N, P), 0 where there is no candidate.
-    """
-    if count == 0:
-        return torch.zeros_like(scores)
-    levels = []
-    for level in scores.split(list(sizes), dim=1):
-        last = torch.where(level > floor, level, 2.0).argmin(dim=1, keepdim=True)
-        column = torch.arange(level.shape[1], device=level.device)
-        levels.append(torch.where((level > floor) & (column != last), level, 0.0))
-    return torch.cat(levels, dim=1)
 
 
 def _read(suppression: Suppression | float) -> Suppression:

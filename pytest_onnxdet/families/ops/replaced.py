@@ -1,0 +1,98 @@
+"""What of mmcv's and mmdet's layers is computed otherwise for the time of an export.
+
+Compiled operators are replaced by tensor code, and methods that compute with sizes in Python by
+ones whose sizes stay in the graph. Both sides of each pair are compared in ``tests/families``. All
+is undone when the export ends: PyTorch's side always runs mmdet's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from pytest_onnxdet.families.ops import deform
+
+#: Autograd functions by their place, and the tensor code that is called in their place.
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "mmcv.ops.deform_conv.DeformConv2dFunction": deform.deform_conv2d,
+    "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dFunction": deform.modulated_deform_conv2d,
+}
+#: Methods by their place, and what makes another one of each.
+METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
+    "mmcv.ops.deform_conv.DeformConv2d.forward": deform.plain_forward,
+}
+#: Which of them need an opset: called with the opset, they raise `NeedsOpset`.
+NEEDS: Mapping[str, Callable[[int], None]] = {
+    name: deform.require_grid_sample
+    for name in FUNCTIONS
+    if name.startswith(("mmcv.ops.deform_conv.", "mmcv.ops.modulated_deform_conv."))
+}
+
+
+@contextlib.contextmanager
+def replaced(opset: int) -> Iterator[None]:
+    """For the duration of the block, layers that do not trace compute what they do in tensor code.
+
+    Args:
+        opset: what is exported to. An operator that needs a later one raises `NeedsOpset` when it
+            is called.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_functions(opset))
+        for place, make in METHODS.items():
+            owner, name = _owner(place)
+            stack.enter_context(_attribute(owner, name, make(getattr(owner, name))))
+        yield
+
+
+def _owner(place: str) -> tuple[Any, str]:
+    """The class that has a method, and the method's name."""
+    from pytest_onnxdet.families.classes import resolve
+
+    owner, _, name = place.rpartition(".")
+    return resolve(owner), name
+
+
+@contextlib.contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """A class's attribute is another one for the duration of the block."""
+    own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+@contextlib.contextmanager
+def _functions(opset: int) -> Iterator[None]:
+    """The autograd functions of :data:`FUNCTIONS` are tensor code.
+
+    Modules hold ``SomeFunction.apply`` under names of their own, so it is replaced below all of
+    them: where ``torch.autograd.Function.apply`` hands over to its base class.
+    """
+    from pytest_onnxdet.families.classes import resolve
+
+    base: Any = torch.autograd.Function.__mro__[1]
+    original = base.apply.__func__ if hasattr(base.apply, "__func__") else None
+    codes = {resolve(place): (place, code) for place, code in FUNCTIONS.items()}
+
+    def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        if kind in codes:
+            place, code = codes[kind]
+            if place in NEEDS:
+                NEEDS[place](opset)
+            return code(*args, **kwargs)
+        if original is not None:
+            return original(kind, *args, **kwargs)
+        return super(base, kind).apply(*args, **kwargs)
+
+    with _attribute(base, "apply", classmethod(apply)):
+        yield
