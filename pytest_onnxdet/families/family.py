@@ -73,6 +73,7 @@ class Ties:
             mmdet multiplies into scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
@@ -85,6 +86,7 @@ class Ties:
     suppression: bool = True
     confidence: str | None = None
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
     moved: bool = False
     peaks: tuple[str, ...] = ()

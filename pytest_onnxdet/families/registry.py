@@ -31,6 +31,7 @@ BUILTIN = {
     "detr": ("detr", "DETR"),
     "cornernet": ("cornernet", "CORNERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
+    "rpn": ("rpn", "RPN"),
     "point_rend": ("point_rend", "POINT_REND"),
 }
 
@@ -126,13 +127,14 @@ class FamilyRegistry(Registry[Family]):
     def _no_family(self, detector: nn.Module) -> str:
         model: Any = detector
         head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
+        head = head or getattr(model, "rpn_head", None)
         kinds = [kind for family in self for kind in family.heads]
         if half := half_a_detector(type(detector).__name__, parts_of(detector)):
             return half
         if head is None:
             return (
-                f"{type(detector).__name__} has no lowering: it has neither a roi_head nor a "
-                f"bbox_head; these heads have one: {names_of(kinds)}"
+                f"{type(detector).__name__} has no lowering: it has no roi_head, bbox_head "
+                f"or rpn_head; these heads have one: {names_of(kinds)}"
             )
         own = type(head)
         text = (

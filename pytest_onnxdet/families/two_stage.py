@@ -34,7 +34,7 @@ from pytest_onnxdet.families.ops.rois import (
     flatten_rois,
     level_scales,
 )
-from pytest_onnxdet.families.proposals import proposal_network
+from pytest_onnxdet.families.proposals import LAYERS, proposal_network
 from pytest_onnxdet.families.settings import nms_threshold, require_both_stages, require_two_stage
 from pytest_onnxdet.models.calibrate import Calibration, Target
 
@@ -203,6 +203,7 @@ class TwoStageFamily(Family):
     head_methods: tuple[str, ...] = ROI_HEAD_METHODS
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
     parts: tuple[Part, ...] = (*BOX_PARTS, *MASK_PARTS)
+    operators: tuple[Kind, ...] = LAYERS
     ties: Ties = PROPOSALS_TIE
 
     def check(self, detector: nn.Module) -> None:
@@ -214,7 +215,7 @@ class TwoStageFamily(Family):
         if roi.with_shared_head:
             raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
         network.check()
-        require_two_stage(rpn.test_cfg, roi.test_cfg)
+        require_two_stage(network.settings(), roi.test_cfg)
         for _, head in at_path(detector, "roi_head.bbox_head"):
             require_coder(head.bbox_coder)
             if head.custom_cls_channels:
@@ -267,8 +268,7 @@ class TwoStageFamily(Family):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        limit = int(model.rpn_head.test_cfg.max_per_img)
-        return limit if limit > 0 else None
+        return proposal_network(model.rpn_head).limit()
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -282,13 +282,14 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        passes = proposal_network(model.rpn_head).targets()
+        network = proposal_network(model.rpn_head)
+        passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append([Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)])
         for _, head in at_path(detector, "roi_head.mask_head"):
             layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
             passes.append([Target(layer, 2.0)])
-        return Calibration(passes)
+        return Calibration(passes, single=network.single)
 
 
 TWO_STAGE = TwoStageFamily(

@@ -12,6 +12,7 @@ import torch
 
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.config import config_path, config_root, load_config
+from pytest_onnxdet.models.masked_conv import give_cpu_code
 from pytest_onnxdet.models.pipeline_channels import require_channels
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
@@ -58,10 +59,12 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
         model.backbone.pop("pretrained", None)
         model.backbone.pop("init_cfg", None)
     try:
-        return mmdet_build(model)
+        detector = mmdet_build(model)
     except Exception as error:
         why = why_unbuildable(model, error)
         raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
+    give_cpu_code(detector)
+    return detector
 
 
 def build_detector(
