@@ -86,12 +86,14 @@ class Detections:
         """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
 
         Args:
-            result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks.
+            result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks;
+                proposals, which have no class, are one such array, and get label 0.
             mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
             mask_range: float32 (K, 2, h, w), in the same order.
             mask_threshold: with which mmdet made the masks.
         """
         boxes, masks = result if isinstance(result, tuple) else (result, None)
+        boxes = [boxes] if isinstance(boxes, np.ndarray) else boxes
         dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
         labels = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int64)
         order = np.argsort(-dets[:, 4], kind="stable")

@@ -73,9 +73,11 @@ class Ties:
             mmdet multiplies into scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
+        moved: whether boxes are moved after suppression: what was kept is known by its score.
         points: whether masks are refined at the points that are least certain.
         images: the greatest share of a random detector's images in which something ties.
     """
@@ -84,7 +86,9 @@ class Ties:
     suppression: bool = True
     confidence: str | None = None
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
+    moved: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
     images: float = 0.0
@@ -113,7 +117,9 @@ class Family(ABC):
         detectors: the detectors' classes, likewise with ``detector_methods``.
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
+        operators: layers that no lowering knows in general, and this family's does.
         ties: what float ties leave open.
+        clips: whether boxes lie inside their image; None: where the head's box coder clips.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
@@ -125,7 +131,9 @@ class Family(ABC):
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.SingleStageDetector",)
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
+    operators: tuple[Kind, ...] = ()
     ties: Ties = Ties()
+    clips: bool | None = None
     uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
@@ -157,7 +165,7 @@ class Family(ABC):
                 if why is not None:
                     what = f"{place} is {type(module).__name__}: " if place else ""
                     raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
-        refuse_operators(detector)
+        refuse_operators(detector, self.operators)
 
     @abstractmethod
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:

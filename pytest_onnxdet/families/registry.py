@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 #: The built-in families: the module of this folder and the name in it.
 BUILTIN = {
     "dense": ("dense", "DENSE"),
+    "gfl": ("dense_boxes", "GFL"),
+    "fovea": ("dense_boxes", "FOVEA"),
+    "reppoints": ("dense_boxes", "REPPOINTS"),
+    "tood": ("tood", "TOOD"),
+    "sabl": ("sabl", "SABL"),
+    "paa": ("dense_priors", "PAA"),
+    "guided": ("dense_priors", "GUIDED"),
+    "yolox": ("yolox", "YOLOX"),
     "yolo": ("yolo", "YOLO"),
     "detr": ("detr", "DETR"),
     "cornernet": ("cornernet", "CORNERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
+    "rpn": ("rpn", "RPN"),
     "point_rend": ("point_rend", "POINT_REND"),
     "double_head": ("two_stage", "DOUBLE_HEAD"),
     "trident": ("two_stage", "TRIDENT"),
@@ -123,13 +132,14 @@ class FamilyRegistry(Registry[Family]):
     def _no_family(self, detector: nn.Module) -> str:
         model: Any = detector
         head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
+        head = head or getattr(model, "rpn_head", None)
         kinds = [kind for family in self for kind in family.heads]
         if half := half_a_detector(type(detector).__name__, parts_of(detector)):
             return half
         if head is None:
             return (
-                f"{type(detector).__name__} has no lowering: it has neither a roi_head nor a "
-                f"bbox_head; these heads have one: {names_of(kinds)}"
+                f"{type(detector).__name__} has no lowering: it has no roi_head, bbox_head "
+                f"or rpn_head; these heads have one: {names_of(kinds)}"
             )
         own = type(head)
         text = (

@@ -64,10 +64,12 @@ class Calibration:
         damped: the last normalisation layers of residual branches that are made small beside what
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
+        single: whether the detector takes one image at a time.
     """
 
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
+    single: bool = False
 
 
 def calibrate(
@@ -97,7 +99,10 @@ def calibrate(
         _set_batch_norm(detector, images)
         for targets in calibration.passes:
             with _recorded([target.layer for target in targets]) as seen:
-                _run(detector, images, metas)
+                step = 1 if calibration.single else len(images)
+                for start in range(0, len(images), step):
+                    part = slice(start, start + step)
+                    _run(detector, images[part], metas[part])
             for target in targets:
                 if seen[target.layer]:
                     _spread(target, seen[target.layer])

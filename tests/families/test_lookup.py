@@ -119,7 +119,7 @@ def test_other_documented_configs(config: str, name: str) -> None:
         ),
         (
             "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
-            "rpn_head is GARPNHead, which has no lowering: RPNHead has one",
+            "rpn_head is GARPNHead, which has no lowering; these have one: RPNHead",
         ),
         (
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
@@ -66,7 +67,11 @@ def alternatives(
     one = list(alone(batch))[place]
     made: list[Detections] = []
     ties = reference.family.ties
-    choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
+    if ties.moved:  # which was kept shows in its score alone; where it went is compared later
+        tolerance = replace(tolerance, box_px=float("inf"))
+    choices = []
+    if ties.detections:
+        choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
     own = {name: value[place : place + 1] for name, value in raw.items()}
     if ties.order:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
@@ -127,12 +132,13 @@ def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) 
         detector: the detector.
         noted: where it is noted, before each suppression, how its boxes stand.
     """
+    from pytest_onnxdet.families.proposals import proposal_network
     from pytest_onnxdet.reference.ties.cuts import open_levels, open_regions
     from pytest_onnxdet.reference.ties.thresholds import open_scores
 
     model: Any = detector
     with contextlib.ExitStack() as stack:
-        if family.ties.proposals:
+        if family.ties.proposals and proposal_network(model.rpn_head).opened:
             stack.enter_context(open_regions(model.rpn_head, noted))
         stack.enter_context(open_levels(noted))
         head = family.head(detector)
