@@ -102,6 +102,45 @@ def test_maps_smaller_than_the_kernel_and_samples_on_the_border(tmp_path: Path) 
         np.testing.assert_allclose(run(session, x, offset)[0], expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_offsets_of_a_finer_level_are_read_as_mmcv_reads_them(tmp_path: Path) -> None:
+    from mmcv.ops import ModulatedDeformConv2d
+
+    class Coarse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = randomised(ModulatedDeformConv2d(2, 3, 3, padding=1), 1.0)
+
+        def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+            result: Tensor = self.layer(x, offset, mask)
+            return result
+
+    module = Coarse()
+    example = (torch.rand(1, 2, 4, 4), torch.rand(1, 18, 8, 8), torch.rand(1, 9, 8, 8))
+    session = exported(module, example, tmp_path, dict.fromkeys(range(3), FREE[0]))
+    for h, w in [(4, 4), (3, 7), (1, 2)]:
+        generator = torch.Generator().manual_seed(h)
+        x = torch.randn(2, 2, h, w, generator=generator)
+        offset = torch.randn(2, 18, 2 * h, 2 * w, generator=generator)
+        mask = torch.rand(2, 9, 2 * h, 2 * w, generator=generator)
+        with torch.no_grad():
+            expected = module(x, offset, mask).numpy()
+        np.testing.assert_allclose(run(session, x, offset, mask)[0], expected, 1e-5, 2e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_in_a_row_stay_dynamic(tmp_path: Path) -> None:
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    layers = [ModulatedDeformConv2dPack(4, 4, 3, stride=s, padding=1) for s in (1, 2, 1)]
+    module = randomised(nn.Sequential(*layers), 0.3)
+    session = exported(module, (torch.rand(1, 4, 8, 8),), tmp_path, FREE)
+    x = torch.randn(2, 4, 9, 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(run(session, x)[0], expected, rtol=1e-4, atol=2e-5)
+
+
 def test_mmcv_is_as_before_after_an_export_even_one_that_fails() -> None:
     from pytest_onnxdet.families.classes import resolve
 

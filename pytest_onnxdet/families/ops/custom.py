@@ -219,6 +219,29 @@ def _group_norm_symbolic(opset: int) -> Any:
     return symbolic
 
 
+def _unflatten_symbolic(g: Any, input: Any, axis: Any, sizes: Any) -> Any:
+    """``unflatten`` as a Reshape whose other sizes stay in the graph.
+
+    By default the axis is computed in the graph, so that the exporter cannot tell the result's
+    shape, takes the traced one, and makes constants of sizes that are asked for later.
+    """
+    from torch.onnx import symbolic_helper
+
+    rank = symbolic_helper._get_tensor_rank(input)
+    place = _constant(axis, "i") % rank
+
+    def constant(value: int) -> Any:
+        return g.op("Constant", value_t=torch.tensor([value]))
+
+    shape = g.op("Shape", input)
+    parts = [sizes]
+    if place > 0:
+        parts.insert(0, g.op("Slice", shape, constant(0), constant(place)))
+    if place < rank - 1:
+        parts.append(g.op("Slice", shape, constant(place + 1), constant(rank)))
+    return g.op("Reshape", input, g.op("Concat", *parts, axis_i=0))
+
+
 @contextlib.contextmanager
 def translations(opset: int) -> Iterator[None]:
     """For one export at ``opset``: this file's operators, and layers as they trace.
@@ -233,9 +256,11 @@ def translations(opset: int) -> Iterator[None]:
     onnx.register_custom_op_symbolic("onnxdet::non_max_suppression", _nms_symbolic, opset)
     onnx.register_custom_op_symbolic("onnxdet::roi_align", _roi_align_symbolic(opset), opset)
     onnx.register_custom_op_symbolic("aten::group_norm", _group_norm_symbolic(opset), opset)
+    onnx.register_custom_op_symbolic("aten::unflatten", _unflatten_symbolic, opset)
     try:
         with replaced(opset):
             yield
     finally:
-        # PyTorch's own operator is translated as before when somebody else exports.
+        # PyTorch's own operators are translated as before when somebody else exports.
         onnx.unregister_custom_op_symbolic("aten::group_norm", opset)
+        onnx.unregister_custom_op_symbolic("aten::unflatten", opset)

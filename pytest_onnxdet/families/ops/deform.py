@@ -78,7 +78,15 @@ def modulated_deform_conv2d(
     """
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     taps = kernel[0] * kernel[1]
-    grid = _grid(input, offset, kernel, pair(stride), pair(padding), pair(dilation), deform_groups)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    size = [
+        (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
+    ]
+    if _other_size(offset, size):
+        offset = _first_cells(offset, deform_groups * taps * 2, size)
+        mask = None if mask is None else _first_cells(mask, deform_groups * taps, size)
+    grid = _grid(input, offset, kernel, stride, padding, dilation, deform_groups)
     maps = input
     if deform_groups > 1:  # channels with offsets of their own are images of their own
         maps = input.unflatten(1, (deform_groups, -1)).flatten(0, 1)
@@ -96,6 +104,25 @@ def modulated_deform_conv2d(
     columns = samples.flatten(1, -3)
     # A product of matrices, group by group: each sample is a channel of its own.
     return functional.conv2d(columns, weight.flatten(1)[..., None, None], bias, groups=groups)
+
+
+def _other_size(offset: Tensor, size: Sequence[Any]) -> bool:
+    """Whether offsets are for another size than the result has, as far as this trace shows it.
+
+    A result of one cell shows nothing; what is done then changes nothing where sizes are equal.
+    """
+    own, wanted = [int(n) for n in offset.shape[2:]], [int(n) for n in size]
+    return own != wanted or wanted == [1, 1]
+
+
+def _first_cells(values: Tensor, channels: int, size: Sequence[Any]) -> Tensor:
+    """Maps (N, C, H, W) read as if they were (N, channels, *size), as mmcv's operator reads them.
+
+    It does not look at the size of offsets and masks. DyHead (arXiv:2106.08322), as mmdet has it,
+    gives those of a finer level, of which the first cells in memory are read.
+    """
+    flat = values.flatten(1)[:, : channels * size[0] * size[1]]
+    return flat.reshape(-1, channels, size[0], size[1])
 
 
 def _grid(

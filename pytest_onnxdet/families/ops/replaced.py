@@ -13,16 +13,24 @@ from typing import Any
 
 import torch
 
-from pytest_onnxdet.families.ops import deform
+from pytest_onnxdet.families.ops import deform, sizes, windows
 
 #: Autograd functions by their place, and the tensor code that is called in their place.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "mmcv.ops.deform_conv.DeformConv2dFunction": deform.deform_conv2d,
     "mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dFunction": deform.modulated_deform_conv2d,
 }
-#: Methods by their place, and what makes another one of each.
+#: Methods and functions by their place, and what makes another one of each.
 METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
     "mmcv.ops.deform_conv.DeformConv2d.forward": deform.plain_forward,
+    "mmcv.ops.merge_cells.BaseMergeCell._resize": sizes.merge_resize,
+    "mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding.forward": (
+        sizes.convolution_same
+    ),
+    "mmcv.cnn.bricks.transformer.AdaptivePadding.forward": sizes.adaptive_padding,
+    "mmdet.models.utils.transformer.AdaptivePadding.forward": sizes.adaptive_padding,
+    "mmdet.models.backbones.swin.ShiftWindowMSA.forward": windows.shifted_window_attention,
+    "torch.nn.functional.adaptive_max_pool2d": sizes.adaptive_max_pool2d,
 }
 #: Which of them need an opset: called with the opset, they raise `NeedsOpset`.
 NEEDS: Mapping[str, Callable[[int], None]] = {
@@ -49,7 +57,7 @@ def replaced(opset: int) -> Iterator[None]:
 
 
 def _owner(place: str) -> tuple[Any, str]:
-    """The class that has a method, and the method's name."""
+    """What has a method or a function, and the name it has there."""
     from pytest_onnxdet.families.classes import resolve
 
     owner, _, name = place.rpartition(".")
@@ -58,7 +66,7 @@ def _owner(place: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """A class's attribute is another one for the duration of the block."""
+    """An attribute is another one for the duration of the block."""
     own = name in vars(owner)
     before = vars(owner).get(name)
     setattr(owner, name, value)
