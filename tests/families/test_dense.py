@@ -95,6 +95,42 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "autoassign": ("dense", "autoassign/autoassign_r50_fpn_8x2_1x_coco.py", GN),
 }
 
+#: Heads that detect as another does, or other settings of one: compared in PyTorch alone.
+ALIKE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ld": ("gfl", "ld/ld_r18_gflv1_r101_fpn_coco_1x.py", GN),
+    "lad": ("paa", "lad/lad_r50_paa_r101_fpn_coco_1x.py", GN),
+    "free_anchor": ("dense", "free_anchor/retinanet_free_anchor_r50_fpn_1x_coco.py", {}),
+    "pisa": ("dense", "pisa/pisa_retinanet_r50_fpn_1x_coco.py", {}),
+    "ghm": ("dense", "ghm/retinanet_ghm_r50_fpn_1x_coco.py", {}),
+    "ascend": ("dense", "retinanet/ascend_retinanet_r18_fpn_1x8_1x_coco.py", {}),
+    "reppoints_partial": (
+        "reppoints",
+        "reppoints/reppoints_moment_r50_fpn_1x_coco.py",
+        {**GN, "point_feat_channels": NECK, "transform_method": "partial_minmax"},
+    ),
+    "sabl_unclipped": (
+        "sabl",
+        "sabl/sabl_retinanet_r50_fpn_1x_coco.py",
+        {"bbox_coder.clip_border": False},
+    ),
+    "ssdlite": (
+        "dense",
+        "ssd/ssdlite_mobilenetv2_scratch_600e_coco.py",
+        {
+            "model.backbone.widen_factor": 0.1,
+            "model.neck.in_channels": (16, 1280),
+            "model.neck.out_channels": (16, 1280, 32, 32, 32, 32),
+            "model.bbox_head.in_channels": (16, 1280, 32, 32, 32, 32),
+            "model.bbox_head.num_classes": 3,
+        },
+    ),
+    "ascend_ssd": (
+        "dense",
+        "ssd/ascend_ssd300_coco.py",
+        {"model.bbox_head.num_classes": 3},
+    ),
+}
+
 
 def overrides(more: dict[str, Any]) -> dict[str, Any]:
     """Overrides of a whole config, or of a head."""
@@ -116,6 +152,16 @@ def test_detections_are_mmdets(head: tuple[str, Tiny], lowering: str, tmp_path: 
     assert builtin_families().of(one.detector).name == family
     one.held(one.eager(lowering))
     one.held(from_outputs(one.graph(tmp_path / "graph.onnx", lowering), one.batch))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ALIKE)
+def test_heads_that_detect_alike(name: str) -> None:
+    family, config, more = ALIKE[name]
+    one = tiny(config, overrides(more))
+    assert builtin_families().of(one.detector).name == family
+    for lowering in LOWERINGS:
+        one.held(one.eager(lowering))
 
 
 @pytest.mark.filterwarnings("ignore")
