@@ -31,18 +31,12 @@ from pytest_onnxdet.families.ops.boxes import (
     require_generator,
     take_rows,
 )
-from pytest_onnxdet.families.ops.lowering import (
-    Lowering,
-    dets_of,
-    sigmoid,
-    without_last,
-)
+from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid, without_last
 from pytest_onnxdet.families.settings import (
     TEST_CFG,
-    class_agnostic,
-    nms_threshold,
     require_settings,
     require_slice,
+    suppression,
 )
 from pytest_onnxdet.models.calibrate import Calibration
 
@@ -84,10 +78,12 @@ class DenseDetector(DeployModel):
     Attributes:
         kinds: what the head's outputs are called, as far as it has them.
         prior_generator: the name under which the head has what lays out its priors.
+        slices: whether the head slices with ``max_per_img``, also where it is not positive.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("cls_score", "bbox_pred", "centerness")
     prior_generator: ClassVar[str] = "prior_generator"
+    slices: ClassVar[bool] = True
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
         return named_levels(self.maps(features(self.detector, input)), self.kinds)
@@ -100,7 +96,9 @@ class DenseDetector(DeployModel):
         candidates = self.candidates(maps, classes)
         scores = self.probabilities(head, joined(maps[0], head.cls_out_channels)).flatten(1)
         score, pair = self.lowering.top_of_levels(scores, candidates.sizes, nms_pre, cfg.score_thr)
-        if nms_pre < 0:  # as Python slices: [:-1] leaves out the last
+        if nms_pre == 0:  # as Python slices: [:0] leaves out all
+            score = torch.zeros_like(score)
+        if nms_pre < 0:  # [:-1] leaves out the last
             score, column = self.lowering.compact(score)
             pair = torch.gather(pair, 1, column)
             score = without_last(score, -nms_pre, candidates.levels(pair), len(candidates.sizes))
@@ -161,25 +159,19 @@ class DenseDetector(DeployModel):
             score, keep = self.lowering.top(score, limits.deploy_nms_pre, 0.0)
             label = torch.gather(label, 1, keep)
             boxes = take_rows(boxes, keep)
-        agnostic = class_agnostic(cfg)
-        limit = self.max_per_img()
         score, labels, column = self.lowering.nms_pairs(
             boxes,
             score,
-            torch.zeros_like(label) if agnostic else label,
-            1 if agnostic else classes,
-            nms_threshold(cfg, agnostic=True),
-            limit,
+            label,
+            classes,
+            suppression(cfg, sliced=self.slices),
+            self.max_per_img(),
             limits.max_output_boxes_per_class or 0,
         )
-        if limit < 0:
-            score = without_last(score, -limit)
-        if agnostic or limit < 0:
-            labels = torch.where(score > 0, torch.gather(label, 1, column), -1)
         return dets_of(boxes, score, column), labels
 
     def max_per_img(self) -> int:
-        """How many detections of an image are kept; below 0: all but the last so many."""
+        """How many detections of an image are kept; not positive: all, or what slicing leaves."""
         if self.limits.max_per_img is not None:
             return self.limits.max_per_img
         return int(self.detector.bbox_head.test_cfg.max_per_img)
@@ -204,7 +196,7 @@ class DenseDetector(DeployModel):
     def require_test_cfg(cls, cfg: Any) -> None:
         """Refuses settings that have no lowering; raises `UnsupportedPart` with the key's path."""
         require_settings(cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
-        nms_threshold(cfg, agnostic=True)
+        suppression(cfg)
         require_slice(cfg, TEST_CFG, "max_per_img")
         require_slice(cfg, TEST_CFG, "nms_pre", default=-1)
 

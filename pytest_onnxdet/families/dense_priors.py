@@ -31,10 +31,9 @@ from pytest_onnxdet.families.ops.boxes import (
 from pytest_onnxdet.families.ops.lowering import dets_of, sigmoid
 from pytest_onnxdet.families.settings import (
     TEST_CFG,
-    class_agnostic,
-    nms_threshold,
     require_number,
     require_settings,
+    suppression,
 )
 
 
@@ -62,23 +61,13 @@ class PriorDetector(DenseDetector):
 
     def _nms(self, boxes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mmdet's ``multiclass_nms`` of boxes (N, P, 4) with scores (N, P, C)."""
-        cfg, limits = self.detector.bbox_head.test_cfg, self.limits
-        cuts = (
-            nms_threshold(cfg, agnostic=True),
-            max(0, self.max_per_img()),
-            limits.max_output_boxes_per_class or 0,
+        return self.lowering.nms(
+            boxes,
+            rows.transpose(1, 2),
+            suppression(self.detector.bbox_head.test_cfg),
+            self.max_per_img(),
+            self.limits.max_output_boxes_per_class or 0,
         )
-        if not class_agnostic(cfg):
-            return self.lowering.nms(boxes, rows.transpose(1, 2), *cuts)
-        # The classes of one box overlap by all of it: its best one alone is left in any case.
-        score, label = rows.max(dim=2)
-        score, keep = self.lowering.compact(score)
-        label = torch.gather(label, 1, keep)
-        score, _, column = self.lowering.nms_pairs(
-            take_rows(boxes, keep), score, torch.zeros_like(label), 1, *cuts
-        )
-        labels = torch.where(score > 0, torch.gather(label, 1, column), -1)
-        return score, labels, torch.gather(keep, 1, column)
 
     @abstractmethod
     def scores(self, maps: Maps) -> Tensor:
@@ -97,7 +86,7 @@ class PriorDetector(DenseDetector):
     @classmethod
     def require_test_cfg(cls, cfg: Any) -> None:
         require_settings(cfg, TEST_CFG, ("score_thr", "nms", "max_per_img"))
-        nms_threshold(cfg, agnostic=True)
+        suppression(cfg)
         for key in ("max_per_img", "nms_pre"):  # not positive: all
             require_number(cfg.get(key, -1), TEST_CFG, key)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.families.classes import UnsupportedPart
+from pytest_onnxdet.families.suppression import METHODS, SPLIT, Suppression
 
 TEST_CFG, RPN, RCNN = "model.test_cfg", "model.test_cfg.rpn", "model.test_cfg.rcnn"
 HEADS = ("rpn_head", "roi_head", "bbox_head")
@@ -98,7 +99,7 @@ def require_cut(
 
 
 def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> None:
-    """Refuses a cut at 0; a negative one is what Python slices: all but the last so many.
+    """Says what a head leaves out that slices with a cut which is not positive.
 
     Args:
         cfg: a head's test_cfg.
@@ -107,22 +108,30 @@ def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> 
         default: what mmdet takes where the key is missing.
 
     Raises:
-        UnsupportedPart: the message names the key's path.
+        UnsupportedPart: it is no whole number; the message names the key's path.
     """
     value = cfg.get(key, default)
     require_number(value, path, key)
-    if value == 0:
-        raise UnsupportedPart(
-            f"{path}.{key} is 0: mmdet slices [:0], which leaves out all: nothing would be "
-            "detected: give the number of boxes to keep, from 1"
-        )
-    if value < 0:
-        state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
-        of = "level" if key == "nms_pre" else "image"
-        note(
-            f"{path}.{key} {state}: mmdet slices [:{value}], which leaves out the last "
-            f"{-value} of each {of}; so does the graph"
-        )
+    if value > 0:
+        return
+    state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
+    out = "all" if value == 0 else "the last one" if value == -1 else f"the last {-value}"
+    of = "level" if key == "nms_pre" else "image"
+    note(
+        f"{path}.{key} {state}: mmdet slices [:{value}], which leaves out {out} of each {of}, "
+        "and so does the graph"
+    )
+
+
+def require_rpn(rpn: Any) -> None:
+    """Refuses settings of a proposal network that have no lowering.
+
+    Raises:
+        UnsupportedPart: the message names the key's path.
+    """
+    require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    suppression(rpn, RPN)
+    require_slice(rpn, RPN, "max_per_img")
 
 
 def require_two_stage(rpn: Any, rcnn: Any) -> None:
@@ -131,11 +140,9 @@ def require_two_stage(rpn: Any, rcnn: Any) -> None:
     Raises:
         UnsupportedPart: the message names the key's path.
     """
-    require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    require_rpn(rpn)
     require_settings(rcnn, RCNN, ("score_thr", "nms", "max_per_img"))
-    nms_threshold(rpn, RPN)
     nms_threshold(rcnn, RCNN)
-    require_cut(rpn, RPN, "max_per_img")
     require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
 
 
@@ -203,23 +210,20 @@ def require_count(
         raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number from {least}{upto}")
 
 
-def class_agnostic(cfg: Any) -> bool:
-    """Whether a head's test_cfg asks that boxes of all classes suppress each other."""
-    return bool(cfg["nms"].get("class_agnostic", False))
-
-
-def nms_threshold(cfg: Any, path: str = TEST_CFG, agnostic: bool = False) -> float:
-    """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
+def suppression(cfg: Any, path: str = TEST_CFG, sliced: bool = False) -> Suppression:
+    """A config's suppression, which must be one of mmcv's ``nms`` and ``soft_nms``.
 
     Args:
         cfg: a head's test_cfg, with ``nms``.
         path: where it stands in the config, for the message.
-        agnostic: whether the caller obeys `class_agnostic`.
+        sliced: whether the head slices with ``max_per_img``, also where it is not positive.
 
     Raises:
-        UnsupportedPart: another kind, or an option that changes what plain suppression does.
+        UnsupportedPart: another kind, or an option that mmcv does not take.
     """
     settings = cfg["nms"]
+    if settings is None:  # mmcv only sorts then
+        return Suppression(1.0, sliced=sliced)
     try:
         nms = dict(settings)
     except (TypeError, ValueError):
@@ -227,16 +231,38 @@ def nms_threshold(cfg: Any, path: str = TEST_CFG, agnostic: bool = False) -> flo
             f"{path}.nms is {settings!r}: write dict(type='nms', iou_threshold=...)"
         ) from None
     kind = nms.pop("type", "nms")
-    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
+    soft = kind == "soft_nms"
+    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", 0.3 if soft else None))
     if threshold is not None:
         require_share(threshold, path, "nms.iou_threshold")
-    if agnostic:
-        nms.pop("class_agnostic", None)
-    nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
-    extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
-    if kind != "nms" or threshold is None or extra:
+    read = {
+        "class_agnostic": bool(nms.pop("class_agnostic", False)),
+        "split_thr": nms.pop("split_thr", SPLIT),
+        "offset": nms.pop("offset", 0),
+    }
+    if soft:
+        read |= {
+            "soft": nms.pop("method", "linear"),
+            "sigma": float(nms.pop("sigma", 0.5)),
+            "min_score": float(nms.pop("min_score", 1e-3)),
+        }
+    else:
+        read["score_threshold"] = float(nms.pop("score_threshold", 0.0))
+        read["max_num"] = nms.pop("max_num", -1)
+    if (
+        kind not in ("nms", "soft_nms")
+        or threshold is None
+        or nms
+        or read["offset"] not in (0, 1)
+        or read.get("soft", METHODS[0]) not in METHODS
+    ):
         raise UnsupportedPart(
-            f"{path}.nms is {dict(settings)}; only type 'nms' with an iou_threshold "
-            "has a lowering here"
+            f"{path}.nms is {dict(settings)}; mmcv's 'nms' with an iou_threshold and 'soft_nms' "
+            "have a lowering here, with the options that mmcv gives them"
         )
-    return float(threshold)
+    return Suppression(float(threshold), sliced=sliced, **read)
+
+
+def nms_threshold(cfg: Any, path: str = TEST_CFG) -> Suppression:
+    """:func:`suppression` of a head that cuts only where ``max_per_img`` is positive."""
+    return suppression(cfg, path)

@@ -19,32 +19,24 @@ from pytest_onnxdet.families.base import (
     DeployModel,
     Limits,
     features,
-    joined,
-    named_levels,
 )
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
-from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, outputs_replaced
+from pytest_onnxdet.families.family import Family, Need, Part, Ties
 from pytest_onnxdet.families.ops.boxes import (
-    Candidates,
     decode,
     require_coder,
-    require_generator,
     take_rows,
-    with_group_offsets,
 )
-from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.families.ops.lowering import Lowering, dets_of
 from pytest_onnxdet.families.ops.rois import (
     EXTRACTOR_METHODS,
     SINGLE_LEVEL,
     flatten_rois,
     level_scales,
 )
+from pytest_onnxdet.families.proposals import proposal_network
 from pytest_onnxdet.families.settings import nms_threshold, require_both_stages, require_two_stage
-from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
-
-# mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
-# may detect something in it. Here 0 is an empty slot, so such a proposal gets a score just above 0.
-SMALLEST_SCORE = 1e-37
+from pytest_onnxdet.models.calibrate import Calibration, Target
 
 ROI_HEAD_METHODS = (
     "simple_test",
@@ -55,9 +47,8 @@ ROI_HEAD_METHODS = (
 )
 MASK_HEAD_METHODS = ("forward", "get_seg_masks")
 PROPOSALS_TIE = Ties(proposals=True, levels=True)
-#: What a two-stage detector has beside its RoI head.
+#: What a two-stage detector has beside its RoI head and its proposal network.
 BOX_PARTS = (
-    Part("rpn_head", ("mmdet.models.RPNHead",), (*HEAD_METHODS, "simple_test_rpn")),
     Part("roi_head.bbox_roi_extractor", SINGLE_LEVEL, EXTRACTOR_METHODS),
     Part(
         "roi_head.bbox_head",
@@ -75,66 +66,25 @@ class TwoStageDetector(DeployModel):
     """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        levels = self.detector.rpn_head(features(self.detector, input))
-        boxes, scores, level = self.proposals(levels, image_shape)
+        network = proposal_network(self.detector.rpn_head)
+        outputs = network.outputs(features(self.detector, input), image_shape)
+        boxes, scores, level = network.proposals(outputs, image_shape, self.lowering)
         columns = [boxes, scores[..., None], level[..., None].to(boxes.dtype)]
-        return {**named_levels(levels), PROPOSALS: torch.cat(columns, dim=2)}
+        return {**network.named(outputs), PROPOSALS: torch.cat(columns, dim=2)}
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         maps = features(self.detector, input)
         dets, labels = self.detect(maps, image_shape)
         return dets, labels
 
-    def proposals(
-        self, levels: tuple[list[Tensor], list[Tensor]], image_shape: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The regions that the detector goes on with.
-
-        Args:
-            levels: the proposal network's logits and deltas, level by level.
-            image_shape: int64 (N, 2).
-
-        Returns:
-            float32 (N, K, 4) boxes, K >= 1, of empty slots any; float32 (N, K) scores, 0 in empty
-            slots; int64 (N, K) levels, -1 there.
-        """
-        head = self.detector.rpn_head
-        cfg = head.test_cfg
-        if not head.use_sigmoid_cls:
-            raise UnsupportedPart("an RPN head with softmax scores has no lowering")
-        scores, deltas = levels
-        candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
-        objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=SMALLEST_SCORE)
-        score, prior = self.lowering.top_of_levels(
-            objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
-        )
-        boxes = decode(
-            head.bbox_coder,
-            candidates.priors(prior),
-            take_rows(joined(deltas, 4), prior),
-            image_shape,
-        )
-        if cfg.min_bbox_size >= 0:
-            size = boxes[..., 2:] - boxes[..., :2]
-            score = torch.where(size.amin(dim=-1) > cfg.min_bbox_size, score, 0.0)
-        level = candidates.levels(prior)
-        score, level, index = self.lowering.nms_pairs(
-            with_group_offsets(boxes, level, score > 0),
-            score,
-            level,
-            len(scores),
-            nms_threshold(cfg),
-            cfg.max_per_img,
-            min_slots=1,
-        )
-        return take_rows(boxes, index), score, level
-
     def detect(
         self, maps: tuple[Tensor, ...], image_shape: Tensor, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Boxes and labels in the graph contract's form, at least ``min_slots`` slots an image."""
         head = self.detector.roi_head
-        boxes, objectness, _ = self.proposals(self.detector.rpn_head(maps), image_shape)
+        network = proposal_network(self.detector.rpn_head)
+        outputs = network.outputs(maps, image_shape)
+        boxes, objectness, _ = network.proposals(outputs, image_shape, self.lowering)
         if hasattr(head, "num_stages"):
             boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
         else:
@@ -257,12 +207,13 @@ class TwoStageFamily(Family):
 
     def check(self, detector: nn.Module) -> None:
         require_both_stages(detector)
+        model: Any = detector
+        rpn, roi = model.rpn_head, self.head(detector)
+        network = proposal_network(rpn)
         super().check(detector)
-        rpn, roi = detector.rpn_head, self.head(detector)
         if roi.with_shared_head:
             raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
-        require_generator(rpn.prior_generator)
-        require_coder(rpn.bbox_coder)
+        network.check()
         require_two_stage(rpn.test_cfg, roi.test_cfg)
         for _, head in at_path(detector, "roi_head.bbox_head"):
             require_coder(head.bbox_coder)
@@ -287,7 +238,8 @@ class TwoStageFamily(Family):
     ) -> dict[str, Tensor]:
         """The proposal network's, as all that follows depends on which proposals it picks."""
         model: Any = detector
-        return named_levels(model.rpn_head(model.extract_feat(images)))
+        maps = model.extract_feat(images)
+        return proposal_network(model.rpn_head).raw_reference(maps, metas)
 
     def post_process(
         self,
@@ -297,7 +249,8 @@ class TwoStageFamily(Family):
         metas: Sequence[dict[str, Any]],
     ) -> list[Any]:
         """The detector's results, with the proposal network's outputs given."""
-        with outputs_replaced(detector.rpn_head, tuple(self.head_outputs(raw))):
+        model: Any = detector
+        with proposal_network(model.rpn_head).replaced(raw):
             results: list[Any] = detector(
                 img=[images], img_metas=[list(metas)], return_loss=False, rescale=True
             )
@@ -305,15 +258,17 @@ class TwoStageFamily(Family):
 
     def candidate_head(self, detector: nn.Module) -> Any:
         model: Any = detector
-        return model.rpn_head
+        return proposal_network(model.rpn_head).candidate_head()
 
     def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
-        """All priors: proposals have no threshold."""
-        return [[level[0].numel()] * len(level) for level in outputs[0]]
+        """Of the proposal network's levels."""
+        model: Any = detector
+        return proposal_network(model.rpn_head).candidates_of_levels(outputs)
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        return int(model.rpn_head.test_cfg.max_per_img)
+        limit = int(model.rpn_head.test_cfg.max_per_img)
+        return limit if limit > 0 else None
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -327,10 +282,7 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        rpn = model.rpn_head
-        # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out without,
-        # a fifth of a level's best thousand scores repeat another, and chance decides among them.
-        passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
+        passes = proposal_network(model.rpn_head).targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append([Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)])
         for _, head in at_path(detector, "roi_head.mask_head"):

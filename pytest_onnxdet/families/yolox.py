@@ -15,13 +15,14 @@ from pytest_onnxdet.families.base import features, joined
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily
 from pytest_onnxdet.families.family import HEAD_METHODS
 from pytest_onnxdet.families.ops.lowering import just_below, sigmoid
-from pytest_onnxdet.families.settings import TEST_CFG, nms_threshold, require_settings
+from pytest_onnxdet.families.settings import TEST_CFG, require_settings, suppression
 
 
 class YoloxDetector(DenseDetector):
     """mmdet's ``YOLOXHead`` over any backbone and neck."""
 
     kinds = ("cls_score", "bbox_pred", "objectness")
+    slices = False
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         head = self.detector.bbox_head
@@ -56,7 +57,7 @@ class YoloxDetector(DenseDetector):
     @classmethod
     def require_test_cfg(cls, cfg: Any) -> None:
         require_settings(cfg, TEST_CFG, ("score_thr", "nms"))
-        nms_threshold(cfg, agnostic=True)
+        suppression(cfg)
 
 
 class YoloxFamily(DenseFamily):

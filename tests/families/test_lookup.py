@@ -119,7 +119,7 @@ def test_other_documented_configs(config: str, name: str) -> None:
         ),
         (
             "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
-            "rpn_head is GARPNHead: RPNHead has one",
+            "rpn_head is GARPNHead, which has no lowering; these have one: RPNHead",
         ),
         (
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
@@ -239,7 +239,7 @@ def test_what_was_put_on_the_object_counts_too() -> None:
         ("retinanet", "bbox_head.prior_generator", "grid_priors", "prior generator Mine "),
         ("yolov3", "bbox_head.bbox_coder", "decode", "bbox_coder is Mine: .*YOLOBBoxCoder.decode"),
         ("cornernet", "bbox_head.br_pool.0", "forward", "br_pool.0 is Mine: .*BiCornerPool.forw"),
-        ("faster_rcnn", "rpn_head", "_bbox_post_process", "rpn_head is Mine: .*RPNHead._bbox_p"),
+        ("faster_rcnn", "rpn_head", "_bbox_post_process", "rpn_head is Mine, .*RPNHead._bbox_p"),
         ("cascade_rcnn", "roi_head.bbox_head.1", "get_bboxes", r"bbox_head.1 is Mine: .*get_bbox"),
         ("mask_rcnn", "roi_head.mask_head", "get_seg_masks", "FCNMaskHead.get_seg_masks"),
         ("mask_rcnn", "roi_head.mask_roi_extractor", "forward", "mask_roi_extractor is Mine"),

@@ -7,7 +7,7 @@ work is done for the candidates that exist, not for as many as there could be.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -20,12 +20,13 @@ from pytest_onnxdet.families.ops.boxes import quotient, stacked, take_rows
 from pytest_onnxdet.families.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.families.ops.custom import non_max_suppression
 from pytest_onnxdet.families.ops.rois import pool_rois
+from pytest_onnxdet.families.ops.suppression import Suppressing
 
 #: More boxes of an image and class than there are, for suppression that leaves all it can.
 EVERY = 2**31 - 1
 
 
-class Lowering(ABC):
+class Lowering(Suppressing):
     """The runtime-dependent pieces of a deploy model.
 
     Args:
@@ -48,23 +49,6 @@ class Lowering(ABC):
             UnsupportedPart: it cannot; the message names the key.
         """
         return count
-
-    @abstractmethod
-    def top(
-        self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """The best entries of each row.
-
-        Args:
-            scores: float32 (N, P), not negative.
-            limit: the maximum of entries kept for a row; not positive: all.
-            floor: only entries above it are kept.
-            min_slots: the minimum of slots of the result, at most P.
-
-        Returns:
-            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns. In descending order
-            where there is a limit; of the ``onnxruntime`` lowering always.
-        """
 
     def top_of_levels(
         self, scores: Tensor, sizes: Sequence[Any], limit: int, floor: float
@@ -107,53 +91,6 @@ class Lowering(ABC):
             the features; int64 (R,) the row of each box among them, None: they are in its order.
         """
 
-    @abstractmethod
-    def nms(
-        self,
-        boxes: Tensor,
-        scores: Tensor,
-        iou_threshold: float,
-        limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Greedy class-wise suppression, then the best of each image.
-
-        Args:
-            boxes: float32 (N, P, 4) shared by the classes, or (N, C, P, 4).
-            scores: float32 (N, C, P), 0 where a box is no candidate for a class.
-            iou_threshold: overlap above which the lower-scored box of a class is dropped.
-            limit: the maximum of detections of an image (``max_per_img``); not positive: all.
-            limit_per_class: the maximum of detections of an image and class; 0: as many as
-                ``limit``, which cannot change the result.
-            min_slots: the minimum of slots of the result, 0 or 1; 1 needs P >= 1.
-
-        Returns:
-            float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) classes, -1
-            there; int64 (N, K) columns of ``boxes``, or of its (N, C * P, 4). See `dets_of`.
-        """
-
-    def nms_pairs(
-        self,
-        boxes: Tensor,
-        scores: Tensor,
-        labels: Tensor,
-        classes: int,
-        iou_threshold: float,
-        limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`nms` of boxes that each belong to one class.
-
-        Args:
-            boxes: float32 (N, P, 4); scores: float32 (N, P); labels: int64 (N, P).
-            classes: how many classes there are.
-            iou_threshold, limit, limit_per_class, min_slots: as for :meth:`nms`.
-        """
-        spread = class_scores(scores, labels, classes)
-        return self.nms(boxes, spread, iou_threshold, limit, limit_per_class, min_slots)
-
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
         """CornerNet's running maximum of maps (N, C, H, W) in one direction."""
         size = int(values.shape[SCANS[mode][0]]) if self.fixed_shape else None
@@ -195,14 +132,20 @@ class OnnxRuntimeLowering(Lowering):
     ) -> tuple[Tensor, Tensor | None]:
         return pool_rois(extractor, features, boxes, image)
 
-    def nms(
+    def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self.top(scores, 0, 0.0, min_slots)
+
+    def filled(self, scores: Tensor, limit: int, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self.top(scores, limit, 0.0, min_slots)
+
+    def greedy(
         self,
         boxes: Tensor,
         scores: Tensor,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, classes, p = scores.shape
         per_class = _per_class(limit, limit_per_class)
@@ -221,7 +164,7 @@ class OnnxRuntimeLowering(Lowering):
             at = (image * classes + label) * p + column
         return self._best(scores.reshape(-1)[at], image, label, column, n, limit, min_slots)
 
-    def nms_pairs(
+    def greedy_pairs(
         self,
         boxes: Tensor,
         scores: Tensor,
@@ -229,8 +172,8 @@ class OnnxRuntimeLowering(Lowering):
         classes: int,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         per_class = _per_class(limit, limit_per_class)
         spread = class_scores(scores, labels, classes)

@@ -97,26 +97,32 @@ class TensorRTLowering(Lowering):
             pooled = pooled + _weighted(maps, down * on_level, across)
         return pooled.flatten(0, 1), None
 
-    def nms(
+    def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
+    def filled(self, scores: Tensor, limit: int, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, self._slots(limit))
+
+    def greedy(
         self,
         boxes: Tensor,
         scores: Tensor,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
         score, pair = self._topk(scores.flatten(1), MAX_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
         rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
-        score, labels, index = self.nms_pairs(
+        score, labels, index = self.greedy_pairs(
             take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, min_slots
         )
         return score, labels, torch.gather(at, 1, index)
 
-    def nms_pairs(
+    def greedy_pairs(
         self,
         boxes: Tensor,
         scores: Tensor,
@@ -124,8 +130,8 @@ class TensorRTLowering(Lowering):
         classes: int,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x1, y1, x2, y2 = boxes.unbind(dim=2)
         shared = shared_length(x1, x2) * shared_length(y1, y2)
