@@ -199,7 +199,8 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
-    built: nn.Module = detector.float().eval()
+    built: nn.Module = detector.float()
+    built.eval()
     return built
 
 

@@ -264,6 +264,11 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
     graph.doc_string = ""
     graph.producer_name = PRODUCER
     del graph.graph.value_info[:]
+    for output in () if options.postprocess else graph.graph.output:
+        # The tracer gives sizes of different levels one name, and ONNX Runtime relies on it.
+        for axis, dim in enumerate(output.type.tensor_type.shape.dim):
+            if dim.dim_param and dim.dim_param not in ("batch", "num_proposals"):
+                dim.dim_param = f"{output.name}_{axis}"
 
 
 def _info(
