@@ -24,8 +24,11 @@ from pytest_onnxdet.families.classes import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
 
+    from pytest_onnxdet.data.image_maps import ImageMaps
     from pytest_onnxdet.families.base import DeployModel, Limits
     from pytest_onnxdet.families.ops.lowering import Lowering
     from pytest_onnxdet.models.calibrate import Calibration
@@ -77,6 +80,7 @@ class Ties:
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
         points: whether masks are refined at the points that are least certain.
+        pixels: whether scores hang on which pixels of a mask are above its threshold.
         images: the greatest share of a random detector's images in which something ties.
     """
 
@@ -87,7 +91,23 @@ class Ties:
     levels: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
+    pixels: bool = False
     images: float = 0.0
+
+
+class MapNote(NamedTuple):
+    """The maps that became an image's masks, in the order in which mmdet lists them.
+
+    Attributes:
+        labels: int64 (K,).
+        maps: float32 (K, h, w).
+        score_range: float32 (K, 2), between which scores lie, however pixels at the threshold are
+            decided; None: not asked.
+    """
+
+    labels: Tensor
+    maps: Tensor
+    score_range: Tensor | None = None
 
 
 class Need(NamedTuple):
@@ -171,6 +191,24 @@ class Family(ABC):
         Raises:
             UnsupportedPart: a setting or a part has no lowering.
         """
+
+    def image_maps(self, detector: nn.Module) -> ImageMaps | None:
+        """How ``masks`` are meant where they are maps of the image; None: they are of regions."""
+        return None
+
+    def noted_maps(
+        self, detector: nn.Module, ranges: bool = False
+    ) -> AbstractContextManager[list[MapNote]]:
+        """Notes, while the detector runs, what masks it makes of which maps.
+
+        Args:
+            detector: in eval mode, of a family with :meth:`image_maps`.
+            ranges: whether each note gets its ``score_range``.
+
+        Returns:
+            A list that gets an entry for each image in which something is detected, in order.
+        """
+        raise NotImplementedError(f"family {self.name!r} has image_maps: note them")
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]

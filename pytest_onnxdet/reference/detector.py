@@ -19,7 +19,8 @@ from pytest_onnxdet.reference.ties.replace import overridden
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
-    from pytest_onnxdet.families.family import Family
+    from pytest_onnxdet.data.image_maps import ImageMaps
+    from pytest_onnxdet.families.family import Family, MapNote
     from pytest_onnxdet.families.registry import FamilyRegistry
 
 
@@ -76,6 +77,12 @@ class Reference:
                 if mask_ranges and self.family.ties.points
                 else []
             )
+            maps = self._image_maps()
+            notes = (
+                watching.enter_context(self.family.noted_maps(self.detector, mask_ranges))
+                if maps is not None
+                else []
+            )
             seen = watching.enter_context(_watched_masks(self.detector))
             watching.enter_context(torch.no_grad())
             output = results(images, metas)
@@ -83,14 +90,27 @@ class Reference:
         cfg: Any = getattr(self.detector, "cfg", None)
         masked = any(isinstance(result, tuple) for result in output)
         threshold = mask_threshold(cfg.model) if masked else THRESHOLD
-        for result in output:
+        for place, result in enumerate(output):
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
+            if maps is not None:
+                note = notes.pop(0) if has_masks else None
+                detections.append(_of_maps(result, note, maps, images, metas[place]))
+                continue
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None
             detections.append(_one(result, masks, bound, threshold))
         return detections[: batch.valid]
+
+    def _image_maps(self) -> ImageMaps | None:
+        """How the detector's masks are made of maps of the image; None: they are not."""
+        from pytest_onnxdet.families.classes import UnsupportedPart
+
+        try:
+            return self.family.image_maps(self.detector)
+        except UnsupportedPart:
+            return None
 
     @property
     def device(self) -> str:
@@ -175,6 +195,31 @@ def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any, threshold: floa
     order = np.argsort(labels, kind="stable")
     ranges = None if bounds is None else bounds[order]
     return Detections.from_mmdet(result, probs[order], ranges, threshold)
+
+
+def _of_maps(
+    result: Any, note: MapNote | None, maps: ImageMaps, images: Tensor, meta: Mapping[str, Any]
+) -> Detections:
+    """One image's result, with the maps that its masks were made of in the order of its detections.
+
+    Args:
+        result: mmdet's.
+        note: of the maps; None: nothing is detected.
+        maps: how they are meant.
+        images: float32 (N, C, H, W), the batch.
+        meta: the image's.
+    """
+    if note is None:
+        return Detections.from_mmdet(result, mask_threshold=maps.threshold)
+    order = np.argsort(note.labels.numpy(), kind="stable")
+    values, ranges = note.maps.float().numpy()[order], note.score_range
+    return Detections.from_mmdet(
+        result,
+        values,
+        mask_threshold=maps.threshold,
+        frame=maps.frame(values.shape[1:], images.shape[2:], meta["img_shape"]),
+        score_range=None if ranges is None else ranges.float().numpy()[order],
+    )
 
 
 @contextlib.contextmanager
