@@ -211,7 +211,7 @@ def _axis(cells: int, pixels: int, window: slice) -> _Axis:
     centres = np.arange(window.start, window.stop).astype(np.float32) + np.float32(0.5)
     at = np.maximum((centres.astype(np.float64) * scale - 0.5).astype(np.float32), np.float32(0))
     low = np.minimum(at.astype(np.int64), cells - 1)
-    part = np.clip(at - low.astype(np.float32), np.float32(0), np.float32(1))
+    part: Floats = np.clip(at - low.astype(np.float32), np.float32(0), np.float32(1))
     return low, np.minimum(low + 1, cells - 1), np.float32(1) - part, part
 
 

@@ -1,4 +1,4 @@
-"""Decoupled SOLO (arXiv:1912.04488, section 4): a cell's map is a product of a column's and a row's.
+"""Decoupled SOLO (arXiv:1912.04488, section 4): a cell's map is its column's times its row's.
 
 The light form shares the layers before these maps.
 """

@@ -29,6 +29,7 @@ BUILTIN = {
     "solo": ("solo", "SOLO"),
     "decoupled_solo": ("decoupled_solo", "DECOUPLED_SOLO"),
     "solov2": ("solov2", "SOLOV2"),
+    "yolact": ("yolact", "YOLACT"),
 }
 
 

@@ -1,4 +1,4 @@
-"""SOLOv2 (arXiv:2003.10152): each cell of a grid gives a kernel, which makes its map of one feature.
+"""SOLOv2 (arXiv:2003.10152): a cell of a grid gives a kernel, which makes its map of a feature.
 
 Scores, thresholds and matrix NMS are SOLO's.
 """

@@ -76,3 +76,25 @@ class _Interpolations(TorchFunctionMode):
         if function is functional.interpolate:
             self.inputs.append(args[0])
         return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def called(owner: Any, method: str, note: Callable[..., None]) -> Iterator[None]:
+    """For the duration of the block, notes what a method is called with, before it is.
+
+    Args:
+        owner: an object.
+        method: its method's name; it computes what it always does.
+        note: called with the same arguments.
+    """
+    original = getattr(owner, method)
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        note(*arguments, **named)
+        return original(*arguments, **named)
+
+    vars(owner)[method] = watched
+    try:
+        yield
+    finally:
+        del vars(owner)[method]
