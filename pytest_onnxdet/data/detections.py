@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.image_maps import Frame, ImageMaps
+from pytest_onnxdet.data.image_maps import Frame, ImageMaps, boxes_of
 from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks, paste_masks
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _of_maps(
     """
     masks = frame.paste(values, size)
     if frame.maps.boxed:
-        boxes = frame.boxes(masks)
+        boxes = boxes_of(masks)
     if frame.maps.weighted:
         scores = scores * frame.certainty(values, size)
     order = np.argsort(-scores, kind="stable")

@@ -134,15 +134,6 @@ class Frame:
                 masks[k, window[0], window[1]] = self._values(one, size, window) > limit
         return masks
 
-    def boxes(self, masks: NDArray[np.bool_]) -> Floats:
-        """The smallest boxes around masks bool (K, H, W): float32 (K, 4), 0 of an empty one."""
-        boxes = np.zeros((len(masks), 4), np.float32)
-        for box, mask in zip(boxes, masks, strict=True):
-            columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
-            if len(columns):
-                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-        return boxes
-
     def certainty(self, maps: Floats, size: Sequence[int]) -> Floats:
         """The mean probability of each mask's pixels at the original size; 0 of an empty one.
 
@@ -196,6 +187,16 @@ class Frame:
             high -= needed.start
             first.append(_axis(one.shape[axis], self.enlarged[axis], needed))
         return _interpolated(_interpolated(one, *first), *last)
+
+
+def boxes_of(masks: NDArray[np.bool_]) -> Floats:
+    """The smallest boxes around masks bool (K, H, W): float32 (K, 4), 0 of an empty one."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
+        if len(columns):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
 
 
 _Axis = tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]

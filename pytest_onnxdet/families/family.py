@@ -95,19 +95,39 @@ class Ties:
     images: float = 0.0
 
 
+class MaskCandidates(NamedTuple):
+    """Masks before matrix NMS, and its settings.
+
+    Attributes:
+        maps: float32 (M, h, w).
+        scores: float32 (M,), of their classes alone.
+        labels: int64 (M,).
+        threshold: a pixel belongs to a mask above it.
+        kernel, sigma: of the decay.
+        nms_pre: so many are looked at; not positive: all.
+    """
+
+    maps: Tensor
+    scores: Tensor
+    labels: Tensor
+    threshold: float
+    kernel: str
+    sigma: float
+    nms_pre: int
+
+
 class MapNote(NamedTuple):
     """The maps that became an image's masks, in the order in which mmdet lists them.
 
     Attributes:
         labels: int64 (K,).
         maps: float32 (K, h, w).
-        score_range: float32 (K, 2), between which scores lie, however pixels at the threshold are
-            decided; None: not asked.
+        candidates: what matrix NMS chose them of; None: scores do not hang on masks.
     """
 
     labels: Tensor
     maps: Tensor
-    score_range: Tensor | None = None
+    candidates: MaskCandidates | None = None
 
 
 class Need(NamedTuple):
@@ -196,14 +216,11 @@ class Family(ABC):
         """How ``masks`` are meant where they are maps of the image; None: they are of regions."""
         return None
 
-    def noted_maps(
-        self, detector: nn.Module, ranges: bool = False
-    ) -> AbstractContextManager[list[MapNote]]:
+    def noted_maps(self, detector: nn.Module) -> AbstractContextManager[list[MapNote]]:
         """Notes, while the detector runs, what masks it makes of which maps.
 
         Args:
             detector: in eval mode, of a family with :meth:`image_maps`.
-            ranges: whether each note gets its ``score_range``.
 
         Returns:
             A list that gets an entry for each image in which something is detected, in order.

@@ -21,11 +21,11 @@ from torch.nn import functional
 from pytest_onnxdet.data.image_maps import ImageMaps
 from pytest_onnxdet.families.base import DeployModel, Limits, features
 from pytest_onnxdet.families.classes import UnsupportedPart
-from pytest_onnxdet.families.family import DETECTOR_METHODS, Family, MapNote, Ties
+from pytest_onnxdet.families.family import DETECTOR_METHODS, Family, MapNote, MaskCandidates, Ties
 from pytest_onnxdet.families.ops.boxes import quotient, take_rows
 from pytest_onnxdet.families.ops.lowering import EVERY, Lowering, sigmoid
 from pytest_onnxdet.families.ops.matrix_nms import KERNELS, matrix_nms
-from pytest_onnxdet.families.ops.noted import hooked, interpolated_in
+from pytest_onnxdet.families.ops.noted import Steps, hooked, steps_of
 from pytest_onnxdet.families.settings import TEST_CFG, require_number, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target, logit
 
@@ -201,16 +201,28 @@ class GridFamily(Family):
         return ImageMaps(ENLARGED, threshold=float(self.head(detector).test_cfg.mask_thr))
 
     @contextlib.contextmanager
-    def noted_maps(self, detector: nn.Module, ranges: bool = False) -> Iterator[list[MapNote]]:
+    def noted_maps(self, detector: nn.Module) -> Iterator[list[MapNote]]:
         """What the head enlarges first of each image's result is the maps, in its order."""
-        notes: list[MapNote] = []
+        head, notes = self.head(detector), list[MapNote]()
+        cfg = head.test_cfg
 
-        def note(result: Any, first: Tensor | None) -> None:
-            if len(result.labels):
-                assert first is not None
-                notes.append(MapNote(result.labels, first[0]))
+        def note(result: Any, seen: Steps) -> None:
+            if not len(result.labels):
+                return
+            # Of class scores, of masks, of their areas; and of the masks at the original size.
+            (scores, chosen), (maps, _), (_, large) = seen.above[:3]
+            candidates = MaskCandidates(
+                maps[large],
+                scores[chosen][large],
+                chosen.nonzero()[large, 1],
+                float(cfg.mask_thr),
+                cfg.kernel,
+                float(cfg.sigma),
+                int(cfg.nms_pre),
+            )
+            notes.append(MapNote(result.labels, seen.interpolated[0][0], candidates))
 
-        with interpolated_in(self.head(detector), "_get_results_single", note):
+        with steps_of(head, "_get_results_single", note):
             yield notes
 
     def check_settings(self, detector: nn.Module) -> None:

@@ -172,7 +172,7 @@ class YolactFamily(Family):
         return ImageMaps(cropped=False, threshold=0.5)
 
     @contextlib.contextmanager
-    def noted_maps(self, detector: nn.Module, ranges: bool = False) -> Iterator[list[MapNote]]:
+    def noted_maps(self, detector: nn.Module) -> Iterator[list[MapNote]]:
         model: Any = detector
         notes: list[MapNote] = []
 

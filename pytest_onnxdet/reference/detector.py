@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
+from pytest_onnxdet.reference.ties.decay import score_ranges
 from pytest_onnxdet.reference.ties.points import watched_choices
 from pytest_onnxdet.reference.ties.replace import overridden
 
@@ -53,7 +54,7 @@ class Reference:
         Args:
             batch: the images.
             mask_ranges: whether detections get their ``mask_range``, where masks are refined at
-                points that can tie.
+                points that can tie, and their ``score_range``, where scores hang on masks' pixels.
         """
         results = functools.partial(self.detector, return_loss=False, rescale=True)
         return self._detections(
@@ -79,7 +80,7 @@ class Reference:
             )
             maps = self._image_maps()
             notes = (
-                watching.enter_context(self.family.noted_maps(self.detector, mask_ranges))
+                watching.enter_context(self.family.noted_maps(self.detector))
                 if maps is not None
                 else []
             )
@@ -96,7 +97,9 @@ class Reference:
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
             if maps is not None:
                 note = notes.pop(0) if has_masks else None
-                detections.append(_of_maps(result, note, maps, images, metas[place]))
+                ranges = score_ranges(note) if note is not None and mask_ranges else None
+                frame_of = (images.shape[2:], metas[place]["img_shape"])
+                detections.append(_of_maps(result, note, maps, frame_of, ranges))
                 continue
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None
@@ -198,7 +201,11 @@ def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any, threshold: floa
 
 
 def _of_maps(
-    result: Any, note: MapNote | None, maps: ImageMaps, images: Tensor, meta: Mapping[str, Any]
+    result: Any,
+    note: MapNote | None,
+    maps: ImageMaps,
+    sizes: tuple[Any, Any],
+    ranges: Tensor | None,
 ) -> Detections:
     """One image's result, with the maps that its masks were made of in the order of its detections.
 
@@ -206,18 +213,18 @@ def _of_maps(
         result: mmdet's.
         note: of the maps; None: nothing is detected.
         maps: how they are meant.
-        images: float32 (N, C, H, W), the batch.
-        meta: the image's.
+        sizes: of the network's input, and of the image in it before padding.
+        ranges: (K, 2), between which the note's scores lie; None: not asked.
     """
     if note is None:
         return Detections.from_mmdet(result, mask_threshold=maps.threshold)
     order = np.argsort(note.labels.numpy(), kind="stable")
-    values, ranges = note.maps.float().numpy()[order], note.score_range
+    values = note.maps.float().numpy()[order]
     return Detections.from_mmdet(
         result,
         values,
         mask_threshold=maps.threshold,
-        frame=maps.frame(values.shape[1:], images.shape[2:], meta["img_shape"]),
+        frame=maps.frame(values.shape[1:], *sizes),
         score_range=None if ranges is None else ranges.float().numpy()[order],
     )
 

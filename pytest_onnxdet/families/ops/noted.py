@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -36,24 +37,45 @@ def hooked(
             handle.remove()
 
 
+class Steps(TorchFunctionMode):
+    """Notes some operations of PyTorch's while it is active.
+
+    Attributes:
+        interpolated: what ``interpolate`` was given.
+        above: of each comparison with ``>`` its left side and its result.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interpolated: list[Tensor] = []
+        self.above: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is functional.interpolate:
+            self.interpolated.append(args[0])
+        elif function in (Tensor.__gt__, Tensor.gt, torch.gt):
+            self.above.append((args[0], result))
+        return result
+
+
 @contextlib.contextmanager
-def interpolated_in(
-    owner: Any, method: str, note: Callable[[Any, Tensor | None], None]
-) -> Iterator[None]:
-    """For the duration of the block, notes what a method interpolates first.
+def steps_of(owner: Any, method: str, note: Callable[[Any, Steps], None]) -> Iterator[None]:
+    """For the duration of the block, notes what a method does on the way.
 
     Args:
         owner: an object.
         method: its method's name; it computes what it always does.
-        note: called after each call with the method's result and the first tensor that it gave
-            ``interpolate``; None where it gave none.
+        note: called after each call with the method's result and its steps.
     """
     original = getattr(owner, method)
 
     def watched(*arguments: Any, **named: Any) -> Any:
-        with _Interpolations() as seen:
+        with Steps() as seen:
             result = original(*arguments, **named)
-        note(result, seen.inputs[0] if seen.inputs else None)
+        note(result, seen)
         return result
 
     vars(owner)[method] = watched
@@ -61,21 +83,6 @@ def interpolated_in(
         yield
     finally:
         del vars(owner)[method]
-
-
-class _Interpolations(TorchFunctionMode):
-    """Notes what is interpolated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs: list[Tensor] = []
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is functional.interpolate:
-            self.inputs.append(args[0])
-        return function(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
