@@ -24,6 +24,7 @@ import mmcv  # noqa: E402  (the stand-in has to be there first)
 __all__ = [
     "BuildError",
     "build_detector",
+    "checkpoint_meta",
     "config_path",
     "config_root",
     "initialise",
@@ -129,12 +130,29 @@ def load_weights(
     Raises:
         BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
     """
-    text = str(path)
-    file = _fetch(text, downloads) if "://" in text else Path(path)
+    file = _local(path, downloads)
     state, meta = _read_state(file, trust)
     refuse_mmdet_3(file, meta, list(state))
     put_into(model, state, file)
     return meta
+
+
+def checkpoint_meta(path: Path | str, downloads: Path | None = None) -> dict[str, Any]:
+    """What a checkpoint says of itself (``meta``), {} where it says nothing.
+
+    Args:
+        path: the file, or an http(s) URL.
+        downloads: folder for a URL's file; None: in the user's cache folder.
+
+    Raises:
+        BuildError: the file is missing, corrupt, or holds pickled code.
+    """
+    return _read_state(_local(path, downloads))[1]
+
+
+def _local(path: Path | str, downloads: Path | None) -> Path:
+    """A weights file on this machine."""
+    return _fetch(str(path), downloads) if "://" in str(path) else Path(path)
 
 
 def _fetch(url: str, folder: Path | None) -> Path:
