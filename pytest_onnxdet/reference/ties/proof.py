@@ -56,13 +56,13 @@ def alternatives(
     Returns:
         What the family's ``ties`` leave open: the detections with ONNX's order of equal values;
         those with the range of scores that pixels at a mask's threshold leave open, unless one is
-        wider than a hundredth; those with the backend's peaks, where rounding may make them peaks; either of both with the
-        backend's choice among what ties for the last of ``max_per_img`` places; those with the
-        backend's choice of boxes, where suppression may choose so, with the range of the masks
-        where float ties decide which points are refined, unless more than a hundredth of the
-        pixels hangs on that. Scores and boxes are PyTorch's own, computed
-        from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
-        two values that tie comes first.
+        wider than a hundredth; those with the backend's peaks, where rounding may make them peaks;
+        either of both with the backend's choice among what ties for the last of ``max_per_img``
+        places; those with the backend's choice of boxes, where suppression may choose so, with the
+        range of the masks where float ties decide which points are refined, unless more than a
+        hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed from
+        PyTorch's raw outputs: nothing that the backend computes is taken over, but which of two
+        values that tie comes first.
     """
     from pytest_onnxdet.reference.ties.suppression import Choice
 
