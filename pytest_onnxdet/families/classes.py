@@ -132,15 +132,20 @@ OPERATORS = tuple(
 )
 
 
-def refuse_operators(detector: nn.Module) -> None:
+def refuse_operators(detector: nn.Module, lowered: Iterable[Kind] = ()) -> None:
     """Refuses a detector with a layer that needs an operator without a lowering.
+
+    Args:
+        detector: the detector.
+        lowered: classes of layers that the detector's own family has a lowering for.
 
     Raises:
         UnsupportedPart: with the layer's path and class, and how many more there are.
     """
     from mmcv.ops import SAConv2d
 
-    kinds = tuple(map(resolve, OPERATORS))
+    own = {resolve(kind) for kind in lowered}
+    kinds = tuple(kind for kind in map(resolve, OPERATORS) if kind not in own)
     matches = [
         (path, module)
         for path, module in detector.named_modules()

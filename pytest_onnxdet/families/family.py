@@ -155,6 +155,7 @@ class Family(ABC):
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
+        operators: layers with an operator of mmcv's that this family alone has a lowering for.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
 
@@ -167,6 +168,7 @@ class Family(ABC):
     parts: tuple[Part, ...] = ()
     ties: Ties = Ties()
     uncapped: str | None = None
+    operators: tuple[Kind, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def head(self, detector: nn.Module) -> Any:
@@ -197,7 +199,7 @@ class Family(ABC):
                 if why is not None:
                     what = f"{place} is {type(module).__name__}: " if place else ""
                     raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
-        refuse_operators(detector)
+        refuse_operators(detector, self.operators)
 
     @abstractmethod
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:

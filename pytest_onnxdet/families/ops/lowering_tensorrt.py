@@ -185,7 +185,7 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
     step = (extent / bins)[..., None, None]
     if layer.sampling_ratio > 0:
         samples = layer.sampling_ratio
-        count = torch.full_like(step, float(samples))
+        count = torch.tensor(float(samples), device=step.device)
     else:
         samples = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
         count = torch.ceil(step)
@@ -193,7 +193,9 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
-    at = torch.minimum(at.clamp(min=0), torch.ones_like(at) * (cells - 1))
+    # A number: of a tensor of as many, the exporter may take the traced shape for fixed.
+    end_cell = torch.as_tensor(cells - 1, device=start.device).to(start.dtype)
+    at = torch.minimum(at.clamp(min=0), end_cell)
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)

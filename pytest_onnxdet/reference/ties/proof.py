@@ -82,6 +82,8 @@ def alternatives(
         (ranged,) = reference.post_process(own, one, lowest_first=True, mask_ranges=True)
         made += [ranged] if widest(ranged) <= WIDEST else []
     if not ties.suppression:
+        if ties.levels:
+            made += _with_levels(reference, own, one, candidate, tolerance)
         return made
     if ties.proposals and proposals is not None:
         mine = proposals[place][proposals[place, :, 4] > 0]
@@ -120,6 +122,35 @@ def _with_choices(
             with played_back(choices, tolerance, noted):
                 results = reference.post_process(raw, image, mask_ranges=family.ties.points)
             made += results  # only now it is sure that every choice was asked for, and holds
+        asked += decisions.others()
+    return made
+
+
+def _with_levels(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    candidate: Detections,
+    tolerance: Tolerance,
+) -> list[Detections]:
+    """The detections of one image of each other way to choose the levels of regions at a border.
+
+    Each with ONNX's order of equals, and with the backend's choice of the last places' ties.
+    """
+    from pytest_onnxdet.reference.ties.levels import MAX_TRIED, Decisions, played_back_levels
+
+    made: list[Detections] = []
+    asked: list[tuple[bool, ...]] = [()]
+    for number in range(MAX_TRIED):
+        if number == len(asked):
+            break
+        decisions = Decisions(asked[number])
+        with played_back_levels(reference.detector, decisions):
+            found = reference.post_process(raw, image, lowest_first=True)
+        if number:  # the first way is mmdet's own, which is there already
+            made += found
+            with played_back_levels(reference.detector, Decisions(asked[number])):
+                made += _with_last_places(reference, raw, image, candidate, tolerance)
         asked += decisions.others()
     return made
 
