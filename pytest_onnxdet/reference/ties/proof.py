@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.models.spec import Tolerance
 
+#: The widest range of a score that may hang on pixels at a mask's threshold.
+WIDEST = 0.01
 #: The greatest share of an image's mask pixels that may hang on which of nearly equal points are
 #: refined. 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any
 #: mask.
@@ -54,13 +56,14 @@ def alternatives(
 
     Returns:
         What the family's ``ties`` leave open: the detections with ONNX's order of equal values;
-        those with the backend's peaks, where rounding may make them peaks; either of both with the
-        backend's choice among what ties for the last of ``max_per_img`` places; those with the
-        backend's choice of boxes, where suppression may choose so, with the range of the masks
-        where float ties decide which points are refined, unless more than a hundredth of the
-        pixels hangs on that. Scores and boxes are PyTorch's own, computed
-        from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
-        two values that tie comes first.
+        those with the range of scores that pixels at a mask's threshold leave open, unless one is
+        wider than a hundredth; those with the backend's peaks, where rounding may make them peaks;
+        either of both with the backend's choice among what ties for the last of ``max_per_img``
+        places; those with the backend's choice of boxes, where suppression may choose so, with the
+        range of the masks where float ties decide which points are refined, unless more than a
+        hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed from
+        PyTorch's raw outputs: nothing that the backend computes is taken over, but which of two
+        values that tie comes first.
     """
     from pytest_onnxdet.reference.ties.suppression import Choice
 
@@ -80,6 +83,9 @@ def alternatives(
         heats = [theirs[name][place : place + 1] for name in ties.peaks]
         made += _with_peaks(reference, own, one, heats)
         made += _with_last_places(reference, own, one, candidate, tolerance, heats)
+    if ties.pixels:
+        (ranged,) = reference.post_process(own, one, lowest_first=True, mask_ranges=True)
+        made += [ranged] if widest(ranged) <= WIDEST else []
     if not ties.suppression:
         if ties.levels:
             made += _with_levels(reference, own, one, candidate, tolerance)
@@ -228,6 +234,14 @@ def _with_last_places(
         return [with_last_places(every, candidate, limit, tolerance)]
     except Unproven:
         return []
+
+
+def widest(detections: Detections) -> float:
+    """The widest of the detections' score ranges; 0 where they have none."""
+    if detections.score_range is None or not len(detections):
+        return 0.0
+    low, high = detections.score_range.T
+    return float((high - low).max())
 
 
 def open_share(detections: Detections, allowed: float) -> float:
