@@ -64,6 +64,25 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "mask_rcnn/mask_rcnn_r50_caffe_c4_1x_coco.py",
         {**C4, "roi_head__mask_head__in_channels": 128},
     ),
+    "trident": (
+        "tridentnet/tridentnet_r50_caffe_1x_coco.py",
+        {
+            **C4,
+            "backbone": {
+                **C4["backbone"],
+                "type": "TridentResNet",
+                "depth": 50,
+                "base_channels": 4,
+                "num_stages": 3,
+                "strides": (1, 2, 2),
+                "dilations": (1, 1, 1),
+                "out_indices": (2,),
+                "num_branch": 3,
+                "test_branch_idx": 1,
+                "trident_dilations": (1, 2, 3),
+            },
+        },
+    ),
     "seesaw": (
         "seesaw_loss/cascade_mask_rcnn_r101_fpn_random_seesaw_loss_mstrain_2x_lvis_v1.py",
         {},
