@@ -42,7 +42,8 @@ def write(path: Path, recording: Recording) -> None:
     (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,), ``labels`` (K,); with masks
     ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8, COCO's run lengths one after
     the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
-    has them; ``threshold`` float64 (1,), that of the masks; ``raw/B/NAME``, output NAME of batch B,
+    has them; ``threshold`` float64 (1,), that of the masks; where masks have scores of their own
+    ``mask_scores`` (K,); ``raw/B/NAME``, output NAME of batch B,
     and ``exact/B/NAME``, what is to be added to it for the same in float64, rounded to float32.
 
     Raises:
@@ -149,6 +150,9 @@ def _arrays(detections: Sequence[Detections]) -> dict[str, NDArray[Any]]:
     ]
     if probs:
         arrays["probs"] = np.concatenate(probs)
+    ranks = [image.mask_scores for image in detections if image.mask_scores is not None]
+    if ranks and len(ranks) == len(detections):
+        arrays["mask_scores"] = np.concatenate(ranks)
     arrays["threshold"] = np.array(
         [image.mask_threshold for image in detections[:1]] or [THRESHOLD]
     )
@@ -161,6 +165,9 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
     masks = _unpacked(arrays) if "sizes" in arrays else None
+    ranks = arrays.get("mask_scores")
+    if ranks is not None and len(ranks) != counts.sum():
+        raise ValueError("its mask scores do not belong to its boxes")
     probs, threshold = arrays.get("probs"), float(arrays["threshold"][0])
     at = 0
     for count in counts.tolist():
@@ -172,6 +179,7 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
             None if masks is None else RunLengthMasks(masks[rows]),
             None if probs is None or at + count > len(probs) else probs[rows],
             mask_threshold=threshold,
+            mask_scores=None if ranks is None else ranks[rows],
         )
         at += count
 

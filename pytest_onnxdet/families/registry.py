@@ -29,6 +29,7 @@ BUILTIN = {
     "htc": ("cascades", "HTC"),
     "scnet": ("cascades", "SCNET"),
     "grid": ("grid", "GRID"),
+    "mask_scoring": ("mask_scoring", "MASK_SCORING"),
 }
 
 

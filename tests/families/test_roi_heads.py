@@ -55,6 +55,7 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "double": ("double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py", {}),
     "sabl": ("sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", {}),
     "sabl_cascade": ("sabl/sabl_cascade_rcnn_r50_fpn_1x_coco.py", {}),
+    "mask_scoring": ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", {}),
     "htc_plain": ("htc/htc_without_semantic_r50_fpn_1x_coco.py", {}),
     "htc": ("htc/htc_r50_fpn_1x_coco.py", {}),
     "scnet": ("scnet/scnet_r50_fpn_1x_coco.py", {}),
