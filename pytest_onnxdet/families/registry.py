@@ -48,6 +48,7 @@ BUILTIN = {
     "decoupled_solo": ("decoupled_solo", "DECOUPLED_SOLO"),
     "solov2": ("solov2", "SOLOV2"),
     "yolact": ("yolact", "YOLACT"),
+    "mask_scoring": ("mask_scoring", "MASK_SCORING"),
 }
 
 

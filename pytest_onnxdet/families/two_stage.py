@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class TwoStageDetector(DeployModel):
 class MaskDetector(TwoStageDetector):
     """The same with masks: probabilities of each detection's own class, one map per region."""
 
-    outputs = ("dets", "labels", "masks")
+    outputs: ClassVar[tuple[str, ...]] = ("dets", "labels", "masks")
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         images = self.regions.of_images(features(self.detector, input))

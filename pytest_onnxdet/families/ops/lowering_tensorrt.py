@@ -224,7 +224,7 @@ def axis_weights(
     step = (extent / bins)[..., None, None]
     if layer.sampling_ratio > 0:
         samples = layer.sampling_ratio
-        count = torch.tensor(float(samples), device=step.device)
+        count = torch.tensor(float(samples), dtype=step.dtype, device=step.device)
     else:
         wide = cells if scale == 1 else _whole(cells * math.ceil(scale * 100), 100) + 1
         samples = _whole(wide + bins, bins)
@@ -234,8 +234,8 @@ def axis_weights(
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
     # A number: of a tensor of as many, the exporter may take the traced shape for fixed.
-    end_cell = torch.as_tensor(cells - 1, device=start.device).to(start.dtype)
-    at = torch.minimum(at.clamp(min=0), end_cell)
+    last = torch.as_tensor(cells - 1, dtype=at.dtype, device=at.device)
+    at = torch.minimum(at.clamp(min=0), last)
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)
