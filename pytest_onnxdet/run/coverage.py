@@ -43,7 +43,7 @@ OUTCOMES = {
     FAILED: "neither verified nor refused by name",
 }
 #: The longer side of the images, pixels, and the batch size.
-SIZE, BATCH = 320, 2
+SIZE, BATCH = 224, 2
 #: Images: two batches, which have sizes of their own where the pipeline lets them.
 IMAGES = 4
 
