@@ -71,6 +71,7 @@ class Ties:
             its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
         confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
             mmdet multiplies into scores.
+        products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
         levels: whether regions take their features of a pyramid level that their size decides.
@@ -84,6 +85,7 @@ class Ties:
     order: bool = False
     suppression: bool = True
     confidence: str | None = None
+    products: bool = False
     proposals: bool = False
     levels: bool = False
     moved: bool = False
@@ -117,7 +119,7 @@ class Family(ABC):
         parts: other parts that the lowering repeats.
         operators: layers that no lowering knows in general, and this family's does.
         ties: what float ties leave open.
-        clips: whether boxes lie inside their image; None: where the head's box coder clips.
+        clips: whether boxes are clipped where the head's box coder says so.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
@@ -131,7 +133,7 @@ class Family(ABC):
     parts: tuple[Part, ...] = ()
     operators: tuple[Kind, ...] = ()
     ties: Ties = Ties()
-    clips: bool | None = None
+    clips: bool = True
     uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
