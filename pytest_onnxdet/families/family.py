@@ -117,7 +117,6 @@ class Family(ABC):
         detectors: the detectors' classes, likewise with ``detector_methods``.
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
-        operators: layers that no lowering knows in general, and this family's does.
         ties: what float ties leave open.
         clips: whether boxes are clipped where the head's box coder says so.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
@@ -131,7 +130,6 @@ class Family(ABC):
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.SingleStageDetector",)
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
-    operators: tuple[Kind, ...] = ()
     ties: Ties = Ties()
     clips: bool = True
     uncapped: str | None = None
@@ -165,7 +163,7 @@ class Family(ABC):
                 if why is not None:
                     what = f"{place} is {type(module).__name__}: " if place else ""
                     raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
-        refuse_operators(detector, self.operators)
+        refuse_operators(detector)
 
     @abstractmethod
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:

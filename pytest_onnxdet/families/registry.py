@@ -32,6 +32,11 @@ BUILTIN = {
     "cornernet": ("cornernet", "CORNERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
     "point_rend": ("point_rend", "POINT_REND"),
+    "double_head": ("two_stage", "DOUBLE_HEAD"),
+    "trident": ("two_stage", "TRIDENT"),
+    "htc": ("cascades", "HTC"),
+    "scnet": ("cascades", "SCNET"),
+    "grid": ("grid", "GRID"),
 }
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.run.cases import Settings
 
 
+#: What options with a path have as metavar.
+PATHS = ("DIR", "FILE", "FILE|URL", "JSON|DIR")
 #: Options with a folder that a run makes where it is missing.
 MADE = ("cache", "report")
 #: Where pytest looks for its ini options.
@@ -85,6 +87,7 @@ def read_settings(config: pytest.Config) -> Settings:
     from pytest_onnxdet.core.paths import user_cache
     from pytest_onnxdet.core.vocabulary import NONE
     from pytest_onnxdet.models.structure import LIMIT
+    from pytest_onnxdet.pytest_layer.own_models import own_models
     from pytest_onnxdet.run.cases import (
         SELFTEST_BATCH,
         SELFTEST_IMAGES,
@@ -92,20 +95,23 @@ def read_settings(config: pytest.Config) -> Settings:
         SELFTEST_QUICK,
         Settings,
     )
+    from pytest_onnxdet.run.own import OWN
 
-    values = _Values(config)
+    values = Values(config)
     for option in OPTIONS:
-        if option.metavar in ("DIR", "FILE"):
+        if option.metavar in PATHS:
             values.refuse_mistaken(option.name)
     random = values.text("checkpoints") == NONE
     limit = next(iter(values.numbers("limit")), None)
     selftest = next(iter(values.chosen("selftest", tuple(SELFTEST_PLACES))), "")
     if limit is None and selftest == SELFTEST_QUICK:
         limit = SELFTEST_IMAGES
+    own = own_models(config, values)
     return Settings(
         cache=values.folder("cache") or user_cache(),
+        own=own,
         models=values.words("model"),
-        profile=values.word("profile") or "mini",
+        profile=values.word("profile") or (OWN if own else "mini"),
         backends=values.words("backend"),
         shapes=values.chosen("shape", SHAPES) or (("dynamic",) if selftest else SHAPES),
         batches=tuple(values.numbers("batch"))
@@ -122,7 +128,7 @@ def read_settings(config: pytest.Config) -> Settings:
     )
 
 
-class _Values:
+class Values:
     """Reads values of options, and knows where each came from."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -177,7 +183,7 @@ class _Values:
 
     def folder(self, name: str, exists: bool = False) -> Path | None:
         """A folder, None where the option is not set."""
-        path = self._path(name, "a folder")
+        path = self.path(name, "a folder")
         if path is None:
             return None
         if exists and not path.is_dir():
@@ -188,12 +194,12 @@ class _Values:
 
     def file(self, name: str) -> Path | None:
         """A file that exists, None where the option is not set."""
-        path = self._path(name, "a file")
+        path = self.path(name, "a file")
         if path is not None and not path.is_file():
             self.refuse(name, str(path), "there is no such file")
         return path
 
-    def _path(self, name: str, form: str) -> Path | None:
+    def path(self, name: str, form: str) -> Path | None:
         """From the command line relative to where pytest was called, else to the ini."""
         value = self._config.getoption(f"onnxdet_{name}")
         base = self._config.invocation_params.dir

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.reference.recording import PROBABILITY_IMAGES
 from pytest_onnxdet.verify.values import check_values
-from pytest_onnxdet.families.registry import clips_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
