@@ -29,10 +29,10 @@ def calibration_of(head: Any) -> Calibration | None:
     return Calibration(passes(head), single=single)
 
 
-def _score(layer: nn.Module, head: Any, factor: float = 1.0) -> Target:
+def _score(layer: nn.Module, head: Any, factor: float = 1.0, share: float = SHARE) -> Target:
     """A layer of class logits; ``factor``: what probabilities are multiplied with beforehand."""
     level = logit(min(head.test_cfg.score_thr / factor, 0.5))
-    return Target(layer, SPREAD, SHARE, level + ABOVE)
+    return Target(layer, SPREAD, share, level + ABOVE)
 
 
 def _about(layer: nn.Module, std: float, level: float) -> Target:
@@ -144,9 +144,14 @@ def _sabl(head: Any) -> Sequence[Sequence[Target]]:
 
 
 def _guided(head: Any) -> Sequence[Sequence[Target]]:
-    # Half of the places are looked at.
-    first = [_about(head.conv_loc, 1.0, logit(head.loc_filter_thr)), Target(head.conv_shape, 0.3)]
-    return [first, [_score(head.retina_cls, head), Target(head.retina_reg, 0.3)]]
+    # Half of the places are looked at, in the end: elsewhere masked layers give 0.
+    level = logit(head.loc_filter_thr)
+    every = Target(head.conv_loc, 1.0, 0.9999, level + 0.1)
+    return [
+        [every, Target(head.conv_shape, 0.3)],
+        [_score(head.retina_cls, head, share=10 * SHARE), Target(head.retina_reg, 0.3)],
+        [_about(head.conv_loc, 1.0, level)],
+    ]
 
 
 def _paa(head: Any) -> Sequence[Sequence[Target]]:

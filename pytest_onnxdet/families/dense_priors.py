@@ -220,6 +220,5 @@ GUIDED = GuidedFamily(
     name="guided",
     heads=("mmdet.models.GARetinaHead",),
     head_methods=(*HEAD_METHODS, "get_anchors", "_get_guided_anchors_single"),
-    operators=("mmcv.ops.MaskedConv2d",),
     model=GuidedDetector,
 )

@@ -74,6 +74,7 @@ class Ties:
             its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
         confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
             mmdet multiplies into scores.
+        products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
         detections: whether suppression chooses the detections, too, in the end.
@@ -89,6 +90,7 @@ class Ties:
     order: bool = False
     suppression: bool = True
     confidence: str | None = None
+    products: bool = False
     proposals: bool = False
     detections: bool = True
     levels: bool = False
@@ -157,9 +159,8 @@ class Family(ABC):
         detectors: the detectors' classes, likewise with ``detector_methods``.
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
-        operators: layers that no lowering knows in general, and this family's does.
         ties: what float ties leave open.
-        clips: whether boxes lie inside their image; None: where the head's box coder clips.
+        clips: whether boxes are clipped where the head's box coder says so.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
@@ -171,9 +172,8 @@ class Family(ABC):
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.SingleStageDetector",)
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
-    operators: tuple[Kind, ...] = ()
     ties: Ties = Ties()
-    clips: bool | None = None
+    clips: bool = True
     uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
@@ -205,7 +205,7 @@ class Family(ABC):
                 if why is not None:
                     what = f"{place} is {type(module).__name__}: " if place else ""
                     raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
-        refuse_operators(detector, self.operators)
+        refuse_operators(detector)
 
     @abstractmethod
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:

@@ -167,6 +167,30 @@ def builtin_families() -> FamilyRegistry:
     return FamilyRegistry(builtin=True)
 
 
+def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> bool:
+    """Whether the detector's last head clips its boxes at the image's border.
+
+    Its box coder says so, as in mmdet; a head without such a coder makes no promise, nor does one
+    whose family knows that it decodes by itself.
+
+    Args:
+        detector: one of mmdet's.
+        families: where its family is looked up; None: the built-in ones.
+    """
+    model: Any = detector
+    head = getattr(getattr(model, "roi_head", model), "bbox_head", None)
+    if hasattr(head, "__len__"):  # a cascade's, one for each stage
+        head = head[-1]
+    if not getattr(head, "with_reg", True):  # Grid R-CNN's boxes are not the coder's
+        return False
+    if not getattr(getattr(head, "bbox_coder", None), "clip_border", False):
+        return False
+    try:
+        return (families or builtin_families()).of(detector).clips
+    except UnsupportedPart:
+        return True
+
+
 def own_code(family: Family, model: nn.Module) -> Mapping[str, str]:
     """Source files outside this package that decide what a family's graphs compute, by name.
 

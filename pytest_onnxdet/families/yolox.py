@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pytest_onnxdet.families.base import features, joined
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily
-from pytest_onnxdet.families.family import HEAD_METHODS
+from pytest_onnxdet.families.family import HEAD_METHODS, Ties
 from pytest_onnxdet.families.ops.lowering import just_below, sigmoid
 from pytest_onnxdet.families.settings import TEST_CFG, require_settings, suppression
 
@@ -73,6 +73,7 @@ YOLOX = YoloxFamily(
     heads=("mmdet.models.YOLOXHead",),
     head_methods=(*HEAD_METHODS, "_bbox_decode", "_bboxes_nms"),
     model=YoloxDetector,
+    ties=Ties(products=True),
     ignored={
         "nms_pre": f"{_READS_NOT}test_cfg.deploy_nms_pre caps the graph",
         "max_per_img": f"{_READS_NOT}it keeps all",

@@ -2,9 +2,10 @@
 
 A freshly initialised detector finds nothing: normalisation statistics do not fit, scores sit below
 every threshold and hardly vary, residual branches are zero. :func:`calibrate` sets, from a few
-images, what training would have set at least: BatchNorm's running statistics, and its scale where
-that is zero; the spread of each score layer's logits, and their bias so that a chosen share is
-above the config's threshold; the spread of box and mask layers. Everything else stays as seeded.
+images, what training would have set at least: BatchNorm's running statistics; weights that are
+zero, such as those of deformable convolutions' offsets; the spread of each score layer's logits,
+and their bias so that a chosen share is above the config's threshold; the spread of box and mask
+layers. Everything else stays as seeded.
 The detections mean nothing, but they exist and differ.
 """
 
@@ -113,10 +114,8 @@ def calibrate(
     """
     torch.manual_seed(seed)
     with torch.no_grad():
-        # mmdet's residual branches start at zero: what a graph makes of them would not show.
-        norms = (norm for norm in _batch_norms(detector) if norm.affine)
-        silent = [norm for norm in norms if not bool(norm.weight.any())]
-        for norm in (*calibration.damped, *silent):
+        _wake(detector, seed)
+        for norm in calibration.damped:
             weight: Any = norm.weight
             weight.fill_(BRANCH)
         for one in calibration.drawn:
@@ -142,6 +141,23 @@ def calibrate(
             for target in targets:
                 if seen[target.layer]:
                     _spread(target, seen[target.layer])
+
+
+def _wake(detector: nn.Module, seed: int) -> None:
+    """Gives weights that start at zero small values, in place: what they do would not show.
+
+    mmdet's residual branches start there, and so do offsets of deformable convolutions, attention
+    blocks beside a convolution, and recursive pyramids.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in detector.named_parameters():
+        if name.endswith("bias") or bool(value.any()):
+            continue
+        if value.dim() > 1:
+            spread = BRANCH / value[0].numel() ** 0.5
+            value.copy_(spread * torch.randn(value.shape, generator=generator))
+        else:
+            value.fill_(BRANCH)
 
 
 def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]) -> None:

@@ -62,20 +62,6 @@ def check_values(
     raise CheckFailed("\n".join(lines), {"contract_faults": len(faults)}, STAGE)
 
 
-def clips_boxes(detector: Any) -> bool:
-    """Whether the detector's last head clips its boxes at the image's border.
-
-    Its box coder says so, as in mmdet; a head without such a coder, or whose boxes are not from it,
-    makes no promise.
-    """
-    head: Any = getattr(getattr(detector, "roi_head", detector), "bbox_head", None)
-    if hasattr(head, "__len__"):  # a cascade's, one for each stage
-        head = head[-1]
-    if not getattr(head, "with_reg", True):  # Grid R-CNN's
-        return False
-    return bool(getattr(getattr(head, "bbox_coder", None), "clip_border", False))
-
-
 def value_faults(
     outputs: Mapping[str, NDArray[Any]],
     batch: Batch,

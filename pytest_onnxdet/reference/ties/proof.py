@@ -171,7 +171,7 @@ def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) 
     """
     from pytest_onnxdet.families.proposals import proposal_network
     from pytest_onnxdet.reference.ties.cuts import open_levels, open_regions
-    from pytest_onnxdet.reference.ties.thresholds import open_scores
+    from pytest_onnxdet.reference.ties.thresholds import open_products, open_scores
 
     model: Any = detector
     with contextlib.ExitStack() as stack:
@@ -180,6 +180,8 @@ def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) 
         stack.enter_context(open_levels(noted))
         head = family.head(detector)
         stack.enter_context(open_scores(noted, head, family.ties.confidence))
+        if family.ties.products:
+            stack.enter_context(open_products(noted, head))
         yield
 
 
