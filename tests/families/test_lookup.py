@@ -118,8 +118,8 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "FastRCNN has no lowering: it has no proposal network",
         ),
         (
-            "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
-            "rpn_head is GARPNHead, which has no lowering; these have one: RPNHead",
+            "sparse_rcnn/sparse_rcnn_r50_fpn_1x_coco.py",
+            "rpn_head is EmbeddingRPNHead, which has no lowering; these have one: RPNHead",
         ),
         (
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
@@ -129,7 +129,6 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "carafe/mask_rcnn_r50_fpn_carafe_1x_coco.py",
             "MaskRCNN has a CARAFEPack at neck.upsample_modules.0",
         ),
-        ("rpn/rpn_r50_fpn_1x_coco.py", "RPN has no lowering: it is a proposal network alone"),
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),
