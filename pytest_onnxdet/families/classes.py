@@ -117,13 +117,7 @@ def at_path(root: Any, path: str) -> Iterator[tuple[str, Any]]:
 OPERATORS = tuple(
     f"mmcv.ops.{name}"
     for name in (
-        "DeformRoIPool",
         "MultiScaleDeformableAttention",
-        "CARAFE",
-        "CARAFENaive",
-        "CARAFEPack",
-        "CrissCrossAttention",
-        "MaskedConv2d",
         "PSAMask",
         "RoIPool",
     )

@@ -15,6 +15,8 @@ import torch
 from exporting import exported, run
 from torch import Tensor, nn
 
+from pytest_onnxdet.models.cpu_operators import give_cpu_code
+
 BN = {"type": "BN", "requires_grad": True}
 TWO = {"num_stages": 2, "strides": (1, 2), "dilations": (1, 1), "out_indices": (0, 1)}
 RESNET = {"depth": 50, "base_channels": 8, **TWO}
@@ -170,6 +172,19 @@ NECKS: dict[str, dict[str, Any]] = {
     },
     "hrfpn": pyramid("HRFPN"),
     "dyhead": {"type": "DyHead", "in_channels": 16, "out_channels": 16, "num_blocks": 1},
+    "carafe": pyramid(
+        "FPN_CARAFE",
+        num_outs=5,
+        order=("conv", "norm", "act"),
+        upsample_cfg={
+            "type": "carafe",
+            "up_kernel": 5,
+            "up_group": 1,
+            "encoder_kernel": 3,
+            "encoder_dilation": 1,
+            "compressed_channels": 4,
+        },
+    ),
     "channel_mapper": pyramid("ChannelMapper", num_outs=5, norm_cfg=BN),
     "dilated_encoder": {
         "type": "DilatedEncoder",
@@ -241,6 +256,8 @@ def randomised(module: nn.Module) -> nn.Module:
     for name, value in module.named_buffers():
         if name.endswith("running_mean"):
             value.data = 0.1 * drawn(value)
+        elif name.endswith("weight_gamma"):
+            value.data = 0.2 * value
     return module.eval()
 
 
@@ -257,6 +274,7 @@ def built(name: str) -> nn.Module:
     settings = NECKS[name]
     part = build_neck(dict(settings))
     initialise(part)
+    give_cpu_code(part)
     wanted = settings.get("in_channels", settings.get("in_channel"))
     levels = len(wanted) if isinstance(wanted, list) else settings.get("num_levels", 3)
     if name in ("dilated_encoder", "centernet"):

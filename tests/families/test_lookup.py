@@ -125,10 +125,6 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
             "DoubleHeadRoIHead overrides StandardRoIHead._bbox_forward",
         ),
-        (
-            "carafe/mask_rcnn_r50_fpn_carafe_1x_coco.py",
-            "MaskRCNN has a CARAFEPack at neck.upsample_modules.0",
-        ),
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),

@@ -15,7 +15,6 @@ from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.base import split_raw
 from pytest_onnxdet.families.proposals import proposal_network
 from pytest_onnxdet.families.registry import builtin_families
-from pytest_onnxdet.models.masked_conv import masked_convolution
 from pytest_onnxdet.reference.detector import Reference
 
 LOWERINGS = ("onnxruntime", "tensorrt")
@@ -129,20 +128,6 @@ def test_proposals_are_detections_of_one_class() -> None:
     read = Detections.from_mmdet(rows)
     assert read.labels.tolist() == [0, 0] and read.scores.tolist() == rows[::-1, 4].tolist()
     assert len(Detections.from_mmdet(rows[:0])) == 0
-
-
-def test_a_masked_convolution_is_a_convolution_where_the_mask_is_set() -> None:
-    layer: Any = torch.nn.Conv2d(3, 2, 1)
-    image, mask = torch.rand(1, 3, 4, 5), torch.rand(1, 4, 5) > 0.5
-    result = masked_convolution(layer, image, mask)
-    for row in range(4):
-        for column in range(5):
-            pixel = layer(image[:, :, row : row + 1, column : column + 1])[0, :, 0, 0]
-            wanted = pixel if mask[0, row, column] else torch.zeros(2)
-            torch.testing.assert_close(result[0, :, row, column], wanted)
-    torch.testing.assert_close(masked_convolution(layer, image), layer(image))
-    with pytest.raises(AssertionError, match="one image"):
-        masked_convolution(layer, image.repeat(2, 1, 1, 1), mask)
 
 
 @pytest.mark.filterwarnings("ignore")

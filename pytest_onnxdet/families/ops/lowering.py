@@ -83,9 +83,16 @@ class Lowering(Suppressing):
 
     @abstractmethod
     def pool_rois(
-        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+        self,
+        extractor: Any,
+        features: tuple[Tensor, ...],
+        boxes: Tensor,
+        image: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
         """RoI-aligned features float32 (R, C, h, w) of boxes (R, 4) of images (R,), in any order.
+
+        Of several levels boxes are grown by ``scale`` before, about their centres.
 
         Returns:
             the features; int64 (R,) the row of each box among them, None: they are in its order.
@@ -128,9 +135,14 @@ class OnnxRuntimeLowering(Lowering):
         return values, torch.gather(index, 1, order)
 
     def pool_rois(
-        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+        self,
+        extractor: Any,
+        features: tuple[Tensor, ...],
+        boxes: Tensor,
+        image: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
-        return pool_rois(extractor, features, boxes, image)
+        return pool_rois(extractor, features, boxes, image, scale)
 
     def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
         return self.top(scores, 0, 0.0, min_slots)

@@ -135,6 +135,17 @@ def pool_to(x: Tensor, size: Sequence[Any]) -> Tensor:
     return windows.amax(dim=5).amax(dim=3)
 
 
+def cut_sum(original: Any) -> Any:
+    """mmdet's ``FPN_CARAFE.tensor_add``, whose second map is cut to the first one's size."""
+    del original
+
+    def add(neck: Any, a: Tensor, b: Tensor) -> Tensor:
+        del neck
+        return a + b[:, :, : a.shape[2], : a.shape[3]]
+
+    return add
+
+
 def adaptive_max_pool2d(original: Any) -> Any:
     """``torch.nn.functional.adaptive_max_pool2d`` to a size of the graph, as BFP uses it.
 
