@@ -149,8 +149,16 @@ def check_detections(detections: Detections, num_classes: int) -> None:
         )
 
 
-def mmdet_result(detections: Detections, num_classes: int) -> Any:
-    """mmdet's result of one image, its masks run-length encoded."""
+def mmdet_result(detections: Detections, num_classes: int | None) -> Any:
+    """mmdet's result of one image, its masks run-length encoded.
+
+    Args:
+        detections: of the image.
+        num_classes: None: they are proposals, which are one array float32 (n, 5).
+    """
+    if num_classes is None:
+        (boxes,) = detections.to_mmdet(1)
+        return boxes
     boxes = replace(detections, masks=None).to_mmdet(num_classes)
     masks = detections.packed().masks
     if not isinstance(masks, RunLengthMasks):

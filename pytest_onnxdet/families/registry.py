@@ -178,7 +178,7 @@ def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> 
         families: where its family is looked up; None: the built-in ones.
     """
     model: Any = detector
-    head = getattr(getattr(model, "roi_head", model), "bbox_head", None)
+    head: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     if hasattr(head, "__len__"):  # a cascade's, one for each stage
         head = head[-1]
     if not getattr(head, "with_reg", True):  # Grid R-CNN's boxes are not the coder's
