@@ -67,9 +67,6 @@ def thinned(config: str, backbone: dict[str, Any] | None = None, **overrides: An
     torch.manual_seed(0)
     detector = make_detector(cfg, config).eval()
     detector.cfg = cfg
-    for name, value in detector.named_parameters():
-        if "offset" in name and not value.abs().max():  # as they are, they move nothing
-            torch.nn.init.normal_(value, std=0.1)
     return detector
 
 
