@@ -287,6 +287,15 @@ class Family(ABC):
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
         return None
 
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """What later layers work on, in families that take it without a suppression.
+
+        Returns:
+            The raw output whose best are taken, logits (N, P, 1), and how many of an image are;
+            :meth:`post_process` takes them by that output. None: nothing is.
+        """
+        return None
+
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
         """Where an image's detections are cut by their scores, in families without a suppression.
 
