@@ -34,6 +34,8 @@ BUILTIN = {
     "decoupled_solo": ("decoupled_solo", "DECOUPLED_SOLO"),
     "solov2": ("solov2", "SOLOV2"),
     "yolact": ("yolact", "YOLACT"),
+    "maskformer": ("maskformer", "MASKFORMER"),
+    "mask2former": ("mask2former", "MASK2FORMER"),
 }
 
 

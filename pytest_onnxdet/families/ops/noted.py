@@ -42,12 +42,14 @@ class Steps(TorchFunctionMode):
 
     Attributes:
         interpolated: what ``interpolate`` was given.
+        best: the places that each top-k gave.
         above: of each comparison with ``>`` its left side and its result.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.interpolated: list[Tensor] = []
+        self.best: list[Tensor] = []
         self.above: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(
@@ -56,6 +58,8 @@ class Steps(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function is functional.interpolate:
             self.interpolated.append(args[0])
+        elif function in (torch.topk, Tensor.topk):
+            self.best.append(result[1])
         elif function in (Tensor.__gt__, Tensor.gt, torch.gt):
             self.above.append((args[0], result))
         return result
