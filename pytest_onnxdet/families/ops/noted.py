@@ -82,11 +82,8 @@ def steps_of(owner: Any, method: str, note: Callable[[Any, Steps], None]) -> Ite
         note(result, seen)
         return result
 
-    vars(owner)[method] = watched
-    try:
+    with _standing_in(owner, method, watched):
         yield
-    finally:
-        del vars(owner)[method]
 
 
 @contextlib.contextmanager
@@ -104,8 +101,21 @@ def called(owner: Any, method: str, note: Callable[..., None]) -> Iterator[None]
         note(*arguments, **named)
         return original(*arguments, **named)
 
-    vars(owner)[method] = watched
+    with _standing_in(owner, method, watched):
+        yield
+
+
+@contextlib.contextmanager
+def _standing_in(owner: Any, method: str, substitute: Any) -> Iterator[None]:
+    """For the duration of the block, an object has another method of its own.
+
+    What it had of its own before, as where somebody else watches it, it has again afterwards.
+    """
+    own = vars(owner)
+    before = {method: own[method]} if method in own else {}
+    own[method] = substitute
     try:
         yield
     finally:
-        del vars(owner)[method]
+        del own[method]
+        own.update(before)
