@@ -240,6 +240,11 @@ def _options(
             "runs on the boxes that post-processing of the first one chooses, so there are no raw "
             "outputs to stop at; only single-stage models have them"
         )
+    if args.mask_output == "image" and _has_image_maps(detector):
+        raise CommandError(
+            f"--mask-output image: the masks of {type(detector).__name__} are maps of the image "
+            "already: leave the option out"
+        )
     if args.mask_output == "image" and not (two_stage and detector.roi_head.with_mask):
         raise CommandError(f"--mask-output image: {type(detector).__name__} has no masks")
     return ExportOptions(
@@ -255,6 +260,16 @@ def _options(
         mask_output=args.mask_output,
         simplify=args.simplify,
     )
+
+
+def _has_image_maps(detector: nn.Module) -> bool:
+    from pytest_onnxdet.families.classes import UnsupportedPart
+    from pytest_onnxdet.families.registry import builtin_families
+
+    try:
+        return builtin_families().of(detector).image_maps(detector) is not None
+    except UnsupportedPart:
+        return False  # which is said when it is exported
 
 
 def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifact:

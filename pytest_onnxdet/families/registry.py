@@ -49,6 +49,8 @@ BUILTIN = {
     "solov2": ("solov2", "SOLOV2"),
     "yolact": ("yolact", "YOLACT"),
     "mask_scoring": ("mask_scoring", "MASK_SCORING"),
+    "maskformer": ("maskformer", "MASKFORMER"),
+    "mask2former": ("mask2former", "MASK2FORMER"),
 }
 
 
