@@ -7,9 +7,8 @@ random weights are made to detect something, and what float ties leave open.
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +23,11 @@ from pytest_onnxdet.families.classes import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
 
+    from pytest_onnxdet.data.image_maps import ImageMaps
     from pytest_onnxdet.families.base import DeployModel, Limits
     from pytest_onnxdet.families.ops.lowering import Lowering
     from pytest_onnxdet.models.calibrate import Calibration
@@ -71,23 +73,66 @@ class Ties:
             its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
         confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
             mmdet multiplies into scores.
+        products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
+        moved: whether boxes are moved after suppression: what was kept is known by its score.
         points: whether masks are refined at the points that are least certain.
+        pixels: whether scores hang on which pixels of a mask are above its threshold.
         images: the greatest share of a random detector's images in which something ties.
     """
 
     order: bool = False
     suppression: bool = True
     confidence: str | None = None
+    products: bool = False
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
+    moved: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
+    pixels: bool = False
     images: float = 0.0
+
+
+class MaskCandidates(NamedTuple):
+    """Masks before matrix NMS, and its settings.
+
+    Attributes:
+        maps: float32 (M, h, w).
+        scores: float32 (M,), of their classes alone.
+        labels: int64 (M,).
+        threshold: a pixel belongs to a mask above it.
+        kernel, sigma: of the decay.
+        nms_pre: so many are looked at; not positive: all.
+    """
+
+    maps: Tensor
+    scores: Tensor
+    labels: Tensor
+    threshold: float
+    kernel: str
+    sigma: float
+    nms_pre: int
+
+
+class MapNote(NamedTuple):
+    """The maps that became an image's masks, in the order in which mmdet lists them.
+
+    Attributes:
+        labels: int64 (K,).
+        maps: float32 (K, h, w).
+        candidates: what matrix NMS chose them of; None: scores do not hang on masks.
+    """
+
+    labels: Tensor
+    maps: Tensor
+    candidates: MaskCandidates | None = None
 
 
 class Need(NamedTuple):
@@ -114,8 +159,9 @@ class Family(ABC):
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
-        uncapped: why the caps that only graphs know do nothing here; None: they act.
         operators: layers with an operator of mmcv's that this family alone has a lowering for.
+        clips: whether boxes are clipped where the head's box coder says so.
+        uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
 
@@ -127,8 +173,9 @@ class Family(ABC):
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
     ties: Ties = Ties()
-    uncapped: str | None = None
     operators: tuple[Kind, ...] = ()
+    clips: bool = True
+    uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def head(self, detector: nn.Module) -> Any:
@@ -173,6 +220,21 @@ class Family(ABC):
         Raises:
             UnsupportedPart: a setting or a part has no lowering.
         """
+
+    def image_maps(self, detector: nn.Module) -> ImageMaps | None:
+        """How ``masks`` are meant where they are maps of the image; None: they are of regions."""
+        return None
+
+    def noted_maps(self, detector: nn.Module) -> AbstractContextManager[list[MapNote]]:
+        """Notes, while the detector runs, what masks it makes of which maps.
+
+        Args:
+            detector: in eval mode, of a family with :meth:`image_maps`.
+
+        Returns:
+            A list that gets an entry for each image in which something is detected, in order.
+        """
+        raise NotImplementedError(f"family {self.name!r} has image_maps: note them")
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
@@ -278,14 +340,3 @@ class Family(ABC):
             f"{type(detector).__name__}: family {self.name!r} does not say how random weights are "
             "calibrated: override `calibration`, or verify it with a checkpoint"
         )
-
-
-@contextlib.contextmanager
-def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
-    """For the duration of the block, a module returns these outputs, whatever its inputs."""
-    target: Any = module
-    target.forward = lambda *_: outputs
-    try:
-        yield
-    finally:
-        del target.forward

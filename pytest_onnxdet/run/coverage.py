@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.models.names import class_count, numbered
+from pytest_onnxdet.models.own import model_name
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import GRAINED, structure_spec
 from pytest_onnxdet.run.bench import Workbench
@@ -41,7 +43,7 @@ OUTCOMES = {
     FAILED: "neither verified nor refused by name",
 }
 #: The longer side of the images, pixels, and the batch size.
-SIZE, BATCH = 320, 2
+SIZE, BATCH = 224, 2
 #: Images: two batches, which have sizes of their own where the pipeline lets them.
 IMAGES = 4
 
@@ -77,17 +79,17 @@ def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
     Raises:
         BuildError: the config cannot be read.
     """
+    from pytest_onnxdet.data.masks import has_masks
     from pytest_onnxdet.models.build import load_config
 
-    letters = "".join(letter if letter.isalnum() else "_" for letter in config.stem)
-    plain = ModelSpec(f"m_{letters}" if letters[:1].isdigit() else letters, str(config.resolve()))
+    plain = ModelSpec(model_name(config), str(config.resolve()))
     cfg = load_config(plain)
     spec = structure_spec(
         replace(
             plain,
             overrides=dict(_smaller(cfg.data.test.pipeline, size)),
-            classes=_classes(cfg.model),
-            masks=_has_masks(cfg.model),
+            classes=numbered(class_count(cfg.model) or 0),
+            masks=has_masks(cfg.model),
         ),
         GRAINED,
     )
@@ -115,31 +117,6 @@ def _smaller(pipeline: Sequence[Any], size: int) -> Iterator[tuple[str, Any]]:
             yield from walk(step.get("transforms") or (), f"{here}.transforms")
 
     yield from walk(pipeline, "data.test.pipeline")
-
-
-def _classes(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names for as many classes as the heads have; none where they do not say."""
-    counts = [
-        step["num_classes"] for step in _parts(model) if isinstance(step.get("num_classes"), int)
-    ]
-    return tuple(f"class_{number}" for number in range(counts[0])) if counts else ()
-
-
-def _parts(node: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(node, Mapping):
-        yield node
-        for value in node.values():
-            yield from _parts(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _parts(value)
-
-
-def _has_masks(model: Mapping[str, Any]) -> bool:
-    """Whether the detector gives instance masks."""
-    roi_head = model.get("roi_head") or {}
-    heads = (roi_head.get("mask_head"), model.get("mask_head"), model.get("panoptic_head"))
-    return any(heads)
 
 
 def cover(config: Path, size: int = SIZE, families: FamilyRegistry | None = None) -> Covered:

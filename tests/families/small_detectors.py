@@ -18,6 +18,7 @@ from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch, alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
+from pytest_onnxdet.data.image_maps import ImageMaps, image_maps
 from pytest_onnxdet.export.exporter import export_detector
 from pytest_onnxdet.export.options import ExportOptions
 from pytest_onnxdet.families import lower
@@ -141,9 +142,10 @@ def require_same(
     outputs: Mapping[str, Any],
     batch: Batch,
     tolerance: Tolerance | None = None,
+    maps: ImageMaps | None = None,
 ) -> None:
     """Every image has detections, and both sides have the same ones."""
-    candidate = from_outputs(dict(outputs), batch)
+    candidate = from_outputs(dict(outputs), batch, maps=maps)
     assert all(len(one) for one in reference), [len(one) for one in reference]
     scores = np.concatenate([one.scores for one in reference])
     assert len(np.unique(scores)) > len(scores) / 2, "the scores hardly vary"
@@ -163,7 +165,8 @@ def require_eager(detector: Any, batch: Batch, lowering: str, fixed_shape: bool 
     for name, value in wanted.items():
         np.testing.assert_allclose(raw[name].numpy(), value, rtol=1e-4, atol=1e-4, err_msg=name)
     outputs = {k: v.numpy() for k, v in zip(model.outputs, values, strict=True)}
-    require_same(reference_of(detector, batch), outputs, batch)
+    maps = reference.family.image_maps(detector)
+    require_same(reference_of(detector, batch), outputs, batch, maps=maps)
 
 
 def require_exported(
@@ -191,7 +194,7 @@ def require_exported(
     info = export_detector(detector, options, path)
     with OnnxRuntimeBackend("cpu").prepare(Artifact(path, "x", False, info), threads=1) as session:
         outputs = session.run(batch)
-    require_same(reference_of(detector, batch), outputs, batch)
+    require_same(reference_of(detector, batch), outputs, batch, maps=image_maps(info))
 
 
 def require_post_processed(detector: Any, batch: Batch) -> None:

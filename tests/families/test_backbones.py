@@ -15,6 +15,8 @@ import torch
 from exporting import exported, run
 from torch import Tensor, nn
 
+from pytest_onnxdet.models.cpu_operators import give_cpu_code
+
 BN = {"type": "BN", "requires_grad": True}
 TWO = {"num_stages": 2, "strides": (1, 2), "dilations": (1, 1), "out_indices": (0, 1)}
 RESNET = {"depth": 50, "base_channels": 8, **TWO}
@@ -170,6 +172,19 @@ NECKS: dict[str, dict[str, Any]] = {
     },
     "hrfpn": pyramid("HRFPN"),
     "dyhead": {"type": "DyHead", "in_channels": 16, "out_channels": 16, "num_blocks": 1},
+    "carafe": pyramid(
+        "FPN_CARAFE",
+        num_outs=5,
+        order=("conv", "norm", "act"),
+        upsample_cfg={
+            "type": "carafe",
+            "up_kernel": 5,
+            "up_group": 1,
+            "encoder_kernel": 3,
+            "encoder_dilation": 1,
+            "compressed_channels": 4,
+        },
+    ),
     "channel_mapper": pyramid("ChannelMapper", num_outs=5, norm_cfg=BN),
     "dilated_encoder": {
         "type": "DilatedEncoder",
@@ -222,14 +237,17 @@ class Chain(nn.Module):
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """In eval mode, with weights and statistics that leave nothing at 0 or 1."""
+    """In eval mode, with weights and statistics that leave nothing at 0 or 1.
+
+    Small where they move samples or weigh branches: what explodes is noise.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def drawn(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=generator)
 
     for name, value in module.named_parameters():
-        if "offset" in name:
+        if any(part in name for part in ("offset", "switch", "context")):
             value.data = 0.01 * drawn(value)
         elif not torch.isfinite(value).all() or name.endswith(("weight_diff", "bias")):
             value.data = 0.1 * drawn(value)
@@ -238,6 +256,8 @@ def randomised(module: nn.Module) -> nn.Module:
     for name, value in module.named_buffers():
         if name.endswith("running_mean"):
             value.data = 0.1 * drawn(value)
+        elif name.endswith("weight_gamma"):
+            value.data = 0.2 * value
     return module.eval()
 
 
@@ -254,6 +274,7 @@ def built(name: str) -> nn.Module:
     settings = NECKS[name]
     part = build_neck(dict(settings))
     initialise(part)
+    give_cpu_code(part)
     wanted = settings.get("in_channels", settings.get("in_channel"))
     levels = len(wanted) if isinstance(wanted, list) else settings.get("num_levels", 3)
     if name in ("dilated_encoder", "centernet"):
@@ -285,6 +306,26 @@ def test_a_traced_one_is_right_at_other_sizes(name: str, tmp_path: Path) -> None
                 allowed = 2e-5 * float(wanted.abs().max())
                 assert np.isfinite(own).all() and own.std() > 0, (name, level)
                 np.testing.assert_allclose(own, wanted.numpy(), rtol=0, atol=allowed)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_searched_dilations(tmp_path: Path) -> None:
+    from mmcv.cnn import RFSearchHook
+    from mmdet.models import build_backbone
+
+    search = {"exp_rate": 0.5, "init_alphas": 0.01, "mmin": 1, "mmax": 24, "num_branches": 2}
+    module = Chain(build_backbone({"type": "ResNet", **RESNET, "depth": 18}))
+    RFSearchHook("search", {"search": {**search, "skip_layer": None}}, verbose=False).init_model(
+        module
+    )
+    module = randomised(module)
+    with torch.no_grad():
+        session = exported(
+            module, (torch.rand(1, 3, 64, 64),), tmp_path, {0: {0: "n", 2: "h", 3: "w"}}
+        )
+        x = torch.randn(2, 3, 75, 117, generator=torch.Generator().manual_seed(0))
+        for own, wanted in zip(run(session, x), module(x), strict=True):
+            np.testing.assert_allclose(own, wanted.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")

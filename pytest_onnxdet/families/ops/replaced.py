@@ -11,9 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
-from pytest_onnxdet.families.ops import deform, sizes, windows
+from pytest_onnxdet.families.ops import criss_cross, deform, sizes, windows
+from pytest_onnxdet.models.functions import attribute, functions_as
 
 #: Autograd functions by their place, and the tensor code that is called in their place.
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -22,6 +21,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 #: Methods and functions by their place, and what makes another one of each.
 METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
+    "mmcv.ops.cc_attention.NEG_INF_DIAG": criss_cross.negative_diagonal,
     "mmcv.ops.deform_conv.DeformConv2d.forward": deform.plain_forward,
     "mmcv.ops.merge_cells.BaseMergeCell._resize": sizes.merge_resize,
     "mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding.forward": (
@@ -29,8 +29,10 @@ METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
     ),
     "mmcv.cnn.bricks.transformer.AdaptivePadding.forward": sizes.adaptive_padding,
     "mmdet.models.utils.transformer.AdaptivePadding.forward": sizes.adaptive_padding,
+    "mmdet.models.necks.fpn_carafe.FPN_CARAFE.tensor_add": sizes.cut_sum,
     "mmdet.models.backbones.swin.ShiftWindowMSA.forward": windows.shifted_window_attention,
     "torch.nn.functional.adaptive_max_pool2d": sizes.adaptive_max_pool2d,
+    "torch.nn.functional.interpolate": sizes.interpolate,
 }
 #: Which of them need an opset: called with the opset, they raise `NeedsOpset`.
 NEEDS: Mapping[str, Callable[[int], None]] = {
@@ -49,10 +51,10 @@ def replaced(opset: int) -> Iterator[None]:
             is called.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_functions(opset))
+        stack.enter_context(functions_as(_codes(opset)))
         for place, make in METHODS.items():
             owner, name = _owner(place)
-            stack.enter_context(_attribute(owner, name, make(getattr(owner, name))))
+            stack.enter_context(attribute(owner, name, make(getattr(owner, name))))
         yield
 
 
@@ -64,43 +66,16 @@ def _owner(place: str) -> tuple[Any, str]:
     return resolve(owner), name
 
 
-@contextlib.contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute is another one for the duration of the block."""
-    own = name in vars(owner)
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
-
-
-@contextlib.contextmanager
-def _functions(opset: int) -> Iterator[None]:
-    """The autograd functions of :data:`FUNCTIONS` are tensor code.
-
-    Modules hold ``SomeFunction.apply`` under names of their own, so it is replaced below all of
-    them: where ``torch.autograd.Function.apply`` hands over to its base class.
-    """
+def _codes(opset: int) -> dict[type, Callable[..., Any]]:
+    """The autograd functions of :data:`FUNCTIONS` with their tensor code."""
     from pytest_onnxdet.families.classes import resolve
 
-    base: Any = torch.autograd.Function.__mro__[1]
-    original = base.apply.__func__ if hasattr(base.apply, "__func__") else None
-    codes = {resolve(place): (place, code) for place, code in FUNCTIONS.items()}
-
-    def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:
-        if kind in codes:
-            place, code = codes[kind]
+    def code(place: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if place in NEEDS:
                 NEEDS[place](opset)
-            return code(*args, **kwargs)
-        if original is not None:
-            return original(kind, *args, **kwargs)
-        return super(base, kind).apply(*args, **kwargs)
+            return FUNCTIONS[place](*args, **kwargs)
 
-    with _attribute(base, "apply", classmethod(apply)):
-        yield
+        return call
+
+    return {resolve(place): code(place) for place in FUNCTIONS}
