@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class TwoStageDetector(DeployModel):
 class MaskDetector(TwoStageDetector):
     """The same with masks: probabilities of each detection's own class, one map per region."""
 
-    outputs = ("dets", "labels", "masks")
+    outputs: ClassVar[tuple[str, ...]] = ("dets", "labels", "masks")
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         images = self.regions.of_images(features(self.detector, input))
@@ -157,7 +157,7 @@ class TwoStageFamily(Family):
         network = proposal_network(rpn)
         super().check(detector)
         network.check()
-        require_two_stage(rpn.test_cfg, roi.test_cfg)
+        require_two_stage(network.settings(), roi.test_cfg)
         for path, head in at_path(detector, "roi_head.bbox_head"):
             require_box_head(path, head)
             if len(stages_of(roi)) > 1 and not getattr(head, "with_reg", True):
@@ -209,7 +209,7 @@ class TwoStageFamily(Family):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        return int(model.rpn_head.test_cfg.max_per_img)
+        return proposal_network(model.rpn_head).limit()
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -223,13 +223,14 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        passes = proposal_network(model.rpn_head).targets()
+        network = proposal_network(model.rpn_head)
+        passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append(box_targets(head))
         for _, head in at_path(detector, "roi_head.mask_head"):
             layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
             passes.append([Target(layer, 2.0)])
-        return Calibration(passes)
+        return Calibration(passes, single=network.single)
 
 
 class TridentFamily(TwoStageFamily):
