@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
-from pytest_onnxdet.data.detections import Detections, from_outputs, to_original
+from pytest_onnxdet.data.detections import Detections, from_outputs, mask_scores_of, to_original
+from pytest_onnxdet.data.image_maps import ImageMaps
 from pytest_onnxdet.data.masks import (
     THRESHOLD,
     THRESHOLD_KEY,
@@ -29,7 +30,12 @@ HALF_WAY = 0.5
 
 
 def checked(
-    outputs: Mapping[str, NDArray[Any]], batch: Batch, *, clips: bool = False, stock: bool = False
+    outputs: Mapping[str, NDArray[Any]],
+    batch: Batch,
+    *,
+    clips: bool = False,
+    stock: bool = False,
+    logits: bool = False,
 ) -> Mapping[str, NDArray[Any]]:
     """A detector's outputs in the form of the graph's contract.
 
@@ -39,6 +45,7 @@ def checked(
         clips: whether boxes have to lie inside the image.
         stock: whether the graph may be one of the stock tool's, or made of one: their unused slots
             have score 0 and any label, and stand anywhere.
+        logits: whether masks are logits.
 
     Raises:
         CommandError: the outputs are not those of a detector.
@@ -51,7 +58,7 @@ def checked(
             "that was exported with its post-processing"
         )
     contract = _in_contract_form(outputs) if stock else outputs
-    check_values(contract, batch, clips=clips)
+    check_values(contract, batch, clips=clips, logits=logits)
     return contract
 
 
@@ -59,6 +66,7 @@ def detections(
     outputs: Mapping[str, NDArray[Any]],
     batch: Batch,
     mask_threshold: float = THRESHOLD,
+    maps: ImageMaps | None = None,
 ) -> list[Detections]:
     """Detections at the original images' sizes.
 
@@ -67,10 +75,11 @@ def detections(
             as bool or as 0 and 1.
         batch: what was run.
         mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
+        maps: what the graph says of its masks where they are maps of the image.
     """
     masks = outputs.get("masks")
-    if masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
-        return from_outputs(outputs, batch, mask_threshold)
+    if maps is not None or masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
+        return from_outputs(outputs, batch, mask_threshold, maps)
     images = []
     for i in range(batch.valid):
         used = np.flatnonzero(outputs["labels"][i] >= 0)
@@ -83,6 +92,7 @@ def detections(
                 np.asarray(outputs["labels"][i], np.int64)[used],
                 _at_original_size(masks[i][used], meta, mask_threshold),
                 mask_threshold=mask_threshold,
+                mask_scores=mask_scores_of(outputs, i, used),
             )
         )
     return images
@@ -147,7 +157,8 @@ def mmdet_result(detections: Detections, num_classes: int) -> Any:
         return boxes
     encoded = masks.encoded
     classes = range(num_classes)
-    return boxes, [[encoded[k] for k in np.flatnonzero(detections.labels == c)] for c in classes]
+    masks_of = [[encoded[k] for k in np.flatnonzero(detections.labels == c)] for c in classes]
+    return boxes, detections.with_scores(masks_of)
 
 
 def configured_threshold(model: Model) -> float:

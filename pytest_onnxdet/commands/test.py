@@ -28,6 +28,7 @@ from pytest_onnxdet.commands.common import (
     warn,
     writable,
 )
+from pytest_onnxdet.data.image_maps import IMAGE_MAPS_NAME, image_maps
 from pytest_onnxdet.data.masks import THRESHOLD_NAME
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ def describe(path: Path, backend: str) -> Artifact:
         "static_shape": None,
         "producer": model.producer_name,
         **{p.key: float(p.value) for p in model.metadata_props if p.key == THRESHOLD_NAME},
+        **{p.key: p.value for p in model.metadata_props if p.key == IMAGE_MAPS_NAME},
     }
     if len(shape) == 4 and shape[1]:
         info["channels"] = shape[1]
@@ -322,8 +324,11 @@ def stream(
     size = (fixed[2], fixed[3]) if fixed else None
     info = session.artifact.info
     stock, channels = info.get("producer") != PRODUCER, fixed[1] if fixed else info.get("channels")
+    maps = image_maps(info)
+    logits = maps is not None and maps.logits
     try:
         for inputs in Batches(data, batch, size, fill=fixed is not None, channels=channels):
-            yield detections(checked(session.run(inputs), inputs, stock=stock), inputs, threshold)
+            outputs = checked(session.run(inputs), inputs, stock=stock, logits=logits)
+            yield detections(outputs, inputs, threshold, maps)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error

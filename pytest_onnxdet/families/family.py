@@ -24,8 +24,11 @@ from pytest_onnxdet.families.classes import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
 
+    from pytest_onnxdet.data.image_maps import ImageMaps
     from pytest_onnxdet.families.base import DeployModel, Limits
     from pytest_onnxdet.families.ops.lowering import Lowering
     from pytest_onnxdet.models.calibrate import Calibration
@@ -74,11 +77,13 @@ class Ties:
         products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
         moved: whether boxes are moved after suppression: what was kept is known by its score.
         points: whether masks are refined at the points that are least certain.
+        pixels: whether scores hang on which pixels of a mask are above its threshold.
         images: the greatest share of a random detector's images in which something ties.
     """
 
@@ -87,11 +92,48 @@ class Ties:
     confidence: str | None = None
     products: bool = False
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
     moved: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
+    pixels: bool = False
     images: float = 0.0
+
+
+class MaskCandidates(NamedTuple):
+    """Masks before matrix NMS, and its settings.
+
+    Attributes:
+        maps: float32 (M, h, w).
+        scores: float32 (M,), of their classes alone.
+        labels: int64 (M,).
+        threshold: a pixel belongs to a mask above it.
+        kernel, sigma: of the decay.
+        nms_pre: so many are looked at; not positive: all.
+    """
+
+    maps: Tensor
+    scores: Tensor
+    labels: Tensor
+    threshold: float
+    kernel: str
+    sigma: float
+    nms_pre: int
+
+
+class MapNote(NamedTuple):
+    """The maps that became an image's masks, in the order in which mmdet lists them.
+
+    Attributes:
+        labels: int64 (K,).
+        maps: float32 (K, h, w).
+        candidates: what matrix NMS chose them of; None: scores do not hang on masks.
+    """
+
+    labels: Tensor
+    maps: Tensor
+    candidates: MaskCandidates | None = None
 
 
 class Need(NamedTuple):
@@ -177,6 +219,21 @@ class Family(ABC):
         Raises:
             UnsupportedPart: a setting or a part has no lowering.
         """
+
+    def image_maps(self, detector: nn.Module) -> ImageMaps | None:
+        """How ``masks`` are meant where they are maps of the image; None: they are of regions."""
+        return None
+
+    def noted_maps(self, detector: nn.Module) -> AbstractContextManager[list[MapNote]]:
+        """Notes, while the detector runs, what masks it makes of which maps.
+
+        Args:
+            detector: in eval mode, of a family with :meth:`image_maps`.
+
+        Returns:
+            A list that gets an entry for each image in which something is detected, in order.
+        """
+        raise NotImplementedError(f"family {self.name!r} has image_maps: note them")
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]

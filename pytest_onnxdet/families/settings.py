@@ -5,6 +5,7 @@ Each refusal names the key by its full path in the config, and what to write ins
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -123,6 +124,30 @@ def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> 
     )
 
 
+def modern(cfg: Any) -> Any:
+    """A proposal network's test_cfg with the keys of today, of heads that still read older ones.
+
+    Args:
+        cfg: ``nms_thr`` stands for ``nms``, and ``max_num`` for ``max_per_img``. Where both are
+            there mmdet demands that they are equal.
+
+    Raises:
+        UnsupportedPart: they are not.
+    """
+    if not isinstance(cfg, Mapping) or not {"nms_thr", "max_num"} & set(cfg):
+        return cfg
+    read: Any = copy.deepcopy(cfg)
+    count = read.pop("max_num", None)
+    if count is not None and read.setdefault("max_per_img", count) != count:
+        raise UnsupportedPart(f"{RPN}.max_num and max_per_img differ: mmdet demands one number")
+    if "nms_thr" in read:
+        threshold = read.pop("nms_thr")
+        nms = read.setdefault("nms", {"type": "nms", "iou_threshold": threshold})
+        if nms.get("iou_threshold") != threshold:
+            raise UnsupportedPart(f"{RPN}.nms_thr and nms differ: mmdet demands one threshold")
+    return read
+
+
 def require_rpn(rpn: Any) -> None:
     """Refuses settings of a proposal network that have no lowering.
 
@@ -153,7 +178,7 @@ def parts_of(detector: Any) -> list[str]:
 
 
 def half_a_detector(kind: str, parts: Container[str]) -> str | None:
-    """Why a two-stage detector's first or second stage alone is refused; None where it is none.
+    """Why a two-stage detector's second stage alone is refused; None where it is none.
 
     Args:
         kind: the detector's class.
@@ -164,11 +189,6 @@ def half_a_detector(kind: str, parts: Container[str]) -> str | None:
             f"{kind} has no lowering: it has no proposal network (rpn_head) and takes its "
             "proposals from a file, where a graph takes images alone; FasterRCNN with the same "
             "heads has one"
-        )
-    if "rpn_head" in parts and "roi_head" not in parts and "bbox_head" not in parts:
-        return (
-            f"{kind} has no lowering: it is a proposal network alone (rpn_head), whose proposals "
-            "have no classes; a detector with a second stage has"
         )
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, reso
 from pytest_onnxdet.families.family import Family, Need, Part, Ties
 from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import EXTRACTOR_METHODS, EXTRACTORS, level_scales
-from pytest_onnxdet.families.proposals import proposal_network
+from pytest_onnxdet.families.proposals import LAYERS, proposal_network
 from pytest_onnxdet.families.region_masks import masks_of_stages
 from pytest_onnxdet.families.roi_heads import (
     SABL_HEAD,
@@ -121,7 +121,7 @@ class TwoStageDetector(DeployModel):
 class MaskDetector(TwoStageDetector):
     """The same with masks: probabilities of each detection's own class, one map per region."""
 
-    outputs = ("dets", "labels", "masks")
+    outputs: ClassVar[tuple[str, ...]] = ("dets", "labels", "masks")
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
         images = self.regions.of_images(features(self.detector, input))
@@ -146,6 +146,7 @@ class TwoStageFamily(Family):
     head_methods: tuple[str, ...] = ROI_HEAD_METHODS
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
     parts: tuple[Part, ...] = (*box_parts(*BOX_HEADS, SABL_HEAD), *mask_parts(*MASK_HEADS))
+    operators: tuple[Kind, ...] = LAYERS
     ties: Ties = PROPOSALS_TIE
     boxes: type[TwoStageDetector] = TwoStageDetector
     masks: type[TwoStageDetector] = MaskDetector
@@ -157,7 +158,7 @@ class TwoStageFamily(Family):
         network = proposal_network(rpn)
         super().check(detector)
         network.check()
-        require_two_stage(rpn.test_cfg, roi.test_cfg)
+        require_two_stage(network.settings(), roi.test_cfg)
         for path, head in at_path(detector, "roi_head.bbox_head"):
             require_box_head(path, head)
             if len(stages_of(roi)) > 1 and not getattr(head, "with_reg", True):
@@ -209,8 +210,7 @@ class TwoStageFamily(Family):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        limit = int(model.rpn_head.test_cfg.max_per_img)
-        return limit if limit > 0 else None
+        return proposal_network(model.rpn_head).limit()
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -224,13 +224,14 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        passes = proposal_network(model.rpn_head).targets()
+        network = proposal_network(model.rpn_head)
+        passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append(box_targets(head))
         for _, head in at_path(detector, "roi_head.mask_head"):
             layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
             passes.append([Target(layer, 2.0)])
-        return Calibration(passes)
+        return Calibration(passes, single=network.single)
 
 
 class TridentFamily(TwoStageFamily):

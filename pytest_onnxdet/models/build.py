@@ -119,7 +119,15 @@ def build_detector(
 
 
 def initialise(model: Any) -> None:
-    """Draw the detector's first weights, without mmcv's report on every parameter."""
+    """Draw the detector's first weights, without mmcv's report on every parameter.
+
+    A convolution that leaves them to a checkpoint, as mmdet's TridentConv does, has what was in
+    memory before: it gets weights, too.
+    """
+    for module in model.modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if weight is not None and weight.dim() == 4 and not hasattr(module, "reset_parameters"):
+            torch.nn.init.kaiming_uniform_(weight, a=1)
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -23,9 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_onnxdet.data.detections import Detections, paste_masks
+from pytest_onnxdet.data.image_maps import Frame, boxes_of
 from pytest_onnxdet.models.spec import Tolerance
-from pytest_onnxdet.reference.ties.rounding import PIXEL, mask_slack, score_slack
-from pytest_onnxdet.verify.match import OVERLAP, assign, box_allowance, box_distance, iou, match
+from pytest_onnxdet.reference.ties.rounding import LOGIT, PIXEL, mask_slack, score_slack
+from pytest_onnxdet.verify.match import (
+    OVERLAP,
+    assign,
+    box_allowance,
+    box_distance,
+    iou,
+    match,
+    score_bounds,
+    score_distance,
+)
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
 
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
@@ -153,14 +163,35 @@ class _Image:
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
         with np.errstate(invalid="ignore"):
             boxes = np.abs(ours.boxes[i].astype(np.float64) - theirs.boxes[j]).max(axis=1)
-            scores = np.abs(ours.scores[i].astype(np.float64) - theirs.scores[j])
+            scores = score_distance(ours, theirs)[i, j]
         pixels = box_allowance(ours.boxes[i], allow)
+        if ours.frame is not None and ours.frame.maps.boxed:
+            # Such boxes are those of the masks, which are compared themselves.
+            for at in np.flatnonzero(~(boxes <= pixels)):
+                if self._boxes_of_masks(int(i[at]), int(j[at])):
+                    boxes[at] = 0.0
         self._judge_all("box_px", "box_shift", boxes, pixels, pairs)
         self._judge_all("score", "score_drift", scores, np.full(len(i), allow.score), pairs)
+
+    def _boxes_of_masks(self, i: int, j: int) -> bool:
+        """Whether two boxes differ as their masks do, and these only in pixels that tie."""
+        ours, theirs = self.ours, self.theirs
+        if ours.masks is None or theirs.masks is None or theirs.frame is None:
+            return False
+        return self._pixels_tie(i, theirs.masks[j]) and all(
+            (boxes_of(np.asarray(one.masks[k])[None])[0] == one.boxes[k]).all()  # type: ignore[index]
+            for one, k in ((ours, i), (theirs, j))
+        )
 
     def _masks(self, i: int, j: int) -> None:
         """Judges a matched pair's masks."""
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
+        ranks = [one.mask_scores for one in (ours, theirs)]
+        if ranks[0] is not None or ranks[1] is not None:
+            a, b = (
+                np.nan if of is None else float(of[k]) for of, k in zip(ranks, (i, j), strict=True)
+            )
+            self._judge("score", "score_drift", abs(a - b), allow.score, i, j, "of the mask")
         if (ours.masks is None) != (theirs.masks is None):
             side = "reference" if ours.masks is None else "candidate"
             self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
@@ -190,6 +221,8 @@ class _Image:
         ours = self.ours
         if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
             return False
+        if ours.frame is not None:
+            return self._pixels_of_maps_tie(i, mask, ours.frame)
         one = slice(i, i + 1)
         low = high = ours.mask_probs[one]
         if ours.mask_range is not None:
@@ -204,6 +237,20 @@ class _Image:
             possible |= paste_masks(high, moved, mask.shape, threshold - slack)[0]
         # The reference's own mask has to lie between them, too: else these are not the
         # probabilities, or that is not the threshold, that it was made of.
+        return all(
+            not (sure & ~each).any() and not (each & ~possible).any()
+            for each in (mask, ours.masks[i])
+        )
+
+    def _pixels_of_maps_tie(self, i: int, mask: Any, frame: Frame) -> bool:
+        """:meth:`_pixels_tie` of a mask that comes of a map of the image, which nothing moves."""
+        ours = self.ours
+        assert ours.mask_probs is not None and ours.masks is not None
+        one = ours.mask_probs[i : i + 1]
+        slack = LOGIT if frame.maps.logits else mask_slack(frame.maps.threshold)
+        sure, possible = (
+            frame.paste(one, mask.shape, frame.maps.threshold + by)[0] for by in (slack, -slack)
+        )
         return all(
             not (sure & ~each).any() and not (each & ~possible).any()
             for each in (mask, ours.masks[i])
@@ -243,14 +290,15 @@ class _Image:
         """Judges the order of the matched: a swap needs reference scores that tie."""
         places = [i for i, _ in sorted(pairs, key=lambda pair: pair[1])]
         scores = self.ours.scores.astype(np.float64)
+        low, high = score_bounds(self.ours)
         best, best_at = -np.inf, -1  # the best score that comes later in the candidate
         behind: list[tuple[int, int]] = []
         for at in range(len(places) - 1, -1, -1):
             i = places[at]
-            if best - scores[i] > self.tolerance.score:
+            if best - high[i] > self.tolerance.score:
                 behind.append((i, best_at))
-            if scores[i] > best:
-                best, best_at = scores[i], i
+            if low[i] > best:
+                best, best_at = low[i], i
         where = dict(pairs)
         for i, other in reversed(behind):
             note = f"before reference #{other}, which scores higher"

@@ -33,6 +33,7 @@ def check_values(
     classes: int | None = None,
     clips: bool = False,
     slack: float = 0.0,
+    logits: bool = False,
     case_id: str = "",
 ) -> None:
     """Raises unless the outputs of one batch keep the contract; see :func:`value_faults`.
@@ -40,13 +41,13 @@ def check_values(
     Args:
         outputs: what the graph gave for the batch.
         batch: what was run.
-        classes, clips, slack: as for :func:`value_faults`.
+        classes, clips, slack, logits: as for :func:`value_faults`.
         case_id: begins the message.
 
     Raises:
         CheckFailed: of stage ``contract``, with image, slot and value of each fault.
     """
-    faults = value_faults(outputs, batch, classes=classes, clips=clips, slack=slack)
+    faults = value_faults(outputs, batch, classes=classes, clips=clips, slack=slack, logits=logits)
     if not faults:
         return
     lines = [f"{case_id}: " if case_id else ""]
@@ -68,6 +69,7 @@ def value_faults(
     classes: int | None = None,
     clips: bool = False,
     slack: float = 0.0,
+    logits: bool = False,
 ) -> list[str]:
     """Every kind of departure from the contract, in each row the first slot of it.
 
@@ -76,11 +78,13 @@ def value_faults(
     corners are in order. Rows that only fill a batch are looked at, too.
 
     Args:
-        outputs: ``dets`` float (N, K, 5), ``labels`` int (N, K), perhaps ``masks`` (N, K, h, w).
+        outputs: ``dets`` float (N, K, 5), ``labels`` int (N, K), perhaps ``masks`` (N, K, h, w) and
+            ``mask_scores`` (N, K), which are finite, and 0 in empty slots.
         batch: what was run, N images.
         classes: how many the detector knows; None: any number.
         clips: whether boxes have to lie inside the image, (h, w) of ``batch.image_shape``.
         slack: by how many pixels a clipped box may be outside: fp16 does not know every border.
+        logits: whether masks are logits, which are finite, and not probabilities.
     """
     rows = len(batch.images)
     dets, labels = (np.asarray(outputs[name]) for name in ("dets", "labels"))
@@ -92,6 +96,9 @@ def value_faults(
     masks = outputs.get("masks")
     if masks is not None and (masks.ndim != 4 or masks.shape[:2] != labels.shape):
         return [f"masks {masks.shape} beside labels {labels.shape}: they are (N, K, h, w)"]
+    ranks = outputs.get("mask_scores")
+    if ranks is not None and ranks.shape != labels.shape:
+        return [f"mask_scores {ranks.shape} beside labels {labels.shape}: both are (N, K)"]
     faults: list[str] = []
     for row in range(rows):
         name = Path(str(batch.metas[row].get("filename") or "")).name
@@ -99,7 +106,9 @@ def value_faults(
         size = batch.image_shape[row] if clips else None
         one = _row_faults(dets[row], labels[row], classes, size, slack)
         if masks is not None and masks.dtype != bool:
-            one += _mask_faults(masks[row], labels[row])
+            one += _mask_faults(masks[row], labels[row], logits)
+        if ranks is not None:
+            one += _rank_faults(ranks[row], labels[row])
         faults += [f"{where}, {fault}" for fault in one]
     return faults
 
@@ -148,15 +157,28 @@ def _row_faults(
     return faults
 
 
-def _mask_faults(masks: NDArray[Any], labels: NDArray[Any]) -> list[str]:
-    """Faults of one image's mask probabilities (K, h, w) in the slots that are used."""
+def _mask_faults(masks: NDArray[Any], labels: NDArray[Any], logits: bool) -> list[str]:
+    """Faults of one image's mask values (K, h, w) in the slots that are used."""
     faults = []
     for slot in np.flatnonzero(labels >= 0):
         low, high = float(masks[slot].min(initial=0)), float(masks[slot].max(initial=0))
-        if not (low >= 0 and high <= 1 + ROUNDING):  # NaN is neither
+        if logits:
+            if not np.isfinite([low, high]).all():
+                faults.append(f"slot {slot}: mask logits from {low:.7g} to {high:.7g}: not finite")
+                break
+        elif not (low >= 0 and high <= 1 + ROUNDING):  # NaN is neither
             faults.append(
                 f"slot {slot}: mask probabilities from {low:.7g} to {high:.7g}: "
                 "they lie within 0 and 1"
             )
             break
     return faults
+
+
+def _rank_faults(scores: NDArray[Any], labels: NDArray[Any]) -> list[str]:
+    """Faults of one image's mask scores (K,)."""
+    bad = np.flatnonzero(np.where(labels >= 0, ~np.isfinite(scores), scores != 0))
+    if not len(bad):
+        return []
+    slot = int(bad[0])
+    return [f"slot {slot}: a mask score of {scores[slot]:.7g}: label {labels[slot]}"]

@@ -55,6 +55,7 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "double": ("double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py", {}),
     "sabl": ("sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", {}),
     "sabl_cascade": ("sabl/sabl_cascade_rcnn_r50_fpn_1x_coco.py", {}),
+    "mask_scoring": ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", {}),
     "htc_plain": ("htc/htc_without_semantic_r50_fpn_1x_coco.py", {}),
     "htc": ("htc/htc_r50_fpn_1x_coco.py", {}),
     "scnet": ("scnet/scnet_r50_fpn_1x_coco.py", {}),
@@ -65,6 +66,25 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {**C4, "roi_head__mask_head__in_channels": 128},
     ),
     "deformable_pooling": ("dcn/faster_rcnn_r50_fpn_dpool_1x_coco.py", {}),
+    "trident": (
+        "tridentnet/tridentnet_r50_caffe_1x_coco.py",
+        {
+            **C4,
+            "backbone": {
+                **C4["backbone"],
+                "type": "TridentResNet",
+                "depth": 50,
+                "base_channels": 4,
+                "num_stages": 3,
+                "strides": (1, 2, 2),
+                "dilations": (1, 1, 1),
+                "out_indices": (2,),
+                "num_branch": 3,
+                "test_branch_idx": 1,
+                "trident_dilations": (1, 2, 3),
+            },
+        },
+    ),
     "seesaw": (
         "seesaw_loss/cascade_mask_rcnn_r101_fpn_random_seesaw_loss_mstrain_2x_lvis_v1.py",
         {},

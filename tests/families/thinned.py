@@ -9,7 +9,7 @@ import torch
 from pytest_onnxdet.data.batches import Batch, collate
 from pytest_onnxdet.data.datasets import builtin_datasets, load_dataset
 from pytest_onnxdet.families.registry import builtin_families
-from pytest_onnxdet.models.build import load_config, make_detector
+from pytest_onnxdet.models.build import initialise, load_config, make_detector
 from pytest_onnxdet.models.calibrate import calibrate
 from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
@@ -65,7 +65,9 @@ def thinned(config: str, backbone: dict[str, Any] | None = None, **overrides: An
         own["model.neck.in_channels"] = list(STAGES)
     cfg.merge_from_dict(own)
     torch.manual_seed(0)
-    detector = make_detector(cfg, config).eval()
+    detector = make_detector(cfg, config)
+    initialise(detector)
+    detector.eval()
     detector.cfg = cfg
     for name, value in detector.named_parameters():
         if "offset" in name and not value.abs().max():  # as they are, they move nothing

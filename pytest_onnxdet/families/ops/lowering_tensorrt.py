@@ -224,7 +224,7 @@ def axis_weights(
     step = (extent / bins)[..., None, None]
     if layer.sampling_ratio > 0:
         samples = layer.sampling_ratio
-        count = torch.full_like(step, float(samples))
+        count = torch.tensor(float(samples), dtype=step.dtype, device=step.device)
     else:
         wide = cells if scale == 1 else _whole(cells * math.ceil(scale * 100), 100) + 1
         samples = _whole(wide + bins, bins)
@@ -233,7 +233,9 @@ def axis_weights(
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
-    at = torch.minimum(at.clamp(min=0), torch.ones_like(at) * (cells - 1))
+    # A number: of a tensor of as many, the exporter may take the traced shape for fixed.
+    last = torch.as_tensor(cells - 1, dtype=at.dtype, device=at.device)
+    at = torch.minimum(at.clamp(min=0), last)
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pytest_onnxdet.families.ops import attention, deform, sizes, windows
+from pytest_onnxdet.families.ops import criss_cross, deform, sizes, windows
 from pytest_onnxdet.models.functions import attribute, functions_as
 
 #: Autograd functions by their place, and the tensor code that is called in their place.
@@ -21,7 +21,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 #: Methods and functions by their place, and what makes another one of each.
 METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
-    "mmcv.ops.cc_attention.NEG_INF_DIAG": attention.negative_diagonal,
+    "mmcv.ops.cc_attention.NEG_INF_DIAG": criss_cross.negative_diagonal,
     "mmcv.ops.deform_conv.DeformConv2d.forward": deform.plain_forward,
     "mmcv.ops.merge_cells.BaseMergeCell._resize": sizes.merge_resize,
     "mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding.forward": (
