@@ -17,7 +17,7 @@ from pytest_onnxdet.families.base import PROPOSALS, DeployModel, Limits, feature
 from pytest_onnxdet.families.classes import Kind
 from pytest_onnxdet.families.family import Family, Ties
 from pytest_onnxdet.families.ops.lowering import Lowering
-from pytest_onnxdet.families.proposals import LAYERS, NETWORKS, proposal_network
+from pytest_onnxdet.families.proposals import NETWORKS, proposal_network
 from pytest_onnxdet.families.settings import parts_of, require_rpn
 from pytest_onnxdet.models.calibrate import Calibration
 
@@ -104,7 +104,6 @@ class RpnFamily(Family):
 RPN = RpnFamily(
     name="rpn",
     heads=tuple(network.kind for network in NETWORKS),
-    operators=LAYERS,
     ties=Ties(proposals=True, detections=False),
     uncapped="proposals are cut at test_cfg.rpn.nms_pre and test_cfg.rpn.max_per_img",
 )
