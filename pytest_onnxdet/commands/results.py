@@ -14,7 +14,7 @@ from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs, mask_scores_of, to_original
-from pytest_onnxdet.data.image_maps import ImageMaps
+from pytest_onnxdet.data.image_maps import ImageMaps, image_maps
 from pytest_onnxdet.data.masks import (
     THRESHOLD,
     THRESHOLD_KEY,
@@ -149,8 +149,16 @@ def check_detections(detections: Detections, num_classes: int) -> None:
         )
 
 
-def mmdet_result(detections: Detections, num_classes: int) -> Any:
-    """mmdet's result of one image, its masks run-length encoded."""
+def mmdet_result(detections: Detections, num_classes: int | None) -> Any:
+    """mmdet's result of one image, its masks run-length encoded.
+
+    Args:
+        detections: of the image.
+        num_classes: None: they are proposals, which are one array float32 (n, 5).
+    """
+    if num_classes is None:
+        (boxes,) = detections.to_mmdet(1)
+        return boxes
     boxes = replace(detections, masks=None).to_mmdet(num_classes)
     masks = detections.packed().masks
     if not isinstance(masks, RunLengthMasks):
@@ -184,7 +192,17 @@ def check_threshold(graph: Artifact, threshold: float) -> None:
 
 
 def check_outputs(graph: Artifact, model: Model) -> None:
-    """Tells where a graph gives masks and the config's detector finds none, or the reverse."""
+    """Tells where a graph gives masks and the config's detector finds none, or the reverse.
+
+    Raises:
+        CommandError: its masks are maps of the image, and the config has another threshold.
+    """
+    maps, wanted = image_maps(graph.info), (model.cfg.model.get("test_cfg") or {}).get("mask_thr")
+    if maps is not None and not maps.logits and wanted not in (None, maps.threshold):
+        raise CommandError(
+            f"model.test_cfg.mask_thr is {wanted}, and {graph.path} was exported with "
+            f"{maps.threshold:g}, which its scores hang on: export it again with this config"
+        )
     outputs = graph.info.get("outputs")
     wanted = has_masks(model.cfg.model)
     if outputs is None or ("masks" in outputs) == wanted:

@@ -66,7 +66,8 @@ class DeployModel(nn.Module, ABC):
 
         Returns:
             ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), perhaps ``masks``
-            float32 (N, K, h, w); in network-input pixels, sorted by score.
+            float32 (N, K, h, w), of regions or, where the family has ``image_maps``, of the image;
+            in network-input pixels, sorted by score.
         """
 
     @abstractmethod

@@ -215,6 +215,11 @@ class DeformableDetrFamily(DetrFamily):
             return int(head.transformer.two_stage_num_proposals)
         return super().queries(head)
 
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """In two stages the encoder's tokens that become queries."""
+        head = self.head(detector)
+        return ("enc_cls_score", self.queries(head)) if head.as_two_stage else None
+
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
     ) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_onnxdet.core.patching import overridden
 from pytest_onnxdet.families.classes import (
     Kind,
     NotCalibratedError,
@@ -287,6 +288,15 @@ class Family(ABC):
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
         return None
 
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """What later layers work on, in families that take it without a suppression.
+
+        Returns:
+            The raw output whose best are taken, logits (N, P, 1), and how many of an image are;
+            :meth:`post_process` takes them by that output. None: nothing is.
+        """
+        return None
+
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
         """Where an image's detections are cut by their scores, in families without a suppression.
 
@@ -335,9 +345,5 @@ class Family(ABC):
 @contextlib.contextmanager
 def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
     """For the duration of the block, a module returns these outputs, whatever its inputs."""
-    target: Any = module
-    target.forward = lambda *_: outputs
-    try:
+    with overridden(module, forward=lambda *_: outputs):
         yield
-    finally:
-        del target.forward

@@ -37,7 +37,6 @@ from pytest_onnxdet.families.settings import RPN, modern, require_count, suppres
 from pytest_onnxdet.families.suppression import Suppression
 from pytest_onnxdet.models.calibrate import Target, logit
 
-MASKED = "mmcv.ops.MaskedConv2d"
 KINDS = ("cls_score", "bbox_pred", "shape_pred", "loc_pred")
 DELTA = ".DeltaXYWHBBoxCoder"
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from pytest_onnxdet.families.classes import Kind, UnsupportedPart, names_of, nearest, resolve
+from pytest_onnxdet.families.classes import UnsupportedPart, names_of, nearest, resolve
 from pytest_onnxdet.families.proposal_cascade import CascadeNetwork
-from pytest_onnxdet.families.proposal_guided import MASKED, GuidedNetwork
+from pytest_onnxdet.families.proposal_guided import GuidedNetwork
 from pytest_onnxdet.families.proposal_network import PlainNetwork, ProposalNetwork
 
-__all__ = ["LAYERS", "NETWORKS", "ProposalNetwork", "proposal_network"]
+__all__ = ["NETWORKS", "ProposalNetwork", "proposal_network"]
 
-#: Layers of theirs that no lowering knows in general.
-LAYERS: tuple[Kind, ...] = (MASKED,)
 #: The kinds of network that are taken.
 NETWORKS: tuple[type[ProposalNetwork], ...] = (
     PlainNetwork,

@@ -49,6 +49,8 @@ BUILTIN = {
     "solov2": ("solov2", "SOLOV2"),
     "yolact": ("yolact", "YOLACT"),
     "mask_scoring": ("mask_scoring", "MASK_SCORING"),
+    "maskformer": ("maskformer", "MASKFORMER"),
+    "mask2former": ("mask2former", "MASK2FORMER"),
 }
 
 
@@ -181,7 +183,7 @@ def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> 
     head: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     if hasattr(head, "__len__"):  # a cascade's, one for each stage
         head = head[-1]
-    if not getattr(head, "with_reg", True):  # Grid R-CNN's
+    if not getattr(head, "with_reg", True):  # Grid R-CNN's boxes are not the coder's
         return False
     if not getattr(getattr(head, "bbox_coder", None), "clip_border", False):
         return False

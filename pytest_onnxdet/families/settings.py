@@ -167,7 +167,7 @@ def require_two_stage(rpn: Any, rcnn: Any) -> None:
     """
     require_rpn(rpn)
     require_settings(rcnn, RCNN, ("score_thr", "nms", "max_per_img"))
-    nms_threshold(rcnn, RCNN)
+    suppression(rcnn, RCNN)
     require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
 
 
@@ -281,8 +281,3 @@ def suppression(cfg: Any, path: str = TEST_CFG, sliced: bool = False) -> Suppres
             "have a lowering here, with the options that mmcv gives them"
         )
     return Suppression(float(threshold), sliced=sliced, **read)
-
-
-def nms_threshold(cfg: Any, path: str = TEST_CFG) -> Suppression:
-    """:func:`suppression` of a head that cuts only where ``max_per_img`` is positive."""
-    return suppression(cfg, path)

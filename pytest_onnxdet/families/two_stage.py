@@ -19,7 +19,7 @@ from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, reso
 from pytest_onnxdet.families.family import Family, Need, Part, Ties
 from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import EXTRACTOR_METHODS, EXTRACTORS, level_scales
-from pytest_onnxdet.families.proposals import LAYERS, proposal_network
+from pytest_onnxdet.families.proposals import proposal_network
 from pytest_onnxdet.families.region_masks import masks_of_stages
 from pytest_onnxdet.families.roi_heads import (
     SABL_HEAD,
@@ -146,7 +146,6 @@ class TwoStageFamily(Family):
     head_methods: tuple[str, ...] = ROI_HEAD_METHODS
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
     parts: tuple[Part, ...] = (*box_parts(*BOX_HEADS, SABL_HEAD), *mask_parts(*MASK_HEADS))
-    operators: tuple[Kind, ...] = LAYERS
     ties: Ties = PROPOSALS_TIE
     boxes: type[TwoStageDetector] = TwoStageDetector
     masks: type[TwoStageDetector] = MaskDetector

@@ -24,9 +24,9 @@ from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, tak
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, just_below, sigmoid
 from pytest_onnxdet.families.settings import (
     TEST_CFG,
-    nms_threshold,
     require_number,
     require_settings,
+    suppression,
 )
 from pytest_onnxdet.models.calibrate import Calibration, Target, logit
 
@@ -62,7 +62,7 @@ class YoloDetector(DeployModel):
         score, labels, column = self.lowering.nms(
             box,
             scores,
-            nms_threshold(cfg),
+            suppression(cfg),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
@@ -95,7 +95,7 @@ class YoloFamily(Family):
         require_generator(head.prior_generator)
         optional = ("conf_thr",) if "conf_thr" in (head.test_cfg or ()) else ()
         require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img", *optional))
-        nms_threshold(head.test_cfg)
+        suppression(head.test_cfg)
         require_number(head.test_cfg.max_per_img, TEST_CFG, "max_per_img")  # not positive: all
         return YoloDetector(detector, lowering, limits)
 

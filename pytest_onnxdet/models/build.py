@@ -14,6 +14,7 @@ from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoi
 from pytest_onnxdet.models.config import config_path, config_root, load_config
 from pytest_onnxdet.models.cpu_operators import give_cpu_code
 from pytest_onnxdet.models.pipeline_channels import require_channels
+from pytest_onnxdet.models.receptive_fields import search_receptive_fields
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.unbuildable import why_unbuildable
@@ -67,6 +68,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     except Exception as error:
         why = why_unbuildable(model, error)
         raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
+    search_receptive_fields(detector, cfg, path)
     give_cpu_code(detector)
     return detector
 

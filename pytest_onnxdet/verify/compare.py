@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.detections import Detections, paste_masks
-from pytest_onnxdet.data.image_maps import Frame, boxes_of
+from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
-from pytest_onnxdet.reference.ties.rounding import LOGIT, PIXEL, mask_slack, score_slack
+from pytest_onnxdet.reference.ties.rounding import score_slack
 from pytest_onnxdet.verify.match import (
     OVERLAP,
     assign,
@@ -37,6 +36,7 @@ from pytest_onnxdet.verify.match import (
     score_distance,
 )
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
+from pytest_onnxdet.verify.pixels import boxes_differ_as_masks, mask_iou, pixels_tie
 
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
 
@@ -168,20 +168,10 @@ class _Image:
         if ours.frame is not None and ours.frame.maps.boxed:
             # Such boxes are those of the masks, which are compared themselves.
             for at in np.flatnonzero(~(boxes <= pixels)):
-                if self._boxes_of_masks(int(i[at]), int(j[at])):
+                if boxes_differ_as_masks(ours, int(i[at]), theirs, int(j[at])):
                     boxes[at] = 0.0
         self._judge_all("box_px", "box_shift", boxes, pixels, pairs)
         self._judge_all("score", "score_drift", scores, np.full(len(i), allow.score), pairs)
-
-    def _boxes_of_masks(self, i: int, j: int) -> bool:
-        """Whether two boxes differ as their masks do, and these only in pixels that tie."""
-        ours, theirs = self.ours, self.theirs
-        if ours.masks is None or theirs.masks is None or theirs.frame is None:
-            return False
-        return self._pixels_tie(i, theirs.masks[j]) and all(
-            (boxes_of(np.asarray(one.masks[k])[None])[0] == one.boxes[k]).all()  # type: ignore[index]
-            for one, k in ((ours, i), (theirs, j))
-        )
 
     def _masks(self, i: int, j: int) -> None:
         """Judges a matched pair's masks."""
@@ -197,9 +187,9 @@ class _Image:
             self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
             return
         if ours.masks is not None and theirs.masks is not None:
-            value, note = _mask_iou(ours.masks[i], theirs.masks[j])
+            value, note = mask_iou(ours.masks[i], theirs.masks[j])
             kind = "mask_iou"
-            if value < allow.mask_iou and self._pixels_tie(i, theirs.masks[j]):
+            if value < allow.mask_iou and pixels_tie(ours, i, theirs.masks[j]):
                 kind = "mask_tie"
                 note += ", all within rounding of the threshold"
             self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
@@ -211,50 +201,6 @@ class _Image:
             gap = float(beyond.max(initial=0.0))
             note = "" if same else f"shape {b.shape} instead of {a.shape}"
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
-
-    def _pixels_tie(self, i: int, mask: Any) -> bool:
-        """Whether rounding alone may make the reference's mask this one.
-
-        A pixel's probability is interpolated from the box's own grid: it moves with the mask head's
-        logits and with the box's corners, and both are rounded (see the module ``rounding``).
-        """
-        ours = self.ours
-        if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
-            return False
-        if ours.frame is not None:
-            return self._pixels_of_maps_tie(i, mask, ours.frame)
-        one = slice(i, i + 1)
-        low = high = ours.mask_probs[one]
-        if ours.mask_range is not None:
-            low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
-        threshold, boxes = ours.mask_threshold, ours.boxes[one]
-        slack = mask_slack(threshold)
-        sure, possible = np.ones(mask.shape, bool), np.zeros(mask.shape, bool)
-        # A pixel's place in the grid lies between those that these moves of the whole box give it.
-        for x, y in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-            moved = boxes + np.float32(PIXEL) * np.array([x, y, x, y], np.float32)
-            sure &= paste_masks(low, moved, mask.shape, threshold + slack)[0]
-            possible |= paste_masks(high, moved, mask.shape, threshold - slack)[0]
-        # The reference's own mask has to lie between them, too: else these are not the
-        # probabilities, or that is not the threshold, that it was made of.
-        return all(
-            not (sure & ~each).any() and not (each & ~possible).any()
-            for each in (mask, ours.masks[i])
-        )
-
-    def _pixels_of_maps_tie(self, i: int, mask: Any, frame: Frame) -> bool:
-        """:meth:`_pixels_tie` of a mask that comes of a map of the image, which nothing moves."""
-        ours = self.ours
-        assert ours.mask_probs is not None and ours.masks is not None
-        one = ours.mask_probs[i : i + 1]
-        slack = LOGIT if frame.maps.logits else mask_slack(frame.maps.threshold)
-        sure, possible = (
-            frame.paste(one, mask.shape, frame.maps.threshold + by)[0] for by in (slack, -slack)
-        )
-        return all(
-            not (sure & ~each).any() and not (each & ~possible).any()
-            for each in (mask, ours.masks[i])
-        )
 
     def _judge_all(
         self,
@@ -368,13 +314,3 @@ class _Image:
         note: str = "",
     ) -> None:
         self.result.mismatches.append(self._mismatch(kind, value, allowed, i, j, note))
-
-
-def _mask_iou(a: Any, b: Any) -> tuple[float, str]:
-    """IoU of two masks (1 when both are empty) and, where they differ, by how many pixels."""
-    if a.shape != b.shape:
-        return 0.0, f"shape {b.shape} instead of {a.shape}"
-    union = int(np.count_nonzero(a | b))
-    shared = int(np.count_nonzero(a & b))
-    note = "" if union == shared else f"{union - shared} of {union} pixels differ"
-    return (shared / union if union else 1.0), note

@@ -116,27 +116,23 @@ SMALL += "out_channels=8), "
 
 
 HEADS = "bbox_roi_extractor=dict(out_channels=8), bbox_head=dict(in_channels=8, "
-RPN = documented(
-    "rpn/rpn_r50_fpn_1x_coco.py", SMALL + "rpn_head=dict(in_channels=8, feat_channels=8)"
-)
 FAST = documented(
     "fast_rcnn/fast_rcnn_r50_fpn_1x_coco.py",
     SMALL + f"roi_head=dict({HEADS}fc_out_channels=8, num_classes=3))",
 )
 ONE_STAGE = [
-    (RPN, "RPN has no lowering: it is a proposal network alone"),
     (FAST, "FastRCNN has no lowering: it has no proposal network (rpn_head)"),
 ]
 
 
-@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["fast_rcnn"])
 def test_one_stage_of_two_is_refused_by_its_name(
     refused: Callable[..., str], model: str, said: str
 ) -> None:
     assert said in refused(model)
 
 
-@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["fast_rcnn"])
 def test_it_is_before_weights_are_read_or_a_data_set(
     onnxdet: Run, tmp_path: Path, model: str, said: str
 ) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from recording_samples import recording
 
-from pytest_onnxdet.bundle.format import _arrays, _detections
+from pytest_onnxdet.bundle.format import read, write
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.models.spec import Tolerance
@@ -53,9 +54,10 @@ def test_a_result_of_mmdets_is_read_and_written() -> None:
     np.testing.assert_array_equal(again.mask_scores, made.mask_scores)
 
 
-def test_a_recording_keeps_them() -> None:
+def test_a_recording_keeps_them(tmp_path: Path) -> None:
     made = from_outputs(outputs(), BATCH)
-    (again,) = _detections(_arrays(made))
+    write(tmp_path / "made.npz", recording(*made))
+    (again,) = read(tmp_path / "made.npz").detections
     np.testing.assert_array_equal(again.mask_scores, made[0].mask_scores)
 
 

@@ -309,6 +309,26 @@ def test_a_traced_one_is_right_at_other_sizes(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_searched_dilations(tmp_path: Path) -> None:
+    from mmcv.cnn import RFSearchHook
+    from mmdet.models import build_backbone
+
+    search = {"exp_rate": 0.5, "init_alphas": 0.01, "mmin": 1, "mmax": 24, "num_branches": 2}
+    module = Chain(build_backbone({"type": "ResNet", **RESNET, "depth": 18}))
+    RFSearchHook("search", {"search": {**search, "skip_layer": None}}, verbose=False).init_model(
+        module
+    )
+    module = randomised(module)
+    with torch.no_grad():
+        session = exported(
+            module, (torch.rand(1, 3, 64, 64),), tmp_path, {0: {0: "n", 2: "h", 3: "w"}}
+        )
+        x = torch.randn(2, 3, 75, 117, generator=torch.Generator().manual_seed(0))
+        for own, wanted in zip(run(session, x), module(x), strict=True):
+            np.testing.assert_allclose(own, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_recursive_pyramid(tmp_path: Path) -> None:
     from mmdet.models import build_backbone, build_neck
 

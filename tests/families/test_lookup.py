@@ -118,14 +118,13 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "FastRCNN has no lowering: it has no proposal network",
         ),
         (
-            "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
-            "rpn_head is GARPNHead, which has no lowering; these have one: RPNHead",
+            "sparse_rcnn/sparse_rcnn_r50_fpn_1x_coco.py",
+            "rpn_head is EmbeddingRPNHead, which has no lowering; these have one: RPNHead",
         ),
         (
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
             "DoubleHeadRoIHead overrides StandardRoIHead._bbox_forward",
         ),
-        ("rpn/rpn_r50_fpn_1x_coco.py", "RPN has no lowering: it is a proposal network alone"),
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from thinned import calibrated, thinned, two_images
+from torch import nn
 
 from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
 from pytest_onnxdet.core.store import Artifact
@@ -16,7 +17,9 @@ from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.export.exporter import export_detector
 from pytest_onnxdet.export.options import ExportOptions
-from pytest_onnxdet.families import lower
+from pytest_onnxdet.families import UnsupportedPart, lower
+from pytest_onnxdet.families.grid import grid_boxes
+from pytest_onnxdet.families.ops.buckets import decode_buckets
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.verify.compare import compare_detections
@@ -51,6 +54,24 @@ C4: dict[str, Any] = {
 STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "faster": ("faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py", {}),
     "cascade_mask": ("cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py", {}),
+    "agnostic_masks": (
+        "cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py",
+        {"roi_head__mask_head__class_agnostic": True},
+    ),
+    "coarse": (
+        "mask_rcnn/mask_rcnn_r50_fpn_1x_coco.py",
+        {
+            "roi_head__mask_head": {
+                "_delete_": True,
+                "type": "CoarseMaskHead",
+                "in_channels": 24,
+                "conv_out_channels": 24,
+                "fc_out_channels": 32,
+                "num_classes": 3,
+                "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True},
+            }
+        },
+    ),
     "groie": ("groie/mask_rcnn_r50_fpn_groie_1x_coco.py", {}),
     "double": ("double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py", {}),
     "sabl": ("sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py", {}),
@@ -136,3 +157,79 @@ def test_the_graph_detects_the_same(case: Case, lowering: str, tmp_path: Path) -
     info = export_detector(case.detector, options, path)
     with OnnxRuntimeBackend("cpu").prepare(Artifact(path, "x", False, info), threads=1) as session:
         case.held(session.run(case.batch))
+
+
+def test_mmdets_post_processing_goes_on_from_the_raw_outputs(case: Case) -> None:
+    """What proofs of ties rely on; and the raw graph's outputs are the reference's."""
+    reference = Reference(case.detector)
+    raw = reference.raw(case.batch)
+    found, expected = reference.post_process(raw, case.batch), reference.run(case.batch)
+    assert not compare_detections(expected, found, Tolerance()).faults
+    inputs = (torch.from_numpy(case.batch.images), torch.from_numpy(case.batch.image_shape))
+    with torch.no_grad():
+        own = lower(case.detector).raw(*inputs)
+    assert (own.pop("proposals")[..., 4] > 0).sum(dim=1).min() > 10
+    assert own.keys() == raw.keys()
+    for name, value in raw.items():
+        torch.testing.assert_close(own[name], torch.from_numpy(value))
+
+
+def test_buckets_are_decoded_as_mmdet_decodes_them() -> None:
+    from mmdet.core.bbox.coder import BucketingBBoxCoder
+
+    coder = BucketingBBoxCoder(num_buckets=14, scale_factor=1.7)
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 5, 4, generator=generator) * 40
+    boxes[..., 2:] += boxes[..., :2]
+    classes, offsets = torch.randn(2, 2, 5, 28, generator=generator)
+    shape = torch.tensor([[60, 70], [80, 50]])
+    corners, confidence = decode_buckets(coder, boxes, classes, offsets, shape)
+    for i in range(2):
+        expected, sure = coder.decode(boxes[i], (classes[i], offsets[i]), shape[i].tolist())
+        torch.testing.assert_close(corners[i], expected)
+        torch.testing.assert_close(confidence[i], sure)
+
+
+@pytest.mark.parametrize("points", [4, 9, 16])
+def test_grid_points_vote_as_mmdets_do(points: int) -> None:
+    from mmdet.models.roi_heads.mask_heads import GridHead
+
+    norm = {"type": "GN", "num_groups": 2}
+    head = GridHead(points, 1, 6, 4, point_feat_channels=2, norm_cfg=norm)
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 3, 4, generator=generator) * 40
+    boxes[..., 2:] += boxes[..., :2]
+    heat = torch.randn(6, points, 12, 12, generator=generator)
+    result = grid_boxes(head, boxes, heat)
+    for i in range(2):
+        dets = torch.cat([boxes[i], torch.ones(3, 1)], dim=1)
+        meta = {"img_shape": (80, 80, 3)}
+        expected = head.get_bboxes(dets, heat[3 * i : 3 * i + 3], [meta])
+        torch.testing.assert_close(result[i], expected[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("trident", "test_branch_idx", -1, r"test_branch_idx is -1: of more than one image"),
+        (
+            "htc",
+            "mask_info_flow",
+            False,
+            r"mask_head\.0 is HTCMaskHead and mask_info_flow is False",
+        ),
+        ("htc", "semantic_roi_extractor.roi_layers.0.output_size", (9, 9), "9 x 9, of which"),
+        ("scnet", "feat_relay_head", None, "roi_head has no feat_relay_head"),
+        ("grid", "shared_head", nn.Identity(), "roi_head.shared_head"),
+        ("sabl", "bbox_head.loss_cls.custom_activation", True, "bbox_head: CrossEntropyLoss's"),
+    ],
+)
+def test_what_has_no_lowering_is_refused_by_its_path(
+    name: str, path: str, value: Any, message: str
+) -> None:
+    config, overrides = STRUCTURES[name]
+    detector = thinned(config, **overrides)
+    place, _, attribute = path.rpartition(".")
+    setattr(detector.roi_head.get_submodule(place), attribute, value)
+    with pytest.raises(UnsupportedPart, match=message):
+        lower(detector)

@@ -69,9 +69,6 @@ def thinned(config: str, backbone: dict[str, Any] | None = None, **overrides: An
     initialise(detector)
     detector.eval()
     detector.cfg = cfg
-    for name, value in detector.named_parameters():
-        if "offset" in name and not value.abs().max():  # as they are, they move nothing
-            torch.nn.init.normal_(value, std=0.1)
     return detector
 
 

@@ -42,12 +42,14 @@ class Steps(TorchFunctionMode):
 
     Attributes:
         interpolated: what ``interpolate`` was given.
+        best: the places that each top-k gave.
         above: of each comparison with ``>`` its left side and its result.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.interpolated: list[Tensor] = []
+        self.best: list[Tensor] = []
         self.above: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(
@@ -56,6 +58,8 @@ class Steps(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function is functional.interpolate:
             self.interpolated.append(args[0])
+        elif function in (torch.topk, Tensor.topk):
+            self.best.append(result[1])
         elif function in (Tensor.__gt__, Tensor.gt, torch.gt):
             self.above.append((args[0], result))
         return result
@@ -78,11 +82,8 @@ def steps_of(owner: Any, method: str, note: Callable[[Any, Steps], None]) -> Ite
         note(result, seen)
         return result
 
-    vars(owner)[method] = watched
-    try:
+    with _standing_in(owner, method, watched):
         yield
-    finally:
-        del vars(owner)[method]
 
 
 @contextlib.contextmanager
@@ -100,8 +101,21 @@ def called(owner: Any, method: str, note: Callable[..., None]) -> Iterator[None]
         note(*arguments, **named)
         return original(*arguments, **named)
 
-    vars(owner)[method] = watched
+    with _standing_in(owner, method, watched):
+        yield
+
+
+@contextlib.contextmanager
+def _standing_in(owner: Any, method: str, substitute: Any) -> Iterator[None]:
+    """For the duration of the block, an object has another method of its own.
+
+    What it had of its own before, as where somebody else watches it, it has again afterwards.
+    """
+    own = vars(owner)
+    before = {method: own[method]} if method in own else {}
+    own[method] = substitute
     try:
         yield
     finally:
-        del vars(owner)[method]
+        del own[method]
+        own.update(before)

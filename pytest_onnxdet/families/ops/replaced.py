@@ -32,6 +32,7 @@ METHODS: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
     "mmdet.models.necks.fpn_carafe.FPN_CARAFE.tensor_add": sizes.cut_sum,
     "mmdet.models.backbones.swin.ShiftWindowMSA.forward": windows.shifted_window_attention,
     "torch.nn.functional.adaptive_max_pool2d": sizes.adaptive_max_pool2d,
+    "torch.nn.functional.interpolate": sizes.interpolate,
 }
 #: Which of them need an opset: called with the opset, they raise `NeedsOpset`.
 NEEDS: Mapping[str, Callable[[int], None]] = {

@@ -135,6 +135,41 @@ def pool_to(x: Tensor, size: Sequence[Any]) -> Tensor:
     return windows.amax(dim=5).amax(dim=3)
 
 
+def interpolate(original: Any) -> Any:
+    """``torch.nn.functional.interpolate`` whose nearest cells are PyTorch's at every ratio.
+
+    ONNX divides a target's index by a ratio in float32 where PyTorch multiplies it by the inverse,
+    so that they round to other cells where the quotient is whole: of 50 cells at 198 one. Between
+    neighbours of a pyramid that does not occur; for other ratios the cells are looked up.
+    """
+
+    def resize(
+        input: Tensor,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        **more: Any,
+    ) -> Any:
+        if mode != "nearest" or not isinstance(size, Sequence) or input.dim() != 4:
+            return original(input, size, scale_factor, mode, **more)
+        pairs = list(zip(input.shape[2:], size, strict=True))
+        if all(int(cells) == (int(count) + 1) // 2 > 1 for cells, count in pairs):
+            return original(input, size, scale_factor, mode, **more)
+        for axis, (cells, count) in enumerate(pairs, 2):
+            input = input.index_select(axis, _nearest(cells, count, input.device))
+        return input
+
+    return resize
+
+
+def _nearest(cells: Any, count: Any, device: Any) -> Tensor:
+    """Of ``cells`` the one at each of ``count`` places, int64 (count,), in PyTorch's steps."""
+    size = torch.as_tensor(cells, device=device)
+    ratio = size.to(torch.float32) / torch.as_tensor(count, device=device).to(torch.float32)
+    at = torch.floor(torch.arange(count, device=device).to(torch.float32) * ratio)
+    return torch.minimum(at.to(torch.int64), size - 1)
+
+
 def cut_sum(original: Any) -> Any:
     """mmdet's ``FPN_CARAFE.tensor_add``, whose second map is cut to the first one's size."""
     del original

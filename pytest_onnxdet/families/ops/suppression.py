@@ -198,7 +198,6 @@ class Suppressing(ABC):
             asked.iou_threshold,
             asked.sigma,
         )
-        values, index = values.transpose(0, 1), index.transpose(0, 1)
         # mmcv keeps the first box whatever its score.
         used = (slots == 0) | (values >= asked.min_score)
         values, rank = self.filled(torch.where(used, values, 0.0), limit, min_slots)
@@ -217,37 +216,36 @@ def _taken_in_turn(
     iou_threshold: float,
     sigma: float,
 ) -> tuple[Tensor, Tensor]:
-    # No box is taken out: what is below ``min_score`` is taken last, and the caller drops it.
-    start = torch.arange(scores.size(0), device=scores.device) * scores.size(1)
+    # No box is taken out: what is below ``min_score`` is taken last, and the caller drops it. Each
+    # operator of the loop costs time in each round: all that can be is done before.
+    x1, y1, x2, y2 = boxes[:, :, 0], boxes[:, :, 1], boxes[:, :, 2], boxes[:, :, 3]
+    area = (x2 - x1) * (y2 - y1)
+    left, top, right, bottom = x1.flatten(), y1.flatten(), x2.flatten(), y2.flatten()
+    areas, kinds = area.flatten(), groups.flatten()
     columns = torch.arange(scores.size(1), device=scores.device)[None]
-    flat, flat_groups = boxes.flatten(0, 1), groups.flatten()
-    area = (boxes[:, :, 2] - boxes[:, :, 0]) * (boxes[:, :, 3] - boxes[:, :, 1])
-    flat_area = area.flatten()
-    values = torch.zeros([slots.size(0), scores.size(0)], dtype=scores.dtype, device=scores.device)
-    index = torch.zeros([slots.size(0), scores.size(0)], dtype=torch.int64, device=scores.device)
+    start = torch.arange(scores.size(0), device=scores.device)[:, None] * scores.size(1)
+    size = [scores.size(0), slots.size(0)]
+    values = torch.zeros(size, dtype=scores.dtype, device=scores.device)
+    index = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    gone = torch.zeros([1], dtype=scores.dtype, device=scores.device)
     for i in range(min(slots.size(0), scores.size(1))):
-        best, at = scores.max(dim=1)
-        now = slots[:, None] == i
+        best, at = scores.max(dim=1, keepdim=True)
+        now = slots[None] == i
         values = torch.where(now, best, values)
         index = torch.where(now, at, index)
         row = at + start
-        own = flat[row][:, None]
-        width = torch.minimum(boxes[:, :, 2], own[:, :, 2]) - torch.maximum(
-            boxes[:, :, 0], own[:, :, 0]
-        )
-        height = torch.minimum(boxes[:, :, 3], own[:, :, 3]) - torch.maximum(
-            boxes[:, :, 1], own[:, :, 1]
-        )
-        shared = width.clamp(min=0.0) * height.clamp(min=0.0)
-        overlap = shared / (flat_area[row][:, None] + area - shared)
-        meets = (groups == flat_groups[row][:, None]) & (shared > 0)
+        width = torch.relu(torch.minimum(x2, right[row]) - torch.maximum(x1, left[row]))
+        height = torch.relu(torch.minimum(y2, bottom[row]) - torch.maximum(y1, top[row]))
+        shared = width * height
+        overlap = shared / (areas[row] + area - shared)
+        meets = (groups == kinds[row]) & (shared > 0)
         if method == 2:
             weight = torch.exp(-(overlap * overlap) / sigma)
         else:
             meets = meets & (overlap >= iou_threshold)
             weight = 1 - overlap if method == 1 else torch.zeros_like(overlap)
         scores = torch.where(meets, scores * weight, scores)
-        scores = torch.where(columns == at[:, None], torch.zeros_like(scores), scores)
+        scores = torch.where(columns == at, gone, scores)
     return values, index
 
 
