@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -145,3 +146,14 @@ def split_raw(
     """
     heads = dict(outputs)
     return heads, heads.pop(PROPOSALS, None)
+
+
+@contextlib.contextmanager
+def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
+    """For the duration of the block, a module returns these outputs, whatever its inputs."""
+    target: Any = module
+    target.forward = lambda *_: outputs
+    try:
+        yield
+    finally:
+        del target.forward

@@ -124,13 +124,18 @@ OPERATORS = tuple(
 )
 
 
-def refuse_operators(detector: nn.Module) -> None:
+def refuse_operators(detector: nn.Module, besides: Iterable[Kind] = ()) -> None:
     """Refuses a detector with a layer that needs an operator without a lowering.
+
+    Args:
+        detector: whose layers are looked at.
+        besides: layers that its family lowers.
 
     Raises:
         UnsupportedPart: with the layer's path and class, and how many more there are.
     """
-    kinds = tuple(map(resolve, OPERATORS))
+    known = set(map(resolve, besides))
+    kinds = tuple(kind for kind in map(resolve, OPERATORS) if kind not in known)
     matches = [
         (path, module) for path, module in detector.named_modules() if isinstance(module, kinds)
     ]

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.base import DeployModel, Limits, features, outputs_replaced
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart
 from pytest_onnxdet.families.detr import DetrDetector, DetrFamily, padding_mask
-from pytest_onnxdet.families.family import Need, Part, Ties, outputs_replaced
+from pytest_onnxdet.families.family import Need, Part, Ties
 from pytest_onnxdet.families.ops.attention import (
     DEFORMABLE,
     GRID_SAMPLE_OPSET,

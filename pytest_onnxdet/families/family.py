@@ -7,13 +7,11 @@ random weights are made to detect something, and what float ties leave open.
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_onnxdet.core.patching import overridden
 from pytest_onnxdet.families.classes import (
     Kind,
     NotCalibratedError,
@@ -161,6 +159,7 @@ class Family(ABC):
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
+        operators: layers with an operator of mmcv's that this family alone has a lowering for.
         clips: whether boxes are clipped where the head's box coder says so.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
@@ -174,6 +173,7 @@ class Family(ABC):
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
     ties: Ties = Ties()
+    operators: tuple[Kind, ...] = ()
     clips: bool = True
     uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Family(ABC):
                 if why is not None:
                     what = f"{place} is {type(module).__name__}: " if place else ""
                     raise UnsupportedPart(f"{label} has no lowering: {what}{why}")
-        refuse_operators(detector)
+        refuse_operators(detector, self.operators)
 
     @abstractmethod
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
@@ -340,10 +340,3 @@ class Family(ABC):
             f"{type(detector).__name__}: family {self.name!r} does not say how random weights are "
             "calibrated: override `calibration`, or verify it with a checkpoint"
         )
-
-
-@contextlib.contextmanager
-def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
-    """For the duration of the block, a module returns these outputs, whatever its inputs."""
-    with overridden(module, forward=lambda *_: outputs):
-        yield

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_onnxdet.families.base import joined
+from pytest_onnxdet.families.base import joined, outputs_replaced
 from pytest_onnxdet.families.classes import UnsupportedPart, objection
-from pytest_onnxdet.families.family import HEAD_METHODS, outputs_replaced
+from pytest_onnxdet.families.family import HEAD_METHODS
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     decode,

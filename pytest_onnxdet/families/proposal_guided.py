@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_onnxdet.families.base import joined, named_levels
+from pytest_onnxdet.families.base import joined, named_levels, outputs_replaced
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.dense_priors import unmasked
-from pytest_onnxdet.families.family import HEAD_METHODS, outputs_replaced
+from pytest_onnxdet.families.family import HEAD_METHODS
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     corners,

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.base import joined, named_levels
+from pytest_onnxdet.families.base import joined, named_levels, outputs_replaced
 from pytest_onnxdet.families.classes import (
     Kind,
     UnsupportedPart,
     overridden,
     resolve,
 )
-from pytest_onnxdet.families.family import HEAD_METHODS, outputs_replaced
+from pytest_onnxdet.families.family import HEAD_METHODS
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     decode,
