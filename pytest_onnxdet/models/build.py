@@ -37,7 +37,7 @@ __all__ = [
 
 
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
-    """The config's detector with fresh weights; no pretrained backbone is downloaded.
+    """The config's detector with fresh weights; nothing that was trained before is downloaded.
 
     Layers whose operators mmcv has for a GPU alone compute their definition on a CPU.
 
@@ -59,10 +59,7 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     if not train:
         model["train_cfg"] = None
         _forget_teacher(model)
-    model.pop("pretrained", None)
-    if isinstance(model.get("backbone"), Mapping):
-        model.backbone.pop("pretrained", None)
-        model.backbone.pop("init_cfg", None)
+    _forget_pretrained(model)
     try:
         detector = mmdet_build(model)
     except Exception as error:
@@ -71,6 +68,25 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     search_receptive_fields(detector, cfg, path)
     give_cpu_code(detector)
     return detector
+
+
+def _forget_pretrained(part: Any) -> None:
+    """Takes out of a model, part by part, where the first weights come from."""
+    if isinstance(part, Mapping):
+        settings: Any = part
+        settings.pop("pretrained", None)
+        first = settings.get("init_cfg")
+        if any(one.get("type") == "Pretrained" for one in _mappings(first)):
+            settings.pop("init_cfg")
+    for one in part.values() if isinstance(part, Mapping) else part:
+        if isinstance(one, Mapping | list | tuple):
+            _forget_pretrained(one)
+
+
+def _mappings(settings: Any) -> list[Mapping[str, Any]]:
+    """A mapping, or those of a list of them."""
+    listed = settings if isinstance(settings, list | tuple) else [settings]
+    return [one for one in listed if isinstance(one, Mapping)]
 
 
 def _forget_teacher(model: Any) -> None:
