@@ -138,14 +138,6 @@ def test_other_documented_configs(config: str, name: str) -> None:
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),
-        (
-            "sabl/sabl_faster_rcnn_r50_fpn_1x_coco.py",
-            "roi_head.bbox_head is SABLHead: BBoxHead, ConvFCBBoxHead have one",
-        ),
-        (
-            "seesaw_loss/mask_rcnn_r50_fpn_random_seesaw_loss_mstrain_2x_lvis_v1.py",
-            "SeesawLoss's own scores have no lowering",
-        ),
     ],
 )
 def test_what_is_refused_is_named(config: str, message: str) -> None:
