@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pytest_onnxdet.data.datasets import IMAGES_ALONE
 from pytest_onnxdet.models.structure import is_structure
 from pytest_onnxdet.run.augmented import said_of_views
 from pytest_onnxdet.verify.checks import check_accuracy
@@ -28,6 +29,8 @@ def test_accuracy(
     case = onnxdet_case
     if is_structure(case.spec):
         pytest.skip("random weights: AP means nothing")
+    if onnxdet_dataset.spec.kind == IMAGES_ALONE:
+        pytest.skip("no annotations: there is no AP, give --onnxdet-annotations")
     start = time.perf_counter()
     metrics = check_accuracy(
         onnxdet_dataset.coco,

@@ -23,6 +23,7 @@ _SHOWN = 200  # letters of a name that is too long
 COMMANDS = {
     "export": "write a detector as an ONNX file, and verify it against PyTorch",
     "test": "run an exported detector on a data set, and evaluate it",
+    "coverage": "try which detectors can be verified, and say why others cannot",
     "cache": "show what the cache holds, and prune it by age or size",
 }
 

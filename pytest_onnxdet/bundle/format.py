@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.core.locks import StoreError, open_mode
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.image_maps import Frame, ImageMaps
 from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks
 from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.reference.recording import Recording
 
 #: What a file says it is written in. A reader takes no other: raise it with any change.
 FORMAT = 3
-_RAW, _EXACT = "raw", "exact"
+_RAW, _EXACT, _PROBS = "raw", "exact", "probs"
 
 
 class BundleError(Exception):
@@ -42,8 +43,10 @@ def write(path: Path, recording: Recording) -> None:
     (images,), then over all images ``boxes`` (K, 4), ``scores`` (K,), ``labels`` (K,); with masks
     ``sizes`` int64 (K, 2), ``lengths`` int64 (K,) and ``runs`` uint8, COCO's run lengths one after
     the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
-    has them; ``threshold`` float64 (1,), that of the masks; where masks have scores of their own
-    ``mask_scores`` (K,); ``raw/B/NAME``, output NAME of batch B,
+    has them; where masks are maps of the image ``maps``, a JSON text, ``frames`` int64 (images, 4)
+    and, in place of ``probs``, ``probs/I`` (K, h, w) of image I; ``threshold`` float64 (1,), that
+    of the masks; where masks have scores of their own ``mask_scores`` (K,); ``raw/B/NAME``, output
+    NAME of batch B,
     and ``exact/B/NAME``, what is to be added to it for the same in float64, rounded to float32.
 
     Raises:
@@ -148,7 +151,20 @@ def _arrays(detections: Sequence[Detections]) -> dict[str, NDArray[Any]]:
     probs = [
         image.mask_probs for image in detections if image.mask_probs is not None and len(image)
     ]
-    if probs:
+    frames = [image.frame for image in detections if image.frame is not None]
+    if frames:
+        arrays["maps"] = np.array(frames[0].maps.text())
+        arrays["frames"] = np.array(
+            [
+                (0,) * 4 if one.frame is None else (*one.frame.enlarged, *one.frame.image)
+                for one in detections
+            ],
+            np.int64,
+        )
+        for number, image in enumerate(detections):
+            if image.mask_probs is not None:
+                arrays[f"{_PROBS}/{number}"] = image.mask_probs
+    elif probs:
         arrays["probs"] = np.concatenate(probs)
     ranks = [image.mask_scores for image in detections if image.mask_scores is not None]
     if ranks and len(ranks) == len(detections):
@@ -169,16 +185,24 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
     if ranks is not None and len(ranks) != counts.sum():
         raise ValueError("its mask scores do not belong to its boxes")
     probs, threshold = arrays.get("probs"), float(arrays["threshold"][0])
+    maps = ImageMaps.read(str(arrays["maps"])) if "maps" in arrays else None
     at = 0
-    for count in counts.tolist():
+    for number, count in enumerate(counts.tolist()):
         rows = slice(at, at + count)
+        own = None if probs is None or at + count > len(probs) else probs[rows]
+        frame = None
+        if maps is not None:
+            own = arrays.get(f"{_PROBS}/{number}")
+            height, width, *image = arrays["frames"][number].tolist()
+            frame = Frame((height, width), (image[0], image[1]), maps) if height else None
         yield Detections(
             arrays["boxes"][rows],
             arrays["scores"][rows],
             arrays["labels"][rows],
             None if masks is None else RunLengthMasks(masks[rows]),
-            None if probs is None or at + count > len(probs) else probs[rows],
+            own,
             mask_threshold=threshold,
+            frame=frame,
             mask_scores=None if ranks is None else ranks[rows],
         )
         at += count

@@ -199,7 +199,8 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
-    built: nn.Module = detector.float().eval()
+    built: nn.Module = detector.float()
+    built.eval()
     return built
 
 
@@ -222,14 +223,14 @@ def require_detector(model: Model) -> None:
         CommandError: it is one stage of a detector of two.
     """
     from mmdet.models import DETECTORS
-    from mmdet.models.detectors import RPN, FastRCNN, TwoStageDetector
+    from mmdet.models.detectors import FastRCNN, TwoStageDetector
 
     from pytest_onnxdet.families.settings import half_a_detector, parts_of
 
     name = str(model.cfg.model.get("type"))
     kind = DETECTORS.get(name)
-    if kind is not None and issubclass(kind, RPN | TwoStageDetector):
-        alone = {RPN: ["rpn_head"], FastRCNN: ["roi_head"]}
+    if kind is not None and issubclass(kind, TwoStageDetector):
+        alone = {FastRCNN: ["roi_head"]}
         parts = next((alone[one] for one in alone if issubclass(kind, one)), None)
         why = half_a_detector(name, parts or parts_of(model.cfg.model))
         if why is not None:
@@ -238,8 +239,10 @@ def require_detector(model: Model) -> None:
 
 def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:
     """The checkpoint's class names, else the data's; said where they are not as many as scores."""
+    from pytest_onnxdet.models.names import class_names
+
     named = meta.get("CLASSES")
-    names = (named,) if isinstance(named, str) else tuple(named or data_classes(cfg))
+    names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
     model: Any = detector
     heads: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     count = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)
@@ -250,15 +253,6 @@ def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> 
             "have no names, or wrong ones"
         )
     return names
-
-
-def data_classes(cfg: mmcv.Config) -> tuple[str, ...]:
-    """Class names of the config's test data; () where it does not name them."""
-    from mmdet.datasets import DATASETS
-
-    test = cfg.data.test
-    named = test.get("classes") or getattr(DATASETS.get(test.get("type", "")), "CLASSES", None)
-    return tuple(named) if isinstance(named, list | tuple) else ()
 
 
 STRICT_HELP = (

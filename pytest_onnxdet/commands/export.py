@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pytest_onnxdet.commands.caps import take_caps, without_effect
     from pytest_onnxdet.commands.images import pair, readable
-    from pytest_onnxdet.commands.targets import require_apart
+    from pytest_onnxdet.commands.targets import bases, require_apart
 
     for name in DEPRECATED:
         if getattr(args, name) is not None:
@@ -154,6 +154,10 @@ def run(args: argparse.Namespace) -> int:
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
+    inherited = [("the config", model.path), *bases(model.path)]
+    require_apart("--output-file", output, inherited)
+    if args.show:
+        require_apart("--show", pictures_at, inherited)
     check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)
@@ -236,6 +240,11 @@ def _options(
             "runs on the boxes that post-processing of the first one chooses, so there are no raw "
             "outputs to stop at; only single-stage models have them"
         )
+    if args.mask_output == "image" and _has_image_maps(detector):
+        raise CommandError(
+            f"--mask-output image: the masks of {type(detector).__name__} are maps of the image "
+            "already: leave the option out"
+        )
     if args.mask_output == "image" and not (two_stage and detector.roi_head.with_mask):
         raise CommandError(f"--mask-output image: {type(detector).__name__} has no masks")
     return ExportOptions(
@@ -251,6 +260,16 @@ def _options(
         mask_output=args.mask_output,
         simplify=args.simplify,
     )
+
+
+def _has_image_maps(detector: nn.Module) -> bool:
+    from pytest_onnxdet.families.classes import UnsupportedPart
+    from pytest_onnxdet.families.registry import builtin_families
+
+    try:
+        return builtin_families().of(detector).image_maps(detector) is not None
+    except UnsupportedPart:
+        return False  # which is said when it is exported
 
 
 def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifact:

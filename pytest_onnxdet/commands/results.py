@@ -14,6 +14,7 @@ from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import Detections, from_outputs, mask_scores_of, to_original
+from pytest_onnxdet.data.image_maps import ImageMaps, image_maps
 from pytest_onnxdet.data.masks import (
     THRESHOLD,
     THRESHOLD_KEY,
@@ -29,7 +30,12 @@ HALF_WAY = 0.5
 
 
 def checked(
-    outputs: Mapping[str, NDArray[Any]], batch: Batch, *, clips: bool = False, stock: bool = False
+    outputs: Mapping[str, NDArray[Any]],
+    batch: Batch,
+    *,
+    clips: bool = False,
+    stock: bool = False,
+    logits: bool = False,
 ) -> Mapping[str, NDArray[Any]]:
     """A detector's outputs in the form of the graph's contract.
 
@@ -39,6 +45,7 @@ def checked(
         clips: whether boxes have to lie inside the image.
         stock: whether the graph may be one of the stock tool's, or made of one: their unused slots
             have score 0 and any label, and stand anywhere.
+        logits: whether masks are logits.
 
     Raises:
         CommandError: the outputs are not those of a detector.
@@ -51,7 +58,7 @@ def checked(
             "that was exported with its post-processing"
         )
     contract = _in_contract_form(outputs) if stock else outputs
-    check_values(contract, batch, clips=clips)
+    check_values(contract, batch, clips=clips, logits=logits)
     return contract
 
 
@@ -59,6 +66,7 @@ def detections(
     outputs: Mapping[str, NDArray[Any]],
     batch: Batch,
     mask_threshold: float = THRESHOLD,
+    maps: ImageMaps | None = None,
 ) -> list[Detections]:
     """Detections at the original images' sizes.
 
@@ -67,10 +75,11 @@ def detections(
             as bool or as 0 and 1.
         batch: what was run.
         mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
+        maps: what the graph says of its masks where they are maps of the image.
     """
     masks = outputs.get("masks")
-    if masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
-        return from_outputs(outputs, batch, mask_threshold)
+    if maps is not None or masks is None or masks.shape[-2:] != batch.images.shape[-2:]:
+        return from_outputs(outputs, batch, mask_threshold, maps)
     images = []
     for i in range(batch.valid):
         used = np.flatnonzero(outputs["labels"][i] >= 0)
@@ -140,8 +149,16 @@ def check_detections(detections: Detections, num_classes: int) -> None:
         )
 
 
-def mmdet_result(detections: Detections, num_classes: int) -> Any:
-    """mmdet's result of one image, its masks run-length encoded."""
+def mmdet_result(detections: Detections, num_classes: int | None) -> Any:
+    """mmdet's result of one image, its masks run-length encoded.
+
+    Args:
+        detections: of the image.
+        num_classes: None: they are proposals, which are one array float32 (n, 5).
+    """
+    if num_classes is None:
+        (boxes,) = detections.to_mmdet(1)
+        return boxes
     boxes = replace(detections, masks=None).to_mmdet(num_classes)
     masks = detections.packed().masks
     if not isinstance(masks, RunLengthMasks):
@@ -175,7 +192,17 @@ def check_threshold(graph: Artifact, threshold: float) -> None:
 
 
 def check_outputs(graph: Artifact, model: Model) -> None:
-    """Tells where a graph gives masks and the config's detector finds none, or the reverse."""
+    """Tells where a graph gives masks and the config's detector finds none, or the reverse.
+
+    Raises:
+        CommandError: its masks are maps of the image, and the config has another threshold.
+    """
+    maps, wanted = image_maps(graph.info), (model.cfg.model.get("test_cfg") or {}).get("mask_thr")
+    if maps is not None and not maps.logits and wanted not in (None, maps.threshold):
+        raise CommandError(
+            f"model.test_cfg.mask_thr is {wanted}, and {graph.path} was exported with "
+            f"{maps.threshold:g}, which its scores hang on: export it again with this config"
+        )
     outputs = graph.info.get("outputs")
     wanted = has_masks(model.cfg.model)
     if outputs is None or ("masks" in outputs) == wanted:

@@ -28,6 +28,7 @@ from pytest_onnxdet.commands.common import (
     warn,
     writable,
 )
+from pytest_onnxdet.data.image_maps import IMAGE_MAPS_NAME, image_maps
 from pytest_onnxdet.data.masks import THRESHOLD_NAME
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval",
         nargs="+",
         metavar="METRIC",
-        help="bbox, segm, proposal for COCO; mAP, recall for VOC",
+        help="bbox, segm, proposal for COCO; mAP, recall for VOC; of a proposal network proposal, "
+        "proposal_fast, recall",
     )
     parser.add_argument(
         "--show", action="store_true", help="show painted images on the screen, one by one"
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         The exit code, 0.
     """
     from pytest_onnxdet.backends.base import expecting
-    from pytest_onnxdet.commands.eval_options import check_metrics, check_options
+    from pytest_onnxdet.commands.eval_options import check_metrics, check_options, gives_proposals
     from pytest_onnxdet.commands.evaluate import evaluate, format_results, open_data
     from pytest_onnxdet.commands.pictures import places_of
     from pytest_onnxdet.commands.results import (
@@ -118,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
     threshold = configured_threshold(model)
     check_views(model, args.strict)
     data = open_data(model, args.eval or ())
-    check_metrics(data, args.eval or ())
+    proposals = gives_proposals(model)
+    check_metrics(data, args.eval or (), proposals)
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
     check_targets(args, model.path, model.cfg.data.test, data)
@@ -140,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
     count = len(detections)
     say(f"{count} images in {seconds:.1f} s ({seconds / count * 1e3:.1f} ms each)")
     if out:
-        results = [mmdet_result(image, len(data.coco.CLASSES)) for image in detections]
+        classes = None if proposals else len(data.coco.CLASSES)
+        results = [mmdet_result(image, classes) for image in detections]
         try:
             with out.open("wb") as file:
                 pickle.dump(results, file)
@@ -150,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         del results
     options = args.eval_options or {}
     if args.format_only:
-        say(format_results(data, detections, options))
+        say(format_results(data, detections, options, proposals))
     if args.eval:
         start = time.perf_counter()
         figures = evaluate(data, detections, args.eval, options)
@@ -230,6 +234,7 @@ def describe(path: Path, backend: str) -> Artifact:
         "static_shape": None,
         "producer": model.producer_name,
         **{p.key: float(p.value) for p in model.metadata_props if p.key == THRESHOLD_NAME},
+        **{p.key: p.value for p in model.metadata_props if p.key == IMAGE_MAPS_NAME},
     }
     if len(shape) == 4 and shape[1]:
         info["channels"] = shape[1]
@@ -322,8 +327,11 @@ def stream(
     size = (fixed[2], fixed[3]) if fixed else None
     info = session.artifact.info
     stock, channels = info.get("producer") != PRODUCER, fixed[1] if fixed else info.get("channels")
+    maps = image_maps(info)
+    logits = maps is not None and maps.logits
     try:
         for inputs in Batches(data, batch, size, fill=fixed is not None, channels=channels):
-            yield detections(checked(session.run(inputs), inputs, stock=stock), inputs, threshold)
+            outputs = checked(session.run(inputs), inputs, stock=stock, logits=logits)
+            yield detections(outputs, inputs, threshold, maps)
     except CheckFailed as error:
         raise CommandError(f"{session.artifact.path}: {error}") from error

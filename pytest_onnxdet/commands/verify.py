@@ -19,10 +19,11 @@ from pytest_onnxdet.commands.common import in_words, say
 from pytest_onnxdet.commands.images import batch_of
 from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.models.spec import GPU, Tolerance
 from pytest_onnxdet.verify.checks import CheckFailed
-from pytest_onnxdet.verify.values import clips_boxes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,11 +145,13 @@ def read(detector: nn.Module, session: Session, batch: Batch) -> tuple[list[Dete
     """
     cfg: Any = detector.cfg
     outputs, broken = session.run(batch), ""
+    maps = image_maps(session.artifact.info)
+    logits = maps is not None and maps.logits
     try:
-        checked(outputs, batch, clips=clips_boxes(detector))
+        checked(outputs, batch, clips=clips_boxes(detector), logits=logits)
     except CheckFailed as error:
         broken = str(error)
-    return detections(outputs, batch, mask_threshold(cfg.model)), broken
+    return detections(outputs, batch, mask_threshold(cfg.model), maps), broken
 
 
 def compare(

@@ -39,6 +39,8 @@ from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 SHAPES = Path(__file__).parent / "shapes"
 STATIC_MULTIPLE = 32
+#: The kind of a data set without annotations.
+IMAGES_ALONE = "images"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class DatasetSpec:
         name: what ``ModelSpec.dataset`` refers to.
         annotations: COCO json.
         images: folder that the json's file names are relative to.
-        kind: the annotation format; "coco" is the only one.
+        kind: the annotation format: "coco"; "images" where the json lists images alone, so that
+            there is no AP.
         classes: category names, in the order of the json's categories, which is label order.
         grain: standard deviation, in grey levels, of noise added to each image as it is read, the
             same at every reading. In an even area all pixels, features and scores are equal, and
@@ -294,8 +297,10 @@ def check_coco(
     Raises:
         DataError: the spec's files are not there, or do not say what the spec says.
     """
-    if spec.kind != "coco":
-        raise DataError(f"data set {spec.name!r}: kind {spec.kind!r}: only 'coco' is read")
+    if spec.kind not in ("coco", IMAGES_ALONE):
+        raise DataError(
+            f"data set {spec.name!r}: kind {spec.kind!r}: 'coco' and {IMAGES_ALONE!r} are read"
+        )
     if not spec.annotations.is_file():
         raise DataError(
             f"{spec.annotations}: no such annotation file{why_absent(spec.annotations)} (data set "

@@ -9,13 +9,14 @@ need to know where a detection came from.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_onnxdet.data.image_maps import Frame, ImageMaps, boxes_of
 from pytest_onnxdet.data.masks import THRESHOLD, RunLengthMasks, paste_masks
 
 if TYPE_CHECKING:
@@ -34,10 +35,15 @@ class Detections:
         labels: int64 (K,), class indices.
         masks: K bool (H, W) at the original image's size, as one array or run-length encoded, or
             None for box-only models.
-        mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or None.
+        mask_probs: float32 (K, h, w), the per-RoI probabilities that were pasted, or the maps of
+            the image, see ``frame``; or None.
         mask_range: float32 (K, 2, h, w), the smallest and the largest of these probabilities that
             float ties leave open, or None where that was not asked.
         mask_threshold: the probability from which on a pixel belongs to its mask.
+        frame: how ``mask_probs`` lie over the image, where they are maps of all of it; None: each
+            lies in its box.
+        score_range: float32 (K, 2), the smallest and the largest score that float ties leave open,
+            or None where that was not asked.
         mask_scores: float32 (K,), by which masks rank where a detector scores them by themselves
             (Mask Scoring R-CNN, arXiv:1903.00241); None: by ``scores``, as boxes do.
     """
@@ -49,6 +55,8 @@ class Detections:
     mask_probs: NDArray[np.float32] | None = None
     mask_range: NDArray[np.float32] | None = None
     mask_threshold: float = THRESHOLD
+    frame: Frame | None = None
+    score_range: NDArray[np.float32] | None = None
     mask_scores: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -93,17 +101,23 @@ class Detections:
         mask_probs: NDArray[np.float32] | None = None,
         mask_range: NDArray[np.float32] | None = None,
         mask_threshold: float = THRESHOLD,
+        frame: Frame | None = None,
+        score_range: NDArray[np.float32] | None = None,
     ) -> Detections:
         """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
 
         Args:
             result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks,
-                which may be a pair of masks and scores.
+                which may be a pair of masks and scores; proposals, which have no class, are one
+                such array, and get label 0.
             mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
             mask_range: float32 (K, 2, h, w), in the same order.
             mask_threshold: with which mmdet made the masks.
+            frame: how ``mask_probs`` lie over the image.
+            score_range: float32 (K, 2), in the order of the concatenated classes.
         """
         boxes, masks = result if isinstance(result, tuple) else (result, None)
+        boxes = [boxes] if isinstance(boxes, np.ndarray) else boxes
         dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
         labels = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int64)
         order = np.argsort(-dets[:, 4], kind="stable")
@@ -123,6 +137,8 @@ class Detections:
             mask_probs=None if mask_probs is None else mask_probs[order],
             mask_range=None if mask_range is None else mask_range[order],
             mask_threshold=mask_threshold,
+            frame=frame,
+            score_range=None if score_range is None else score_range[order],
             mask_scores=mask_scores,
         )
 
@@ -150,12 +166,16 @@ def in_little_memory(detections: Iterable[Detections]) -> list[Detections]:
 
 
 def from_outputs(
-    outputs: Mapping[str, NDArray[Any]], batch: Batch, mask_threshold: float = THRESHOLD
+    outputs: Mapping[str, NDArray[Any]],
+    batch: Batch,
+    mask_threshold: float = THRESHOLD,
+    maps: ImageMaps | None = None,
 ) -> list[Detections]:
     """Turns a graph's outputs into detections at the original images' sizes.
 
     This is the session wrapper of the graph's contract: boxes are moved and scaled from
-    network-input pixels, per-RoI masks are pasted as mmdet does, at the original size.
+    network-input pixels, per-RoI masks are pasted as mmdet does, at the original size, and maps of
+    the image made into masks of it as mmdet does.
 
     Args:
         outputs: ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), where the model has masks
@@ -163,6 +183,8 @@ def from_outputs(
             with label -1 are empty.
         batch: the batch that was run; its ``metas`` say how each image was scaled.
         mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
+        maps: what the graph says of its masks where they are maps of the image; None: each is of
+            its detection's box.
 
     Returns:
         One entry for each of the batch's valid images.
@@ -177,6 +199,11 @@ def from_outputs(
         masks = probs = None
         if "masks" in outputs:
             probs = np.asarray(outputs["masks"][i], dtype=np.float32)[used]
+            if maps is not None:
+                frame = maps.frame(probs.shape[1:], batch.images.shape[2:], meta["img_shape"])
+                size = meta["ori_shape"][:2]
+                images.append(_of_maps(boxes, dets[:, 4], labels[used], probs, frame, size))
+                continue
             masks = paste_masks(probs, boxes, meta["ori_shape"][:2], mask_threshold)
         images.append(
             Detections(
@@ -190,6 +217,39 @@ def from_outputs(
             )
         )
     return images
+
+
+def _of_maps(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    values: NDArray[np.float32],
+    frame: Frame,
+    size: Sequence[int],
+) -> Detections:
+    """Detections of one image whose masks are maps of it.
+
+    Args:
+        boxes, scores, labels: as the graph gives them; boxes at the original image's size.
+        values: float32 (K, h, w), the maps.
+        frame: how they lie over the image.
+        size: height and width of the original image.
+    """
+    masks = frame.paste(values, size)
+    if frame.maps.boxed:
+        boxes = boxes_of(masks)
+    if frame.maps.weighted:
+        scores = scores * frame.certainty(values, size)
+    order = np.argsort(-scores, kind="stable")
+    return Detections(
+        boxes[order],
+        scores[order],
+        labels[order],
+        masks[order],
+        values[order],
+        mask_threshold=frame.maps.threshold,
+        frame=frame,
+    )
 
 
 def mask_scores_of(

@@ -39,7 +39,10 @@ def mask_threshold(model: Mapping[str, Any]) -> float:
 
 def has_masks(model: Mapping[str, Any]) -> bool:
     """Whether a config's ``model`` finds masks."""
-    return any((part or {}).get("mask_head") for part in (model, model.get("roi_head")))
+    parts = (model, model.get("roi_head"))
+    return any((part or {}).get("mask_head") for part in parts) or bool(
+        model.get("panoptic_fusion_head")
+    )
 
 
 class RunLengthMasks:

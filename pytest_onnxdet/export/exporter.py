@@ -11,10 +11,12 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.store import Artifact, ArtifactStore
+from pytest_onnxdet.data.image_maps import IMAGE_MAPS_NAME
 from pytest_onnxdet.data.masks import THRESHOLD, THRESHOLD_NAME, mask_threshold
 from pytest_onnxdet.export.failures import cause, quiet_tracer, reason
 from pytest_onnxdet.export.identity import identity
@@ -105,17 +107,19 @@ def export_detector(
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
     from pytest_onnxdet.families import UnsupportedPart, lower
     from pytest_onnxdet.families.base import Limits, RawOutputs
-    from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
+    from pytest_onnxdet.families.ops.custom import translations
+    from pytest_onnxdet.families.ops.opset import NeedsOpset
     from pytest_onnxdet.families.outputs import adapt
     from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.channels import input_channels
 
-    threshold = _mask_threshold(detector)
     families = families or builtin_families()
     try:
-        need = families.of(detector).min_opset(detector, options.lowering)
+        family = families.of(detector)
+        need, maps = family.min_opset(detector, options.lowering), family.image_maps(detector)
     except UnsupportedPart as error:
         raise NoLoweringError(str(error)) from error
+    threshold = maps.threshold if maps is not None else _mask_threshold(detector)
     if options.opset < need.opset:
         raise ExportError(
             f"opset {options.opset} would not be exact: {need.reason}; "
@@ -158,7 +162,7 @@ def export_detector(
                 written,
                 input_names=names,
                 output_names=outputs,
-                dynamic_axes=_dynamic_axes(outputs, options),
+                dynamic_axes=_dynamic_axes(outputs, options, maps is not None),
                 opset_version=options.opset,
                 dynamo=False,
             )
@@ -187,13 +191,17 @@ def export_detector(
             graph = simplify(graph)
         except SimplifyError as error:
             raise ExportError(str(error)) from error
-    if "masks" in outputs and options.mask_output == "image":
+    if "masks" in outputs and maps is not None:
+        onnx.helper.set_model_props(graph, {IMAGE_MAPS_NAME: maps.text()})
+    elif "masks" in outputs and options.mask_output == "image":
         # Of masks by region whoever pastes them decides; these are cut already.
         onnx.helper.set_model_props(graph, {THRESHOLD_NAME: repr(threshold)})
     onnx.save(graph, str(path))
     info = _info(graph, options, path, channels)
     if "masks" in outputs:
         info[THRESHOLD_NAME] = threshold
+    if "masks" in outputs and maps is not None:
+        info[IMAGE_MAPS_NAME] = asdict(maps)
     if options.shape == "dynamic":
         info["baked"] = baked_places(caught)
     return {**info, "nodes_before": before}
@@ -216,7 +224,9 @@ def _mask_threshold(detector: nn.Module) -> float:
         raise ExportError(str(error)) from error
 
 
-def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[int, str]]:
+def _dynamic_axes(
+    outputs: list[str], options: ExportOptions, image_maps: bool
+) -> dict[str, dict[int, str]]:
     from pytest_onnxdet.families.base import PROPOSALS
 
     axes: dict[str, dict[int, str]] = {}
@@ -233,7 +243,9 @@ def _dynamic_axes(outputs: list[str], options: ExportOptions) -> dict[str, dict[
         return axes
     for name in outputs:
         axes[name] = {**({0: "batch"} if free else {}), 1: "num_dets"}
-        if name == "masks" and options.mask_output == "image" and free:
+        if name == "masks" and free and image_maps:
+            axes[name] |= {2: "map_height", 3: "map_width"}
+        elif name == "masks" and options.mask_output == "image" and free:
             axes[name] |= {2: "height", 3: "width"}
     return axes
 
@@ -263,6 +275,11 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
     graph.doc_string = ""
     graph.producer_name = PRODUCER
     del graph.graph.value_info[:]
+    for output in () if options.postprocess else graph.graph.output:
+        # The tracer gives sizes of different levels one name, and ONNX Runtime relies on it.
+        for axis, dim in enumerate(output.type.tensor_type.shape.dim):
+            if dim.dim_param and dim.dim_param not in ("batch", "num_proposals"):
+                dim.dim_param = f"{output.name}_{axis}"
 
 
 def _info(

@@ -66,7 +66,8 @@ class DeployModel(nn.Module, ABC):
 
         Returns:
             ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), perhaps ``masks``
-            float32 (N, K, h, w); in network-input pixels, sorted by score.
+            float32 (N, K, h, w), of regions or, where the family has ``image_maps``, of the image;
+            in network-input pixels, sorted by score.
         """
 
     @abstractmethod
@@ -104,21 +105,22 @@ def features(detector: nn.Module, input: Tensor) -> tuple[Tensor, ...]:
     return result
 
 
-def named_levels(outputs: Any) -> dict[str, Tensor]:
+def named_levels(outputs: Any, kinds: Sequence[str] = ()) -> dict[str, Tensor]:
     """Names for a dense head's outputs: ``cls_score_0``, ``bbox_pred_0``, …, level by level.
 
     Args:
         outputs: what the head's forward returns: lists over levels of (N, C, H, W) maps.
+        kinds: what the lists are called; empty: as their number says.
     """
-    kinds = {
+    usual = {
         1: ("pred_map",),
         2: ("cls_score", "bbox_pred"),
         3: ("cls_score", "bbox_pred", "centerness"),
     }
-    names = kinds.get(len(outputs), tuple(f"output{i}" for i in range(len(outputs))))
+    names = kinds or usual.get(len(outputs), tuple(f"output{i}" for i in range(len(outputs))))
     return {
         f"{name}_{level}": value
-        for name, levels in zip(names, outputs, strict=True)
+        for name, levels in zip(names, outputs, strict=False)
         for level, value in enumerate(levels)
     }
 

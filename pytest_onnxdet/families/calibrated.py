@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_onnxdet.data.batches import collate
+from pytest_onnxdet.families import lower
 from pytest_onnxdet.models.build import build_detector
 from pytest_onnxdet.models.calibrate import calibrate
 from pytest_onnxdet.models.structure import CALIBRATION
@@ -25,10 +26,11 @@ def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegis
 
     Raises:
         BuildError: it cannot be built.
-        UnsupportedPart: no family takes it.
+        UnsupportedPart: no family takes it, or it does not lower.
         NotCalibratedError: none says how it is calibrated.
     """
     detector = build_detector(replace(spec, weights=None))
+    lower(detector, "onnxruntime", families=families)  # a part may be unknown to mmdet, too
     calibration = families.of(detector).calibration(detector)
     batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
     calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)

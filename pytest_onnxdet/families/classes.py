@@ -117,15 +117,7 @@ def at_path(root: Any, path: str) -> Iterator[tuple[str, Any]]:
 OPERATORS = tuple(
     f"mmcv.ops.{name}"
     for name in (
-        "DeformConv2d",
-        "ModulatedDeformConv2d",
-        "DeformRoIPool",
         "MultiScaleDeformableAttention",
-        "CARAFE",
-        "CARAFENaive",
-        "CARAFEPack",
-        "CrissCrossAttention",
-        "MaskedConv2d",
         "PSAMask",
         "RoIPool",
     )
@@ -138,13 +130,9 @@ def refuse_operators(detector: nn.Module) -> None:
     Raises:
         UnsupportedPart: with the layer's path and class, and how many more there are.
     """
-    from mmcv.ops import SAConv2d
-
     kinds = tuple(map(resolve, OPERATORS))
     matches = [
-        (path, module)
-        for path, module in detector.named_modules()
-        if isinstance(module, kinds) or (isinstance(module, SAConv2d) and module.use_deform)
+        (path, module) for path, module in detector.named_modules() if isinstance(module, kinds)
     ]
     if matches:
         path, module = matches[0]

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pytest_onnxdet.families.base import DeployModel, Limits, features
 from pytest_onnxdet.families.classes import UnsupportedPart, resolve
 from pytest_onnxdet.families.family import HEAD_METHODS, Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient, take_rows, with_group_offsets
 from pytest_onnxdet.families.ops.corners import soft_nms
-from pytest_onnxdet.families.ops.lowering import Lowering, sigmoid
+from pytest_onnxdet.families.ops.lowering import Lowering
+from pytest_onnxdet.families.ops.peaks import at_cells, best_peaks, cell_size, require_kernel
 from pytest_onnxdet.families.settings import TEST_CFG, require_count, require_cut, require_settings
 from pytest_onnxdet.models.calibrate import Calibration, Target
 from pytest_onnxdet.models.pipeline import settings_of_steps
@@ -29,29 +29,52 @@ NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
 MAX_CORNERS = 4096  # of one kind, whose pairs take 64 MiB a map
 #: The head's outputs, in the order of its forward; corners are peaks of the first two.
 MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
-CALIBRATED_CLASSES = 20  # that the corners of a detector with random weights are of
+
+
+class Corners(NamedTuple):
+    """Corners of one kind: scores, cells and classes (N, k), x and y in cells (N, k, 2)."""
+
+    score: Tensor
+    cell: Tensor
+    label: Tensor
+    at: Tensor
+
+
+class Frame(NamedTuple):
+    """Input pixels per cell, float32 (2,), and left and top border in pixels, (N, 1, 2)."""
+
+    scale: Tensor
+    border: Tensor
+
+    def placed(self, at: Tensor) -> Tensor:
+        """Points in cells as pixels of the image, clipped at 0: (N, k, 2)."""
+        return (at * self.scale - self.border).clamp(min=0)
 
 
 class CornerDetector(DeployModel):
     """mmdet's ``CornerHead`` with associative embeddings, over an hourglass network."""
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        return dict(zip(MAPS, self._heads(input), strict=True))
+        return self._heads(input)
 
-    def _heads(self, input: Tensor) -> tuple[Tensor, ...]:
-        """The six maps of the last level; the others only serve training."""
+    def _heads(self, input: Tensor) -> dict[str, Tensor]:
+        """The maps of the last level by name, as MAPS; the other levels only serve training."""
         head = self.detector.bbox_head
         level = features(self.detector, input)[-1]
         top_left = self._pooled(head.tl_pool[-1], level)
         bottom_right = self._pooled(head.br_pool[-1], level)
-        return (
-            head.tl_heat[-1](top_left),
-            head.br_heat[-1](bottom_right),
-            head.tl_emb[-1](top_left),
-            head.br_emb[-1](bottom_right),
-            head.tl_off[-1](top_left),
-            head.br_off[-1](bottom_right),
-        )
+        return {
+            "tl_heat": head.tl_heat[-1](top_left),
+            "br_heat": head.br_heat[-1](bottom_right),
+            **self._grouping(top_left, bottom_right),
+            "tl_off": head.tl_off[-1](top_left),
+            "br_off": head.br_off[-1](bottom_right),
+        }
+
+    def _grouping(self, top_left: Tensor, bottom_right: Tensor) -> dict[str, Tensor]:
+        """The maps that say which corners belong together, of pooled features (N, C, H, W)."""
+        head = self.detector.bbox_head
+        return {"tl_emb": head.tl_emb[-1](top_left), "br_emb": head.br_emb[-1](bottom_right)}
 
     def _pooled(self, pool: Any, level: Tensor) -> Tensor:
         """mmdet's BiCornerPool with the scan in place of its corner pooling operator."""
@@ -66,35 +89,28 @@ class CornerDetector(DeployModel):
         return result
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
-        head, cfg = self.detector.bbox_head, self.detector.bbox_head.test_cfg
+        cfg = self.detector.bbox_head.test_cfg
         nms = gaussian_nms(cfg)
-        tl_heat, br_heat, tl_emb, br_emb, tl_off, br_off = self._heads(input)
-        k, kernel, classes = cfg.corner_topk, cfg.local_maximum_kernel, head.num_classes
+        maps = self._heads(input)
+        k, kernel = cfg.corner_topk, cfg.local_maximum_kernel
         self.lowering.bounded(k, "corner_topk")
-        scale = torch.stack(
-            [
-                torch.ones(()) * input.shape[3] / tl_heat.shape[3],
-                torch.ones(()) * input.shape[2] / tl_heat.shape[2],
-            ]
+        frame = Frame(cell_size(input, maps["tl_heat"]), self._border(image_shape)[:, None])
+        tl, br = (
+            corners_of(maps[f"{name}_heat"], maps[f"{name}_off"], k, kernel)
+            for name in ("tl", "br")
         )
-        border = self._border(image_shape)[:, None]
-        tl_score, tl_cell, tl_class, tl_at = self._corners(tl_heat, tl_off, k, kernel, classes)
-        br_score, br_cell, br_class, br_at = self._corners(br_heat, br_off, k, kernel, classes)
-        tl_at = (tl_at * scale - border).clamp(min=0)
-        br_at = (br_at * scale - border).clamp(min=0)
-
-        distance = (self._at(tl_emb, tl_cell) - self._at(br_emb, br_cell).transpose(1, 2)).abs()
+        tl_at, br_at = frame.placed(tl.at), frame.placed(br.at)
         pair = (
-            (tl_class[:, :, None] == br_class[:, None])
-            & ~(distance > cfg.distance_threshold)
+            (tl.label[:, :, None] == br.label[:, None])
             & (br_at[:, None, :, 0] > tl_at[:, :, None, 0])
             & (br_at[:, None, :, 1] > tl_at[:, :, None, 1])
+            & self._together(maps, tl, br, frame)
         )
-        scores = torch.where(pair, (tl_score[:, :, None] + br_score[:, None]) / 2, -1.0)
+        scores = torch.where(pair, (tl.score[:, :, None] + br.score[:, None]) / 2, -1.0)
         scores, at = torch.topk(scores.flatten(1), min(NUM_DETS, k * k), dim=1)
-        tl = quotient(at, k)
-        boxes = torch.cat([take_rows(tl_at, tl), take_rows(br_at, at - tl * k)], dim=2)
-        labels = torch.gather(tl_class, 1, tl)
+        first = quotient(at, k)
+        boxes = torch.cat([take_rows(tl_at, first), take_rows(br_at, at - first * k)], dim=2)
+        labels = torch.gather(tl.label, 1, first)
         # Where boxes overlap decides their scores, and PyTorch has it of rounded boxes. It is exact
         # where the pipeline keeps the image's size, as CornerNet's do. Pairs of score 0, of corners
         # that are no peak, are never kept, but their coordinates count.
@@ -111,7 +127,7 @@ class CornerDetector(DeployModel):
         )
         index = torch.gather(rank, 1, index)
         used = scores > 0
-        boxes = take_rows(boxes, index) + border.repeat(1, 1, 2)
+        boxes = take_rows(boxes, index) + frame.border.repeat(1, 1, 2)
         dets = torch.cat([boxes, scores[..., None]], dim=-1) * used[..., None].to(boxes.dtype)
         return dets, torch.where(used, torch.gather(labels, 1, index), -1)
 
@@ -128,10 +144,9 @@ class CornerDetector(DeployModel):
         if step is None:
             return torch.zeros_like(image_shape, dtype=torch.float32)
         mode, value = step["test_pad_mode"]
-        if step.get("test_pad_add_pix", 0):
-            raise UnsupportedPart("RandomCenterCropPad with test_pad_add_pix has no lowering")
         if mode == "logical_or" and (value + 1) & value == 0:
             canvas = quotient(image_shape, value + 1) * (value + 1) + value
+            canvas = canvas + int(step.get("test_pad_add_pix", 0))
         elif mode == "size_divisor":
             canvas = quotient(image_shape + value - 1, value) * value
         else:
@@ -140,31 +155,19 @@ class CornerDetector(DeployModel):
         border = half - quotient(image_shape, 2)
         return border.flip(1).to(torch.float32)
 
-    @classmethod
-    def _corners(
-        cls, heat: Tensor, offset: Tensor, k: int, kernel: int, classes: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The k best local maxima of a corner heat map.
+    def _together(
+        self, maps: Mapping[str, Tensor], tl: Corners, br: Corners, frame: Frame
+    ) -> Tensor:
+        """Which pairs of corners may be of one object, by what groups them: bool (N, k, k)."""
+        first, last = at_cells(maps["tl_emb"], tl.cell), at_cells(maps["br_emb"], br.cell)
+        distance = (first - last.transpose(1, 2)).abs()
+        return ~(distance > self.detector.bbox_head.test_cfg.distance_threshold)
 
-        Returns:
-            scores float32 (N, k); cells int64 (N, k); classes int64 (N, k); x and y in cells with
-            the offset added, float32 (N, k, 2).
-        """
-        heat = sigmoid(heat)
-        peak = functional.max_pool2d(heat, kernel, stride=1, padding=(kernel - 1) // 2)
-        heat = torch.where(peak == heat, heat, 0.0)
-        score, index = torch.topk(heat.flatten(1), k, dim=1)
-        width, cells = heat.shape[3], heat.shape[2] * heat.shape[3]
-        label = quotient(index, cells)
-        cell = index - label * cells
-        row = quotient(cell, width)
-        at = torch.stack([cell - row * width, row], dim=-1).to(torch.float32)
-        return score, cell, label, at + cls._at(offset, cell)
 
-    @staticmethod
-    def _at(maps: Tensor, cell: Tensor) -> Tensor:
-        """Values of maps (N, C, H, W) at cells (N, k): (N, k, C)."""
-        return take_rows(maps.flatten(2).transpose(1, 2), cell)
+def corners_of(heat: Tensor, offset: Tensor, k: int, kernel: int) -> Corners:
+    """The best corners of one kind, see `best_peaks`, and where exactly they are."""
+    score, cell, label, at = best_peaks(heat, k, kernel)
+    return Corners(score, cell, label, at + at_cells(offset, cell))
 
 
 def gaussian_nms(cfg: Any) -> dict[str, Any]:
@@ -184,7 +187,13 @@ def gaussian_nms(cfg: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class CornerFamily(Family):
-    """Families of a head that :class:`CornerDetector` lowers."""
+    """Families of a head that :class:`CornerDetector` lowers.
+
+    Attributes:
+        calibrated_classes: that the corners of a detector with random weights are of.
+    """
+
+    calibrated_classes: int = 20
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
         cfg = self.head(detector).test_cfg
@@ -195,14 +204,12 @@ class CornerFamily(Family):
         require_cut(cfg, TEST_CFG, "max_per_img", otherwise=fails)
         why = "all pairs are compared"
         require_count(cfg.corner_topk, TEST_CFG, "corner_topk", most=MAX_CORNERS, why=why)
-        kernel = cfg.local_maximum_kernel
-        require_count(kernel, TEST_CFG, "local_maximum_kernel")
-        if kernel % 2 == 0:
-            raise UnsupportedPart(
-                f"{TEST_CFG}.local_maximum_kernel is {kernel}: mmdet's maps of maxima are of "
-                "another size then, and it fails: give an odd number"
-            )
+        require_kernel(cfg)
         gaussian_nms(cfg)
+        return self.deploy(detector, lowering, limits)
+
+    def deploy(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        """The deploy model of a detector whose settings were looked at; see :meth:`lower`."""
         return CornerDetector(detector, lowering, limits)
 
     def raw_reference(
@@ -221,6 +228,11 @@ class CornerFamily(Family):
         cfg = self.head(detector).test_cfg
         return cfg.max_per_img, min(NUM_DETS, cfg.corner_topk**2)
 
+    def grouping(self, head: Any) -> list[Target]:
+        """Targets of what pairs corners: embeddings that are near each other."""
+        embeddings = (head.tl_emb[-1], head.br_emb[-1])
+        return [Target(layers[-1].conv, std=0.1) for layers in embeddings]
+
     def calibration(self, detector: nn.Module) -> Calibration:
         """Scores in two passes: first all classes' spread, then few classes for the corners.
 
@@ -230,17 +242,17 @@ class CornerFamily(Family):
         """
         head, backbone = self.head(detector), detector.backbone
         heats = [layers[-1].conv for layers in (head.tl_heat[-1], head.br_heat[-1])]
-        embeddings = [layers[-1].conv for layers in (head.tl_emb[-1], head.br_emb[-1])]
         # Two corners make a box where they are of one class and their embeddings are near: of
         # 80 classes, and embeddings as random as everything else, hardly any two do.
-        few = {"period": head.num_classes, "phase": CALIBRATED_CLASSES, "rest": True}
         passes = [
             [
                 *(Target(layer, std=1.5, share=0.02, level=0.0) for layer in heats),
-                *(Target(layer, std=0.1) for layer in embeddings),
+                *self.grouping(head),
             ],
-            [Target(layer, std=1.5, share=0.02, level=-8.0, **few) for layer in heats],
         ]
+        if head.num_classes > self.calibrated_classes:
+            rest = {"period": head.num_classes, "phase": self.calibrated_classes, "rest": True}
+            passes.append([Target(one, std=1.5, share=0.02, level=-8.0, **rest) for one in heats])
         hourglass = isinstance(backbone, resolve("mmdet.models.HourglassNet"))
         block = resolve("mmdet.models.backbones.resnet.BasicBlock")
         blocks: list[Any] = [m for m in backbone.modules() if hourglass and isinstance(m, block)]

@@ -96,13 +96,25 @@ class DetrFamily(Family):
         cfg = head.test_cfg or {}
         none = "mmdet's top-k finds nothing, or fails"
         require_cut(cfg, TEST_CFG, "max_per_img", default=head.num_query, otherwise=none)
-        limit = _candidates(head)
+        limit = self.candidates(head)
         if cfg.get("max_per_img", head.num_query) > limit:
             raise UnsupportedPart(
                 f"{TEST_CFG}.max_per_img is {cfg['max_per_img']} and the head has {limit} "
-                f"candidates ({head.num_query} queries): mmdet fails there, too; lower it"
+                f"candidates ({self.queries(head)} queries): mmdet fails there, too; lower it"
             )
+        return self.deploy(detector, lowering, limits)
+
+    def deploy(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
+        """The deploy model of a detector whose settings were looked at; see :meth:`lower`."""
         return DetrDetector(detector, lowering, limits)
+
+    def queries(self, head: Any) -> int:
+        """How many queries the head's decoder gives for an image."""
+        return int(head.num_query)
+
+    def candidates(self, head: Any) -> int:
+        """How many detections an image may have: queries, or pairs of them and of classes."""
+        return self.queries(head) * int(head.num_classes if head.loss_cls.use_sigmoid else 1)
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
@@ -118,7 +130,7 @@ class DetrFamily(Family):
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
         """Of all queries; of all pairs of query and class where scores are independent."""
         head = self.head(detector)
-        return head.test_cfg.get("max_per_img", head.num_query), _candidates(head)
+        return head.test_cfg.get("max_per_img", head.num_query), self.candidates(head)
 
     def calibration(self, detector: nn.Module) -> Calibration:
         head = self.head(detector)
@@ -131,8 +143,3 @@ DETR = DetrFamily(
     ties=Ties(order=True, suppression=False),
     uncapped="DETR's detections are its queries, cut at test_cfg.max_per_img",
 )
-
-
-def _candidates(head: Any) -> int:
-    """How many detections an image may have: queries, or pairs of query and independent class."""
-    return int(head.num_query * (head.num_classes if head.loss_cls.use_sigmoid else 1))

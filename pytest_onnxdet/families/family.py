@@ -24,8 +24,11 @@ from pytest_onnxdet.families.classes import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
 
+    from pytest_onnxdet.data.image_maps import ImageMaps
     from pytest_onnxdet.families.base import DeployModel, Limits
     from pytest_onnxdet.families.ops.lowering import Lowering
     from pytest_onnxdet.models.calibrate import Calibration
@@ -71,23 +74,66 @@ class Ties:
             its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
         confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
             mmdet multiplies into scores.
+        products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
+        moved: whether boxes are moved after suppression: what was kept is known by its score.
         points: whether masks are refined at the points that are least certain.
+        pixels: whether scores hang on which pixels of a mask are above its threshold.
         images: the greatest share of a random detector's images in which something ties.
     """
 
     order: bool = False
     suppression: bool = True
     confidence: str | None = None
+    products: bool = False
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
+    moved: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
+    pixels: bool = False
     images: float = 0.0
+
+
+class MaskCandidates(NamedTuple):
+    """Masks before matrix NMS, and its settings.
+
+    Attributes:
+        maps: float32 (M, h, w).
+        scores: float32 (M,), of their classes alone.
+        labels: int64 (M,).
+        threshold: a pixel belongs to a mask above it.
+        kernel, sigma: of the decay.
+        nms_pre: so many are looked at; not positive: all.
+    """
+
+    maps: Tensor
+    scores: Tensor
+    labels: Tensor
+    threshold: float
+    kernel: str
+    sigma: float
+    nms_pre: int
+
+
+class MapNote(NamedTuple):
+    """The maps that became an image's masks, in the order in which mmdet lists them.
+
+    Attributes:
+        labels: int64 (K,).
+        maps: float32 (K, h, w).
+        candidates: what matrix NMS chose them of; None: scores do not hang on masks.
+    """
+
+    labels: Tensor
+    maps: Tensor
+    candidates: MaskCandidates | None = None
 
 
 class Need(NamedTuple):
@@ -114,6 +160,7 @@ class Family(ABC):
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
+        clips: whether boxes are clipped where the head's box coder says so.
         uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
@@ -126,6 +173,7 @@ class Family(ABC):
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
     ties: Ties = Ties()
+    clips: bool = True
     uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,6 +219,21 @@ class Family(ABC):
         Raises:
             UnsupportedPart: a setting or a part has no lowering.
         """
+
+    def image_maps(self, detector: nn.Module) -> ImageMaps | None:
+        """How ``masks`` are meant where they are maps of the image; None: they are of regions."""
+        return None
+
+    def noted_maps(self, detector: nn.Module) -> AbstractContextManager[list[MapNote]]:
+        """Notes, while the detector runs, what masks it makes of which maps.
+
+        Args:
+            detector: in eval mode, of a family with :meth:`image_maps`.
+
+        Returns:
+            A list that gets an entry for each image in which something is detected, in order.
+        """
+        raise NotImplementedError(f"family {self.name!r} has image_maps: note them")
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
@@ -222,6 +285,15 @@ class Family(ABC):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
+        return None
+
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """What later layers work on, in families that take it without a suppression.
+
+        Returns:
+            The raw output whose best are taken, logits (N, P, 1), and how many of an image are;
+            :meth:`post_process` takes them by that output. None: nothing is.
+        """
         return None
 
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from pytest_onnxdet.families.ops.boxes import decode, require_coder, take_rows
 from pytest_onnxdet.families.ops.buckets import BUCKETS, decode_buckets
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of
 from pytest_onnxdet.families.ops.rois import flatten_rois, level_scales
-from pytest_onnxdet.families.settings import nms_threshold
+from pytest_onnxdet.families.settings import suppression
 from pytest_onnxdet.models.calibrate import Target
 
 SABL_HEAD = "mmdet.models.SABLHead"
@@ -298,7 +298,7 @@ def select(
     score, labels, column = lowering.nms(
         candidates,
         scores,
-        nms_threshold(cfg),
+        suppression(cfg),
         cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
         limits.max_output_boxes_per_class or 0,
         min_slots,

@@ -157,7 +157,7 @@ class TwoStageFamily(Family):
         network = proposal_network(rpn)
         super().check(detector)
         network.check()
-        require_two_stage(rpn.test_cfg, roi.test_cfg)
+        require_two_stage(network.settings(), roi.test_cfg)
         for path, head in at_path(detector, "roi_head.bbox_head"):
             require_box_head(path, head)
             if len(stages_of(roi)) > 1 and not getattr(head, "with_reg", True):
@@ -209,7 +209,7 @@ class TwoStageFamily(Family):
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        return int(model.rpn_head.test_cfg.max_per_img)
+        return proposal_network(model.rpn_head).limit()
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -223,13 +223,14 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        passes = proposal_network(model.rpn_head).targets()
+        network = proposal_network(model.rpn_head)
+        passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append(box_targets(head))
         for _, head in at_path(detector, "roi_head.mask_head"):
             layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
             passes.append([Target(layer, 2.0)])
-        return Calibration(passes)
+        return Calibration(passes, single=network.single)
 
 
 class TridentFamily(TwoStageFamily):

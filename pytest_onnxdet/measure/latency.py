@@ -41,8 +41,10 @@ def detection_subjects(
         bound: from :func:`bind_all`, where the caller looks at the outputs afterwards.
     """
     from pytest_onnxdet.data.detections import from_outputs
+    from pytest_onnxdet.data.image_maps import image_maps
 
     outputs = [session.run(batch) for batch in batches]
+    maps = image_maps(session.artifact.info)
     graphs = bind_all(session, batches) if bound is None else bound
 
     def run_graph() -> float | None:
@@ -56,7 +58,7 @@ def detection_subjects(
 
     def run_results() -> None:
         for output, batch in zip(outputs, batches, strict=True):
-            from_outputs(output, batch)
+            from_outputs(output, batch, maps=maps)
 
     subjects: dict[str, Subject] = {TORCH: detector, GRAPH: run_graph}
     if any(graph.excludes_copies for graph in graphs):
@@ -76,8 +78,10 @@ def require_same(
 
     from pytest_onnxdet.backends.base import BackendError
     from pytest_onnxdet.data.detections import from_outputs
+    from pytest_onnxdet.data.image_maps import image_maps
     from pytest_onnxdet.verify.compare import assert_detections_close
 
+    maps = image_maps(session.artifact.info)
     for number, (graph, batch) in enumerate(zip(bound, batches, strict=True)):
         fetched = graph.fetch()
         plain = session.run(batch)
@@ -88,7 +92,9 @@ def require_same(
                 )
             if not all(np.array_equal(fetched[name], plain[name]) for name in plain):
                 assert_detections_close(
-                    from_outputs(plain, batch), from_outputs(fetched, batch), tolerance
+                    from_outputs(plain, batch, maps=maps),
+                    from_outputs(fetched, batch, maps=maps),
+                    tolerance,
                 )
         except AssertionError as error:
             raise BackendError(

@@ -12,7 +12,9 @@ import torch
 
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.config import config_path, config_root, load_config
+from pytest_onnxdet.models.cpu_operators import give_cpu_code
 from pytest_onnxdet.models.pipeline_channels import require_channels
+from pytest_onnxdet.models.receptive_fields import search_receptive_fields
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.unbuildable import why_unbuildable
@@ -24,6 +26,7 @@ import mmcv  # noqa: E402  (the stand-in has to be there first)
 __all__ = [
     "BuildError",
     "build_detector",
+    "checkpoint_meta",
     "config_path",
     "config_root",
     "initialise",
@@ -35,6 +38,8 @@ __all__ = [
 
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
     """The config's detector with fresh weights; no pretrained backbone is downloaded.
+
+    Layers whose operators mmcv has for a GPU alone compute their definition on a CPU.
 
     Args:
         cfg: what `load_config` gave.
@@ -53,15 +58,34 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     model = copy.deepcopy(cfg.model)
     if not train:
         model["train_cfg"] = None
+        _forget_teacher(model)
     model.pop("pretrained", None)
     if isinstance(model.get("backbone"), Mapping):
         model.backbone.pop("pretrained", None)
         model.backbone.pop("init_cfg", None)
     try:
-        return mmdet_build(model)
+        detector = mmdet_build(model)
     except Exception as error:
         why = why_unbuildable(model, error)
         raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
+    search_receptive_fields(detector, cfg, path)
+    give_cpu_code(detector)
+    return detector
+
+
+def _forget_teacher(model: Any) -> None:
+    """Of a student trained by distillation: its teacher neither is fetched nor has weights.
+
+    mmdet's ``KnowledgeDistillationSingleStageDetector`` asks the teacher for nothing when it
+    detects, and keeps it out of its own weights. ``teacher_config`` is a path beside mmdet's own
+    sources, which installed ones lack: another student stands there in the teacher's place.
+    """
+    if "teacher_ckpt" in model:
+        model["teacher_ckpt"] = None
+    if "teacher_config" in model:
+        parts = {name: model[name] for name in ("backbone", "neck", "bbox_head") if name in model}
+        student = {"type": "SingleStageDetector", **copy.deepcopy(parts)}
+        model["teacher_config"] = {"model": student}
 
 
 def build_detector(
@@ -91,7 +115,8 @@ def build_detector(
     require_channels(model, cfg.data.test.pipeline, config_path(spec))
     model.CLASSES = spec.classes
     model.cfg = cfg
-    detector: torch.nn.Module = model.float().eval()
+    detector: torch.nn.Module = model.float()
+    detector.eval()  # a distilled student's gives nothing back
     return detector
 
 
@@ -137,12 +162,29 @@ def load_weights(
     Raises:
         BuildError: the file is missing, corrupt, holds pickled code, or does not fit.
     """
-    text = str(path)
-    file = _fetch(text, downloads) if "://" in text else Path(path)
+    file = _local(path, downloads)
     state, meta = _read_state(file, trust)
     refuse_mmdet_3(file, meta, list(state))
     put_into(model, state, file)
     return meta
+
+
+def checkpoint_meta(path: Path | str, downloads: Path | None = None) -> dict[str, Any]:
+    """What a checkpoint says of itself (``meta``), {} where it says nothing.
+
+    Args:
+        path: the file, or an http(s) URL.
+        downloads: folder for a URL's file; None: in the user's cache folder.
+
+    Raises:
+        BuildError: the file is missing, corrupt, or holds pickled code.
+    """
+    return _read_state(_local(path, downloads))[1]
+
+
+def _local(path: Path | str, downloads: Path | None) -> Path:
+    """A weights file on this machine."""
+    return _fetch(str(path), downloads) if "://" in str(path) else Path(path)
 
 
 def _fetch(url: str, folder: Path | None) -> Path:

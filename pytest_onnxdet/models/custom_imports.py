@@ -6,17 +6,20 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module, invalidate_caches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 
+#: Packages that configs of MMDetection 2 import, and the release that goes with it.
+_RELEASES = {"mmcls": "mmcls<1", "mmtrack": "mmtrack<1", "mmselfsup": "mmselfsup<1"}
 _FORM = "write custom_imports = dict(imports=['package.module'], allow_failed_imports=False)"
 
 
 def import_custom(wanted: Any, path: Path) -> None:
-    """Imports what a config's ``custom_imports`` names.
+    """Imports what a config's ``custom_imports`` names; a package beside the config is found.
 
     Args:
         wanted: the value; None: nothing.
@@ -35,6 +38,7 @@ def import_custom(wanted: Any, path: Path) -> None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BuildError(f"{path}: custom_imports.imports is {names!r}: {_FORM}")
     for name in names:
+        _make_importable(name.partition(".")[0], path.absolute().parent)
         why = _failure(name, path)
         if why is None:
             continue
@@ -43,9 +47,16 @@ def import_custom(wanted: Any, path: Path) -> None:
         note(f"{path}: custom_imports: {why}; it is left out, as allow_failed_imports asks")
 
 
+def _make_importable(top: str, folder: Path) -> None:
+    """Appends a config's folder to the module path where it alone has a package of this name."""
+    invalidate_caches()  # a module may have been written since this process last looked
+    beside = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+    if beside and top not in sys.modules and find_spec(top) is None:
+        sys.path.append(str(folder))
+
+
 def _failure(name: str, path: Path) -> str | None:
     """Why a module cannot be imported, in words; None: it is imported."""
-    invalidate_caches()  # a module may have been written since this process last looked
     try:
         import_module(name)
     except ModuleNotFoundError as error:
@@ -78,4 +89,8 @@ def _remedy(name: str, path: Path) -> str:
             if str(folder) not in sys.path:
                 return f"set PYTHONPATH={folder}, where {top} is"
             return f"{folder / top} is there, without this module: correct the name"
+    if top in _RELEASES:
+        return (
+            f"install it: pip install '{_RELEASES[top]}' (what it needs in turn, such as timm, too)"
+        )
     return f"set PYTHONPATH to the folder that holds {top}, or install the package"

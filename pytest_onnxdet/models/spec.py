@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -72,6 +74,35 @@ HALF = Tolerance(
 
 
 @dataclass(frozen=True)
+class KnownFailure:
+    """A failure that somebody knows of and has put off. One that passes, or has expired, fails.
+
+    Attributes:
+        check: ``parity``, ``accuracy``, ...
+        reason: what is wrong, in words.
+        issue: where it is followed up: a number or an address.
+        expires: the last day on which it is excused.
+        backend: a glob over backends' names.
+        shape: ``static``, ``dynamic``, or ``*`` for both.
+    """
+
+    check: str
+    reason: str
+    issue: str
+    expires: date
+    backend: str = "*"
+    shape: str = "*"
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.issue}, until {self.expires})"
+
+    def covers(self, check: str | None, backend: str, shape: str) -> bool:
+        """Whether it speaks of a check of a case."""
+        here = fnmatchcase(backend, self.backend) and fnmatchcase(shape, self.shape)
+        return check == self.check and here
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A detector to verify: the config it is built from, its weights and what it should reach.
 
@@ -91,6 +122,7 @@ class ModelSpec:
             only float ties are decided otherwise.
         static_shape: (H, W) of the input in static mode; None: the smallest multiple of 32
             that holds every image of the data set after the test pipeline.
+        known_failures: failures that are excused for a while.
     """
 
     name: str
@@ -105,6 +137,7 @@ class ModelSpec:
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     static_shape: tuple[int, int] | None = None
     tied_images: float = 0.05
+    known_failures: tuple[KnownFailure, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -16,6 +16,11 @@ import pytest
 from pytest_onnxdet.backends.registry import BackendRegistry
 from pytest_onnxdet.core.progress import show_uncaptured
 from pytest_onnxdet.core.vocabulary import CHECKS, COCO, COCO_FILES, FULL
+from pytest_onnxdet.pytest_layer.known_failures import (
+    excuse,
+    refuse_expired,
+    require_matching,
+)
 from pytest_onnxdet.pytest_layer.options import read_settings
 from pytest_onnxdet.pytest_layer.outcome import Collector, case_of, check_of, judge
 from pytest_onnxdet.pytest_layer.stash import SUITE, Suite
@@ -32,6 +37,7 @@ from pytest_onnxdet.run.cases import (
 if TYPE_CHECKING:
     from pytest_onnxdet.backends import Backend
     from pytest_onnxdet.data.datasets import DatasetRegistry
+    from pytest_onnxdet.models.registry import ModelRegistry
     from pytest_onnxdet.models.spec import ModelSpec
 
 
@@ -78,10 +84,12 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     config.hook.pytest_onnxdet_backends(registry=backends)
     config.hook.pytest_onnxdet_datasets(registry=datasets)
     config.hook.pytest_onnxdet_families(registry=families)
+    _add_own(models, datasets, settings)
     specs = choose_models(settings, models)
     chosen, missing = choose_backends(settings, backends.as_dict())
     _require_datasets((spec.dataset for spec in specs), datasets)
     cases = make_cases(settings, specs, chosen)
+    require_matching(specs, backends.names())
     if settings.strict and not hasattr(config, "workerinput"):
         _require_one_view(specs)
     names = [spec.name for spec in models]
@@ -91,6 +99,25 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     if settings.report is not None:
         _require_writable(settings.report, "--onnxdet-report")
     return Suite(settings, cases, missing, datasets, families)
+
+
+def _add_own(models: ModelRegistry, datasets: DatasetRegistry, settings: Settings) -> None:
+    """The detectors that a user names by config and checkpoint."""
+    from pytest_onnxdet.core.errors import StageError
+    from pytest_onnxdet.run.own import specs_of
+
+    for own in settings.own:
+        if own.checkpoint is None and not settings.random_weights:
+            raise SettingsError(
+                f"{own.config}: no weights: give --onnxdet-checkpoint, or "
+                "--onnxdet-checkpoints=none for random ones"
+            )
+        try:
+            spec, dataset = specs_of(own, settings.cache)
+        except StageError as error:
+            raise SettingsError(str(error)) from error
+        models.register(spec)
+        datasets.register(dataset)
 
 
 def _require_one_view(specs: Iterable[ModelSpec]) -> None:
@@ -205,6 +232,8 @@ class SuitePlugin:
             marks = [getattr(pytest.mark, name) for name in case.markers]
             if self.suite.settings.profile == FULL:
                 marks.append(getattr(pytest.mark, FULL))
+            excused = excuse(case, check_of(metafunc.definition))
+            marks += [] if excused is None else [excused]
             why = self.suite.missing.get(case.backend.name)
             if why is None and running:
                 why = self._unrunnable(case.backend)
@@ -263,7 +292,8 @@ class SuitePlugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Keeps warnings of what detectors are made with from failing a case's checks."""
-        if case_of(item) is not None:
+        if (case := case_of(item)) is not None:
+            refuse_expired(case, check_of(item))
             contain(verbose=self.config.get_verbosity() > 0)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

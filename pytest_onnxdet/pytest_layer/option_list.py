@@ -20,6 +20,34 @@ class Option:
 
 OPTIONS = (
     Option(
+        "config",
+        "FILE",
+        False,
+        "Verify the detector of this MMDetection config, and nothing else: no conftest is needed. "
+        "With --onnxdet-checkpoint; several detectors stand in pyproject.toml, in "
+        "[tool.pytest-onnxdet.models.NAME].",
+    ),
+    Option(
+        "checkpoint",
+        "FILE|URL",
+        False,
+        "The weights of --onnxdet-config. Class names are the checkpoint's, else the config's.",
+    ),
+    Option(
+        "images",
+        "DIR",
+        False,
+        "Run --onnxdet-config on the images of this folder; without --onnxdet-annotations there "
+        "is no AP, and accuracy is skipped. Default: the config's data.test.",
+    ),
+    Option(
+        "annotations",
+        "JSON|DIR",
+        False,
+        "A COCO json, or a folder of Pascal VOC's form (Annotations, JPEGImages), for "
+        "--onnxdet-config; --onnxdet-images is then the folder of its images.",
+    ),
+    Option(
         "model",
         "NAME,...",
         True,

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
+from pytest_onnxdet.reference.ties.decay import score_ranges
 from pytest_onnxdet.reference.ties.points import watched_choices
 from pytest_onnxdet.reference.ties.replace import overridden
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.batches import Batch
-    from pytest_onnxdet.families.family import Family
+    from pytest_onnxdet.data.image_maps import ImageMaps
+    from pytest_onnxdet.families.family import Family, MapNote
     from pytest_onnxdet.families.registry import FamilyRegistry
 
 
@@ -52,7 +54,7 @@ class Reference:
         Args:
             batch: the images.
             mask_ranges: whether detections get their ``mask_range``, where masks are refined at
-                points that can tie.
+                points that can tie, and their ``score_range``, where scores hang on masks' pixels.
         """
         results = functools.partial(self.detector, return_loss=False, rescale=True)
         return self._detections(
@@ -76,6 +78,12 @@ class Reference:
                 if mask_ranges and self.family.ties.points
                 else []
             )
+            maps = self._image_maps()
+            notes = (
+                watching.enter_context(self.family.noted_maps(self.detector))
+                if maps is not None
+                else []
+            )
             seen = watching.enter_context(_watched_masks(self.detector))
             watching.enter_context(torch.no_grad())
             output = results(images, metas)
@@ -83,14 +91,29 @@ class Reference:
         cfg: Any = getattr(self.detector, "cfg", None)
         masked = any(isinstance(result, tuple) for result in output)
         threshold = mask_threshold(cfg.model) if masked else THRESHOLD
-        for result in output:
+        for place, result in enumerate(output):
             boxes = result[0] if isinstance(result, tuple) else result
             # The mask head is only called for images that have a detection.
             has_masks = isinstance(result, tuple) and any(len(rows) for rows in boxes)
+            if maps is not None:
+                note = notes.pop(0) if has_masks else None
+                ranges = score_ranges(note) if note is not None and mask_ranges else None
+                frame_of = (images.shape[2:], metas[place]["img_shape"])
+                detections.append(_of_maps(result, note, maps, frame_of, ranges))
+                continue
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None
             detections.append(_one(result, masks, bound, threshold))
         return detections[: batch.valid]
+
+    def _image_maps(self) -> ImageMaps | None:
+        """How the detector's masks are made of maps of the image; None: they are not."""
+        from pytest_onnxdet.families.classes import UnsupportedPart
+
+        try:
+            return self.family.image_maps(self.detector)
+        except UnsupportedPart:
+            return None
 
     @property
     def device(self) -> str:
@@ -177,6 +200,35 @@ def _one(result: Any, seen: tuple[Any, Any] | None, bounds: Any, threshold: floa
     return Detections.from_mmdet(result, probs[order], ranges, threshold)
 
 
+def _of_maps(
+    result: Any,
+    note: MapNote | None,
+    maps: ImageMaps,
+    sizes: tuple[Any, Any],
+    ranges: Tensor | None,
+) -> Detections:
+    """One image's result, with the maps that its masks were made of in the order of its detections.
+
+    Args:
+        result: mmdet's.
+        note: of the maps; None: nothing is detected.
+        maps: how they are meant.
+        sizes: of the network's input, and of the image in it before padding.
+        ranges: (K, 2), between which the note's scores lie; None: not asked.
+    """
+    if note is None:
+        return Detections.from_mmdet(result, mask_threshold=maps.threshold)
+    order = np.argsort(note.labels.numpy(), kind="stable")
+    values = note.maps.float().numpy()[order]
+    return Detections.from_mmdet(
+        result,
+        values,
+        mask_threshold=maps.threshold,
+        frame=maps.frame(values.shape[1:], *sizes),
+        score_range=None if ranges is None else ranges.float().numpy()[order],
+    )
+
+
 @contextlib.contextmanager
 def _topk_lowest_first() -> Iterator[None]:
     """For the duration of the block, top-k takes the lowest index first of equal values."""
@@ -242,5 +294,5 @@ def max_per_img(detector: nn.Module) -> int | None:
     """Where a detector cuts an image's detections; None where its config keeps all."""
     cfg: Any = detector.cfg
     config = cfg.model.get("test_cfg") or {}
-    value = (config.get("rcnn") or config).get("max_per_img")
+    value = (config.get("rcnn") or config.get("rpn") or config).get("max_per_img")
     return int(value) if value is not None and value > 0 else None

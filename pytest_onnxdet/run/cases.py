@@ -26,6 +26,7 @@ from pytest_onnxdet.models.structure import structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
+    from pytest_onnxdet.models.own import OwnModel
     from pytest_onnxdet.models.registry import ModelRegistry
 
 
@@ -62,6 +63,7 @@ class Settings:
         baseline: an earlier run's report.json to compare with; None: none.
         limit: only the first so many images of a data set; None: all.
         selftest: ``quick`` or ``full``: mutants are what is verified; empty: no self-test.
+        own: detectors that a user names by config and checkpoint.
     """
 
     cache: Path
@@ -79,6 +81,7 @@ class Settings:
     baseline: Path | None = None
     strict: bool = False
     selftest: str = ""
+    own: tuple[OwnModel, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
+from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.reference.recording import PROBABILITY_IMAGES
-from pytest_onnxdet.verify.values import check_values, clips_boxes
+from pytest_onnxdet.verify.values import check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,16 +34,17 @@ def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> l
         CheckFailed: a value departs from the graph's contract.
     """
     spec = case.spec
-    outputs = session.run(batch)
+    outputs, maps = session.run(batch), image_maps(session.artifact.info)
     check_values(
         outputs,
         batch,
         classes=len(spec.classes) or None,
         clips=clips_boxes(detector),
         slack=spec.tolerance(case.backend.name, case.precision, session.device).box_px,
+        logits=maps is not None and maps.logits,
         case_id=case.id,
     )
-    return from_outputs(outputs, batch, mask_threshold(detector.cfg.model))
+    return from_outputs(outputs, batch, mask_threshold(detector.cfg.model), maps)
 
 
 def read_alone(

@@ -45,7 +45,7 @@ def systematic(
     ]
     lines.append(_beyond("scores", every["score"], limits[1]))
     if "mask" in every:
-        lines.append(_beyond("mask probabilities", every["mask"].mean(axis=1), limits[2]))
+        lines.append(_beyond("mask probabilities", every["mask"], limits[2]))
     return [line for line in lines if line]
 
 
@@ -55,7 +55,8 @@ def differences(
     """The signed differences, theirs less ours, of an image's M matched detections that count.
 
     Returns:
-        ``box`` (M, 4) in pixels, ``score`` (M,), and where both have masks ``mask`` (M, h * w).
+        ``box`` (M, 4) in pixels, ``score`` (M,), and where both have masks ``mask`` (M,), means
+        over each one's cells.
     """
     pairs = match(ours, theirs, tolerance)
     i, j = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
@@ -67,7 +68,7 @@ def differences(
     }
     if ours.mask_probs is not None and theirs.mask_probs is not None and len(i):
         change = theirs.mask_probs[j].astype(np.float64) - ours.mask_probs[i]
-        gaps["mask"] = change.reshape(len(i), -1)
+        gaps["mask"] = change.reshape(len(i), -1).mean(axis=1)
     return gaps
 
 

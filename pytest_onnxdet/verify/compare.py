@@ -22,11 +22,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_onnxdet.data.detections import Detections, paste_masks
+from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
-from pytest_onnxdet.reference.ties.rounding import PIXEL, mask_slack, score_slack
-from pytest_onnxdet.verify.match import OVERLAP, assign, box_allowance, box_distance, iou, match
+from pytest_onnxdet.reference.ties.rounding import score_slack
+from pytest_onnxdet.verify.match import (
+    OVERLAP,
+    assign,
+    box_allowance,
+    box_distance,
+    iou,
+    match,
+    score_bounds,
+    score_distance,
+)
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
+from pytest_onnxdet.verify.pixels import boxes_differ_as_masks, mask_iou, pixels_tie
 
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
 
@@ -153,8 +163,13 @@ class _Image:
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
         with np.errstate(invalid="ignore"):
             boxes = np.abs(ours.boxes[i].astype(np.float64) - theirs.boxes[j]).max(axis=1)
-            scores = np.abs(ours.scores[i].astype(np.float64) - theirs.scores[j])
+            scores = score_distance(ours, theirs)[i, j]
         pixels = box_allowance(ours.boxes[i], allow)
+        if ours.frame is not None and ours.frame.maps.boxed:
+            # Such boxes are those of the masks, which are compared themselves.
+            for at in np.flatnonzero(~(boxes <= pixels)):
+                if boxes_differ_as_masks(ours, int(i[at]), theirs, int(j[at])):
+                    boxes[at] = 0.0
         self._judge_all("box_px", "box_shift", boxes, pixels, pairs)
         self._judge_all("score", "score_drift", scores, np.full(len(i), allow.score), pairs)
 
@@ -172,9 +187,9 @@ class _Image:
             self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
             return
         if ours.masks is not None and theirs.masks is not None:
-            value, note = _mask_iou(ours.masks[i], theirs.masks[j])
+            value, note = mask_iou(ours.masks[i], theirs.masks[j])
             kind = "mask_iou"
-            if value < allow.mask_iou and self._pixels_tie(i, theirs.masks[j]):
+            if value < allow.mask_iou and pixels_tie(ours, i, theirs.masks[j]):
                 kind = "mask_tie"
                 note += ", all within rounding of the threshold"
             self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
@@ -186,34 +201,6 @@ class _Image:
             gap = float(beyond.max(initial=0.0))
             note = "" if same else f"shape {b.shape} instead of {a.shape}"
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)
-
-    def _pixels_tie(self, i: int, mask: Any) -> bool:
-        """Whether rounding alone may make the reference's mask this one.
-
-        A pixel's probability is interpolated from the box's own grid: it moves with the mask head's
-        logits and with the box's corners, and both are rounded (see the module ``rounding``).
-        """
-        ours = self.ours
-        if ours.mask_probs is None or ours.masks is None or ours.masks[i].shape != mask.shape:
-            return False
-        one = slice(i, i + 1)
-        low = high = ours.mask_probs[one]
-        if ours.mask_range is not None:
-            low, high = ours.mask_range[one, 0], ours.mask_range[one, 1]
-        threshold, boxes = ours.mask_threshold, ours.boxes[one]
-        slack = mask_slack(threshold)
-        sure, possible = np.ones(mask.shape, bool), np.zeros(mask.shape, bool)
-        # A pixel's place in the grid lies between those that these moves of the whole box give it.
-        for x, y in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-            moved = boxes + np.float32(PIXEL) * np.array([x, y, x, y], np.float32)
-            sure &= paste_masks(low, moved, mask.shape, threshold + slack)[0]
-            possible |= paste_masks(high, moved, mask.shape, threshold - slack)[0]
-        # The reference's own mask has to lie between them, too: else these are not the
-        # probabilities, or that is not the threshold, that it was made of.
-        return all(
-            not (sure & ~each).any() and not (each & ~possible).any()
-            for each in (mask, ours.masks[i])
-        )
 
     def _judge_all(
         self,
@@ -249,14 +236,15 @@ class _Image:
         """Judges the order of the matched: a swap needs reference scores that tie."""
         places = [i for i, _ in sorted(pairs, key=lambda pair: pair[1])]
         scores = self.ours.scores.astype(np.float64)
+        low, high = score_bounds(self.ours)
         best, best_at = -np.inf, -1  # the best score that comes later in the candidate
         behind: list[tuple[int, int]] = []
         for at in range(len(places) - 1, -1, -1):
             i = places[at]
-            if best - scores[i] > self.tolerance.score:
+            if best - high[i] > self.tolerance.score:
                 behind.append((i, best_at))
-            if scores[i] > best:
-                best, best_at = scores[i], i
+            if low[i] > best:
+                best, best_at = low[i], i
         where = dict(pairs)
         for i, other in reversed(behind):
             note = f"before reference #{other}, which scores higher"
@@ -326,13 +314,3 @@ class _Image:
         note: str = "",
     ) -> None:
         self.result.mismatches.append(self._mismatch(kind, value, allowed, i, j, note))
-
-
-def _mask_iou(a: Any, b: Any) -> tuple[float, str]:
-    """IoU of two masks (1 when both are empty) and, where they differ, by how many pixels."""
-    if a.shape != b.shape:
-        return 0.0, f"shape {b.shape} instead of {a.shape}"
-    union = int(np.count_nonzero(a | b))
-    shared = int(np.count_nonzero(a & b))
-    note = "" if union == shared else f"{union - shared} of {union} pixels differ"
-    return (shared / union if union else 1.0), note

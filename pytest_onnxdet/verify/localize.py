@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnx
 
 from pytest_onnxdet.data.detections import Detections, from_outputs
+from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.compare import compare_detections
 from pytest_onnxdet.verify.mismatch import ParityResult
@@ -194,7 +195,11 @@ def standard_stages(
     def results(make: Callable[[], Runs]) -> Callable[[], list[Detections]]:
         def run() -> list[Detections]:
             runs = make()
-            return [one for batch in batches for one in from_outputs(runs.run(batch), batch)]
+            return [
+                one
+                for batch in batches
+                for one in from_outputs(runs.run(batch), batch, maps=image_maps(artifact.info))
+            ]
 
         return run
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_onnxdet.data.detections import Detections
+from pytest_onnxdet.data.masks import RunLengthMasks
 from pytest_onnxdet.models.spec import Tolerance
 
 Floats = NDArray[np.float64]
@@ -98,27 +99,66 @@ def match(
 
     A pair is possible within the allowances for box and score, or at IoU 0.5 or above. As many
     pairs as possible are made, then as many as possible within the allowances, then the closest.
+    Where detections have masks and no boxes, as SOLO's, the IoU is that of masks.
 
     Returns:
         (position in reference, position in candidate), by position in reference.
     """
     pairs: list[tuple[int, int]] = []
+    shared = _mask_overlap(reference, candidate)
+    distance = score_distance(reference, candidate)
     for label in np.intersect1d(reference.labels, candidate.labels):
         ours = np.flatnonzero(reference.labels == label)
         theirs = np.flatnonzero(candidate.labels == label)
         overlap = iou(reference.boxes[ours], candidate.boxes[theirs])
         gap = box_distance(reference.boxes[ours], candidate.boxes[theirs])
-        drift = np.abs(
-            reference.scores[ours].astype(np.float64)[:, None]
-            - candidate.scores[theirs].astype(np.float64)[None]
-        )
+        drift = distance[np.ix_(ours, theirs)]
         allowed = box_allowance(reference.boxes[ours], tolerance)[:, None]
         good = (gap <= allowed) & (drift <= tolerance.score)
         near = np.isfinite(drift) & (overlap >= OVERLAP)
         within = (_share(gap, allowed) + _share(drift, tolerance.score)) / 2
+        if shared is not None:
+            overlap = shared[np.ix_(ours, theirs)]
+            near = np.isfinite(drift) & (overlap >= OVERLAP)
+            within = within + 2 * (1 - overlap)
         cost = np.where(good, within, _LOOSE + (1 - overlap) + drift)
         pairs += [(int(ours[r]), int(theirs[c])) for r, c in assign(cost, good | near)]
     return sorted(pairs)
+
+
+def score_bounds(detections: Detections) -> tuple[Floats, Floats]:
+    """The smallest and the largest score that float ties leave open: float64 (K,) each."""
+    if detections.score_range is None:
+        scores = detections.scores.astype(np.float64)
+        return scores, scores
+    low, high = detections.score_range.astype(np.float64).T
+    return low, high
+
+
+def score_distance(reference: Detections, candidate: Detections) -> Floats:
+    """By how much each candidate's score is outside of what each reference's may be: (M, N)."""
+    low, high = score_bounds(reference)
+    scores = candidate.scores.astype(np.float64)[None]
+    with np.errstate(invalid="ignore"):
+        beyond = np.maximum(low[:, None] - scores, scores - high[:, None])
+        distance: Floats = np.maximum(beyond, 0.0)
+    return distance
+
+
+def _mask_overlap(reference: Detections, candidate: Detections) -> Floats | None:
+    """IoU of every pair of masks, float64 (M, N); None where boxes tell detections apart."""
+    sides = (reference, candidate)
+    if any(one.frame is None or one.boxes.any() for one in sides):
+        return None
+    from pycocotools import mask as coco_mask
+
+    masks = [one.packed().masks for one in sides]
+    if not all(isinstance(one, RunLengthMasks) and len(one) for one in masks):
+        return None
+    ours, theirs = (one.encoded for one in masks if isinstance(one, RunLengthMasks))
+    if ours[0]["size"] != theirs[0]["size"]:
+        return None
+    return np.nan_to_num(np.asarray(coco_mask.iou(ours, theirs, [0] * len(theirs)), np.float64))
 
 
 def _share(difference: Floats, allowance: Floats | float) -> Floats:

@@ -33,6 +33,7 @@ def check_values(
     classes: int | None = None,
     clips: bool = False,
     slack: float = 0.0,
+    logits: bool = False,
     case_id: str = "",
 ) -> None:
     """Raises unless the outputs of one batch keep the contract; see :func:`value_faults`.
@@ -40,13 +41,13 @@ def check_values(
     Args:
         outputs: what the graph gave for the batch.
         batch: what was run.
-        classes, clips, slack: as for :func:`value_faults`.
+        classes, clips, slack, logits: as for :func:`value_faults`.
         case_id: begins the message.
 
     Raises:
         CheckFailed: of stage ``contract``, with image, slot and value of each fault.
     """
-    faults = value_faults(outputs, batch, classes=classes, clips=clips, slack=slack)
+    faults = value_faults(outputs, batch, classes=classes, clips=clips, slack=slack, logits=logits)
     if not faults:
         return
     lines = [f"{case_id}: " if case_id else ""]
@@ -61,20 +62,6 @@ def check_values(
     raise CheckFailed("\n".join(lines), {"contract_faults": len(faults)}, STAGE)
 
 
-def clips_boxes(detector: Any) -> bool:
-    """Whether the detector's last head clips its boxes at the image's border.
-
-    Its box coder says so, as in mmdet; a head without such a coder, or whose boxes are not from it,
-    makes no promise.
-    """
-    head: Any = getattr(getattr(detector, "roi_head", detector), "bbox_head", None)
-    if hasattr(head, "__len__"):  # a cascade's, one for each stage
-        head = head[-1]
-    if not getattr(head, "with_reg", True):  # Grid R-CNN's
-        return False
-    return bool(getattr(getattr(head, "bbox_coder", None), "clip_border", False))
-
-
 def value_faults(
     outputs: Mapping[str, NDArray[Any]],
     batch: Batch,
@@ -82,6 +69,7 @@ def value_faults(
     classes: int | None = None,
     clips: bool = False,
     slack: float = 0.0,
+    logits: bool = False,
 ) -> list[str]:
     """Every kind of departure from the contract, in each row the first slot of it.
 
@@ -96,6 +84,7 @@ def value_faults(
         classes: how many the detector knows; None: any number.
         clips: whether boxes have to lie inside the image, (h, w) of ``batch.image_shape``.
         slack: by how many pixels a clipped box may be outside: fp16 does not know every border.
+        logits: whether masks are logits, which are finite, and not probabilities.
     """
     rows = len(batch.images)
     dets, labels = (np.asarray(outputs[name]) for name in ("dets", "labels"))
@@ -117,7 +106,7 @@ def value_faults(
         size = batch.image_shape[row] if clips else None
         one = _row_faults(dets[row], labels[row], classes, size, slack)
         if masks is not None and masks.dtype != bool:
-            one += _mask_faults(masks[row], labels[row])
+            one += _mask_faults(masks[row], labels[row], logits)
         if ranks is not None:
             one += _rank_faults(ranks[row], labels[row])
         faults += [f"{where}, {fault}" for fault in one]
@@ -168,12 +157,16 @@ def _row_faults(
     return faults
 
 
-def _mask_faults(masks: NDArray[Any], labels: NDArray[Any]) -> list[str]:
-    """Faults of one image's mask probabilities (K, h, w) in the slots that are used."""
+def _mask_faults(masks: NDArray[Any], labels: NDArray[Any], logits: bool) -> list[str]:
+    """Faults of one image's mask values (K, h, w) in the slots that are used."""
     faults = []
     for slot in np.flatnonzero(labels >= 0):
         low, high = float(masks[slot].min(initial=0)), float(masks[slot].max(initial=0))
-        if not (low >= 0 and high <= 1 + ROUNDING):  # NaN is neither
+        if logits:
+            if not np.isfinite([low, high]).all():
+                faults.append(f"slot {slot}: mask logits from {low:.7g} to {high:.7g}: not finite")
+                break
+        elif not (low >= 0 and high <= 1 + ROUNDING):  # NaN is neither
             faults.append(
                 f"slot {slot}: mask probabilities from {low:.7g} to {high:.7g}: "
                 "they lie within 0 and 1"

@@ -97,17 +97,12 @@ def test_heads_that_only_train_otherwise_are_lowered(name: str, config: str, hea
     ("config", "name"),
     [
         ("ghm/retinanet_ghm_r50_fpn_1x_coco.py", "dense"),
-        ("nas_fcos/nas_fcos_nashead_r50_caffe_fpn_gn-head_4x4_1x_coco.py", "refused"),
         ("libra_rcnn/libra_faster_rcnn_r50_fpn_1x_coco.py", "two_stage"),
     ],
 )
 def test_other_documented_configs(config: str, name: str) -> None:
     detector = documented(config)
-    if name == "refused":
-        with pytest.raises(UnsupportedPart, match=r"DeformConv2dPack at neck\.fpn"):
-            builtin_families().of(detector)
-    else:
-        assert builtin_families().of(detector).name == name
+    assert builtin_families().of(detector).name == name
 
 
 @pytest.mark.parametrize(
@@ -123,18 +118,13 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "FastRCNN has no lowering: it has no proposal network",
         ),
         (
-            "guided_anchoring/ga_faster_r50_fpn_1x_coco.py",
-            "rpn_head is GARPNHead, which has no lowering: RPNHead has one",
+            "sparse_rcnn/sparse_rcnn_r50_fpn_1x_coco.py",
+            "rpn_head is EmbeddingRPNHead, which has no lowering; these have one: RPNHead",
         ),
         (
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
             "DoubleHeadRoIHead overrides StandardRoIHead._bbox_forward",
         ),
-        (
-            "carafe/mask_rcnn_r50_fpn_carafe_1x_coco.py",
-            "MaskRCNN has a CARAFEPack at neck.upsample_modules.0",
-        ),
-        ("rpn/rpn_r50_fpn_1x_coco.py", "RPN has no lowering: it is a proposal network alone"),
         ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),
@@ -160,24 +150,14 @@ def test_a_head_that_nobody_knows_is_refused_with_those_that_are_known() -> None
     assert {"RetinaHead", "YOLOV3Head", "StandardRoIHead"} <= {*known.split(", ")}
 
 
-def test_a_deformable_convolution_is_refused_by_its_path() -> None:
-    dcn = {"type": "DCNv2", "deform_groups": 1, "fallback_on_stride": False}
-    stages = (False, True, True, True)
-    detector = documented(
-        "retinanet/retinanet_r50_fpn_1x_coco.py",
-        **{
-            "model.backbone": {
-                **TINY["model.backbone"],
-                "dcn": dcn,
-                "stage_with_dcn": stages,
-                "depth": 50,
-            }
-        },
-    )
+def test_an_operator_without_a_lowering_is_refused_by_its_path() -> None:
+    from mmcv.ops import PSAMask
+
+    detector = documented("retinanet/retinanet_r50_fpn_1x_coco.py")
+    detector.backbone.extra = PSAMask("collect", (3, 3))
     with pytest.raises(UnsupportedPart) as caught:
         lower(detector)
-    text = str(caught.value)
-    assert "RetinaNet has a ModulatedDeformConv2dPack at backbone.layer2.0.conv2 (and 12" in text
+    assert "RetinaNet has a PSAMask at backbone.extra: its operator" in str(caught.value)
 
 
 def test_a_head_of_ones_own_is_judged_by_what_it_overrides() -> None:

@@ -86,6 +86,7 @@ STRUCTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "mask_rcnn/mask_rcnn_r50_caffe_c4_1x_coco.py",
         {**C4, "roi_head__mask_head__in_channels": 128},
     ),
+    "deformable_pooling": ("dcn/faster_rcnn_r50_fpn_dpool_1x_coco.py", {}),
     "trident": (
         "tridentnet/tridentnet_r50_caffe_1x_coco.py",
         {

@@ -165,7 +165,11 @@ def custom(names: object, allow: bool = False) -> str:
 
 def test_an_own_package_that_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    file = written(tmp_path, custom(["ourheads.fast"]))
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    message = refusal(written(configs, custom(["mmcls.models"])))
+    assert "there is no module 'mmcls'" in message and "pip install 'mmcls<1'" in message
+    file = written(configs, custom(["ourheads.fast"]))
     message = refusal(file)
     assert "there is no module 'ourheads'; looked in " in message
     assert "the installed packages: set PYTHONPATH to the folder that holds ourheads" in message
@@ -174,16 +178,30 @@ def test_an_own_package_that_is_not_found(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "is there, without this module" in refusal(file)
     with pytest.warns(Note, match="no module 'ourheads.fast'.*left out"):
-        loaded(written(tmp_path, custom(["ourheads.fast"], allow=True)))
+        loaded(written(configs, custom(["ourheads.fast"], allow=True)))
     (tmp_path / "ourheads" / "fast.py").write_text("import not_installed_here\n")
-    written(tmp_path, custom(["ourheads.fast"]))
+    written(configs, custom(["ourheads.fast"]))
     assert "ourheads.fast needs not_installed_here" in refusal(file)
     (tmp_path / "ourheads" / "slow.py").write_text("1 / 0\n")
-    written(tmp_path, custom("ourheads.slow"))
+    written(configs, custom("ourheads.slow"))
     assert "ourheads.slow fails when it is imported: ZeroDivisionError" in refusal(file)
     (tmp_path / "ourheads" / "good.py").write_text("VALUE = 1\n")
-    loaded(written(tmp_path, custom(["ourheads.good"])))
+    loaded(written(configs, custom(["ourheads.good"])))
     assert sys.modules["ourheads.good"].VALUE == 1
+
+
+def test_a_package_beside_the_config_is_found(tmp_path: Path) -> None:
+    (tmp_path / "parts_beside_it.py").write_text("VALUE = 1\n")
+    before = list(sys.path)
+    try:
+        loaded(written(tmp_path, custom(["parts_beside_it"])))
+        assert sys.modules["parts_beside_it"].VALUE == 1
+        assert sys.path == [*before, str(tmp_path)]
+        loaded(written(tmp_path, custom(["json"])))
+        assert sys.path == [*before, str(tmp_path)]
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("parts_beside_it", None)
 
 
 @pytest.mark.parametrize("value", ["'ourheads'", "dict(imports=3)", "dict(imports=[3])"])

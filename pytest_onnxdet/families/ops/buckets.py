@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_onnxdet.families.classes import UnsupportedPart, objection
 from pytest_onnxdet.families.ops.boxes import clip
 
 BUCKETS = "mmdet.core.bbox.coder.BucketingBBoxCoder"
+
+
+def require_buckets(coder: Any) -> None:
+    """Refuses a box coder other than mmdet's ``BucketingBBoxCoder``; raises `UnsupportedPart`."""
+    why = objection(coder, (BUCKETS,), ("decode",))
+    if why is not None:
+        raise UnsupportedPart(f"the box coder {type(coder).__name__} has no lowering: {why}")
 
 
 def decode_buckets(

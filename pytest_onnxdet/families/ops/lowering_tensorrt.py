@@ -24,7 +24,9 @@ from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import (
     joined_levels,
     level_scales,
+    pool_by_layer,
     pools_all_levels,
+    pools_itself,
     rescaled,
     roi_levels,
 )
@@ -82,6 +84,9 @@ class TensorRTLowering(Lowering):
         # No more slots than there are entries: what follows compares all pairs of them.
         return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
+    def compact(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
     def pool_rois(
         self,
         extractor: Any,
@@ -102,6 +107,11 @@ class TensorRTLowering(Lowering):
         height, width = layer.output_size
         pooled = []
         for level, (maps, per_pixel) in enumerate(zip(features, scales, strict=True)):
+            if pools_itself(layer):
+                pooled.append(
+                    _by_layer(extractor.roi_layers[level], maps, rows, image, levels, level)
+                )
+                continue
             scaled = rows * per_pixel - (0.5 if layer.aligned else 0.0)
             left, top, right, bottom = scaled.unbind(dim=2)
             across = axis_weights(left, right, width, maps.shape[3], layer, scale)
@@ -114,26 +124,32 @@ class TensorRTLowering(Lowering):
             return joined_levels(extractor, pooled), None
         return sum(pooled[1:], pooled[0]), None
 
-    def nms(
+    def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
+    def filled(self, scores: Tensor, limit: int, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, self._slots(limit))
+
+    def greedy(
         self,
         boxes: Tensor,
         scores: Tensor,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
         score, pair = self._topk(scores.flatten(1), MAX_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
         rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
-        score, labels, index = self.nms_pairs(
+        score, labels, index = self.greedy_pairs(
             take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, min_slots
         )
         return score, labels, torch.gather(at, 1, index)
 
-    def nms_pairs(
+    def greedy_pairs(
         self,
         boxes: Tensor,
         scores: Tensor,
@@ -141,8 +157,8 @@ class TensorRTLowering(Lowering):
         classes: int,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x1, y1, x2, y2 = boxes.unbind(dim=2)
         shared = shared_length(x1, x2) * shared_length(y1, y2)
@@ -217,12 +233,24 @@ def axis_weights(
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
+    # A number: of a tensor of as many, the exporter may take the traced shape for fixed.
     last = torch.as_tensor(cells - 1, dtype=at.dtype, device=at.device)
     at = torch.minimum(at.clamp(min=0), last)
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)
     return near.sum(dim=3) / count.clamp(min=1)
+
+
+def _by_layer(
+    layer: Any, maps: Tensor, rows: Tensor, image: Tensor, levels: Tensor | None, level: int
+) -> Tensor:
+    """Regions (N, K, 4) pooled by a layer itself; those of another level have no extent, and 0."""
+    if levels is None:
+        return pool_by_layer(layer, maps, rows.flatten(0, 1), image)
+    own = (levels == level).to(maps.dtype).flatten()
+    pooled = pool_by_layer(layer, maps, rows.flatten(0, 1) * own[:, None], image)
+    return pooled * own[:, None, None, None]
 
 
 def _whole(number: Any, by: int) -> Any:

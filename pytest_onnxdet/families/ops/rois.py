@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.families.classes import UnsupportedPart, objection
+from pytest_onnxdet.families.classes import UnsupportedPart, objection, resolve
 from pytest_onnxdet.families.ops.custom import roi_align
 
 SINGLE_LEVEL = ("mmdet.models.roi_heads.roi_extractors.SingleRoIExtractor",)
@@ -51,16 +51,31 @@ def level_scales(extractor: Any) -> list[float]:
             its layers are not average ``RoIAlign``.
     """
     layers = extractor.roi_layers
-    plain = all(
+    plain = all(pools_itself(layer) for layer in layers) or all(
         objection(layer, ("mmcv.ops.RoIAlign",), ("forward",)) is None and layer.pool_mode == "avg"
         for layer in layers
     )
     if not plain or objection(extractor, EXTRACTORS, EXTRACTOR_METHODS) is not None:
         raise UnsupportedPart(
             f"{type(extractor).__name__} with {type(layers[0]).__name__} has no lowering; "
-            "SingleRoIExtractor and GenericRoIExtractor with average RoIAlign have"
+            "SingleRoIExtractor and GenericRoIExtractor with average RoIAlign or DeformRoIPool have"
         )
     return [float(layer.spatial_scale) for layer in layers]
+
+
+def pools_itself(layer: Any) -> bool:
+    """Whether a pooling layer is called as it is, as deformable pooling (arXiv:1703.06211) is."""
+    return isinstance(layer, resolve("mmcv.ops.DeformRoIPool"))
+
+
+def pool_by_layer(layer: Any, maps: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
+    """What a layer that pools itself makes of boxes (R, 4) of images (R,): (R, C, h, w).
+
+    It is given one box more, of no extent, as mmcv's layers take no empty list.
+    """
+    rois = torch.cat([image[:, None].to(boxes), boxes], dim=1)
+    result: Tensor = layer(maps, functional.pad(rois, (0, 0, 0, 1)))
+    return result[:-1]
 
 
 def pools_all_levels(extractor: Any, count: int) -> bool:
@@ -121,6 +136,8 @@ def pool_rois(
 
     def pool(level: int, at: Tensor, of: Tensor) -> Tensor:
         layer = layers[level]
+        if pools_itself(layer):
+            return pool_by_layer(layer, features[level], at, of)
         return roi_align(
             features[level],
             at,

@@ -169,6 +169,12 @@ def with_last_places(
         raise Unproven(f"{every.boxes[wrong[0]]} is among the first {limit} in one of the two only")
     if len(rows) != min(limit, len(every)):
         raise Unproven(f"{len(rows)} detections are kept, and there are {limit} places")
+    masks: Any = every.masks
     return replace(
-        every, boxes=every.boxes[rows], scores=every.scores[rows], labels=every.labels[rows]
+        every,
+        boxes=every.boxes[rows],
+        scores=every.scores[rows],
+        labels=every.labels[rows],
+        masks=None if masks is None else masks[rows],
+        mask_probs=None if every.mask_probs is None else every.mask_probs[rows],
     )

@@ -1,4 +1,4 @@
-"""What mmdet's CornerNet finds when the cells that a backend takes for peaks are its peaks.
+"""What mmdet finds when the cells that a backend takes for CornerNet's or CenterNet's peaks are.
 
 A corner is a cell that equals the greatest value around it (CornerNet, arXiv:1808.01244, section
 3.4). Corner pooling spreads one value over whole rows, so neighbours are often equal or a rounding
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pytest_onnxdet.reference.ties.cuts import first
-from pytest_onnxdet.reference.ties.replace import overridden
+from pytest_onnxdet.reference.ties.replace import replaced
 from pytest_onnxdet.reference.ties.rounding import score_slack
 from pytest_onnxdet.reference.ties.suppression import Unproven
 
@@ -34,9 +34,9 @@ def played_back_peaks(maps: Sequence[Tensor]) -> Iterator[None]:
         Unproven: within the block, where a peak, or one among the best, is none by more than
             rounding.
     """
-    from mmdet.models.dense_heads import corner_head
+    from mmdet.models.utils.gaussian_target import get_local_maximum, get_topk_from_heatmap
 
-    original, left, seen = corner_head.get_topk_from_heatmap, list(maps), []
+    left, seen = list(maps), []
 
     def chosen(heat: Tensor, kernel: int = 3) -> Tensor:
         theirs = left.pop(0).sigmoid()
@@ -46,9 +46,11 @@ def played_back_peaks(maps: Sequence[Tensor]) -> Iterator[None]:
 
     def best(scores: Tensor, k: int = 20) -> Any:
         # All others are put behind them; what mmdet computes of these cells is its own.
-        return original(torch.where(judge_first(scores, seen.pop(0), k), scores, -1.0), k)
+        return get_topk_from_heatmap(
+            torch.where(judge_first(scores, seen.pop(0), k), scores, -1.0), k
+        )
 
-    with overridden(corner_head, get_local_maximum=chosen, get_topk_from_heatmap=best):
+    with replaced(get_local_maximum, chosen), replaced(get_topk_from_heatmap, best):
         yield
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.models.spec import Tolerance
 
+#: The widest range of a score that may hang on pixels at a mask's threshold.
+WIDEST = 0.01
 #: The greatest share of an image's mask pixels that may hang on which of nearly equal points are
 #: refined. 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any
 #: mask.
 OPEN = 0.01
+#: By how much a logit is lowered that is to come after all others.
+BEHIND = 1e4
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,29 +58,45 @@ def alternatives(
 
     Returns:
         What the family's ``ties`` leave open: the detections with ONNX's order of equal values;
-        those with the backend's peaks, where rounding may make them peaks; either of both with the
-        backend's choice among what ties for the last of ``max_per_img`` places; those with the
-        backend's choice of boxes, where suppression may choose so, with the range of the masks
-        where float ties decide which points are refined, unless more than a hundredth of the
-        pixels hangs on that. Scores and boxes are PyTorch's own, computed
-        from PyTorch's raw outputs: nothing that the backend computes is taken over, but which of
-        two values that tie comes first.
+        those with the range of scores that pixels at a mask's threshold leave open, unless one is
+        wider than a hundredth; those with the backend's peaks, where rounding may make them peaks;
+        either of both with the backend's choice among what ties for the last of ``max_per_img``
+        places; those with the backend's choice of boxes, where suppression may choose so, with the
+        range of the masks where float ties decide which points are refined, unless more than a
+        hundredth of the pixels hangs on that. Scores and boxes are PyTorch's own, computed from
+        PyTorch's raw outputs: nothing that the backend computes is taken over, but which of two
+        values that tie comes first.
     """
     from pytest_onnxdet.reference.ties.suppression import Choice
 
     one = list(alone(batch))[place]
     made: list[Detections] = []
     ties = reference.family.ties
-    choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
+    if ties.moved:  # which was kept shows in its score alone; where it went is compared later
+        tolerance = replace(tolerance, box_px=float("inf"))
+    choices = []
+    if ties.detections:
+        choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
     own = {name: value[place : place + 1] for name, value in raw.items()}
     if ties.order:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
         made += _with_last_places(reference, own, one, candidate, tolerance)
+    choice = reference.family.first_choice(reference.detector)
+    if choice is not None and theirs is not None:
+        name, count = choice
+        made += _with_first(
+            reference, own, one, candidate, tolerance, name, theirs[name][place : place + 1], count
+        )
     if ties.peaks and theirs is not None:
         heats = [theirs[name][place : place + 1] for name in ties.peaks]
         made += _with_peaks(reference, own, one, heats)
         made += _with_last_places(reference, own, one, candidate, tolerance, heats)
+    if ties.pixels:
+        (ranged,) = reference.post_process(own, one, lowest_first=True, mask_ranges=True)
+        made += [ranged] if widest(ranged) <= WIDEST else []
     if not ties.suppression:
+        if ties.levels:
+            made += _with_levels(reference, own, one, candidate, tolerance)
         return made
     if ties.proposals and proposals is not None:
         mine = proposals[place][proposals[place, :, 4] > 0]
@@ -118,6 +139,71 @@ def _with_choices(
     return made
 
 
+def _with_first(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    candidate: Detections,
+    tolerance: Tolerance,
+    name: str,
+    theirs: NDArray[np.float32],
+    count: int,
+) -> list[Detections]:
+    """The detections of one image where the backend's best of a raw output are mmdet's.
+
+    Args:
+        reference, image, candidate, tolerance: as for :func:`alternatives`.
+        raw: PyTorch's raw outputs of the image.
+        name: the output, logits (1, P, 1).
+        theirs: the backend's.
+        count: how many are taken.
+    """
+    import numpy as np
+    import torch
+
+    from pytest_onnxdet.reference.ties.peaks import judge_first
+    from pytest_onnxdet.reference.ties.suppression import Unproven
+
+    scores = torch.from_numpy(raw[name]).sigmoid()
+    try:
+        taken = judge_first(scores, torch.from_numpy(theirs), count).numpy()
+    except Unproven:
+        return []
+    # All others are put behind them; what mmdet makes of those that are taken is its own.
+    moved = {**raw, name: np.where(taken, raw[name], raw[name] - BEHIND)}
+    found = reference.post_process(moved, image, lowest_first=True)
+    return [*found, *_with_last_places(reference, moved, image, candidate, tolerance)]
+
+
+def _with_levels(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    candidate: Detections,
+    tolerance: Tolerance,
+) -> list[Detections]:
+    """The detections of one image of each other way to choose the levels of regions at a border.
+
+    Each with ONNX's order of equals, and with the backend's choice of the last places' ties.
+    """
+    from pytest_onnxdet.reference.ties.levels import MAX_TRIED, Decisions, played_back_levels
+
+    made: list[Detections] = []
+    asked: list[tuple[bool, ...]] = [()]
+    for number in range(MAX_TRIED):
+        if number == len(asked):
+            break
+        decisions = Decisions(asked[number])
+        with played_back_levels(reference.detector, decisions):
+            found = reference.post_process(raw, image, lowest_first=True)
+        if number:  # the first way is mmdet's own, which is there already
+            made += found
+            with played_back_levels(reference.detector, Decisions(asked[number])):
+                made += _with_last_places(reference, raw, image, candidate, tolerance)
+        asked += decisions.others()
+    return made
+
+
 @contextlib.contextmanager
 def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) -> Iterator[None]:
     """For the duration of the block, mmdet suppresses all boxes that may be candidates.
@@ -127,16 +213,19 @@ def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) 
         detector: the detector.
         noted: where it is noted, before each suppression, how its boxes stand.
     """
+    from pytest_onnxdet.families.proposals import proposal_network
     from pytest_onnxdet.reference.ties.cuts import open_levels, open_regions
-    from pytest_onnxdet.reference.ties.thresholds import open_scores
+    from pytest_onnxdet.reference.ties.thresholds import open_products, open_scores
 
     model: Any = detector
     with contextlib.ExitStack() as stack:
-        if family.ties.proposals:
+        if family.ties.proposals and proposal_network(model.rpn_head).opened:
             stack.enter_context(open_regions(model.rpn_head, noted))
         stack.enter_context(open_levels(noted))
         head = family.head(detector)
         stack.enter_context(open_scores(noted, head, family.ties.confidence))
+        if family.ties.products:
+            stack.enter_context(open_products(noted, head))
         yield
 
 
@@ -191,6 +280,14 @@ def _with_last_places(
         return [with_last_places(every, candidate, limit, tolerance)]
     except Unproven:
         return []
+
+
+def widest(detections: Detections) -> float:
+    """The widest of the detections' score ranges; 0 where they have none."""
+    if detections.score_range is None or not len(detections):
+        return 0.0
+    low, high = detections.score_range.T
+    return float((high - low).max())
 
 
 def open_share(detections: Detections, allowed: float) -> float:

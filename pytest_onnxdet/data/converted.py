@@ -1,0 +1,200 @@
+"""Data that is no COCO file of a model's own classes, as one that is.
+
+The suite evaluates COCO's way, on both sides alike. What a folder of images, Pascal VOC's files or
+another data set of mmdet's says is written as a COCO json once; what it leaves out (VOC's and LVIS'
+ways of counting) does not touch whether two sides agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.data.json_file import read_json
+from pytest_onnxdet.data.photographs import read_header
+from pytest_onnxdet.models.checkpoint import one_line
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+
+#: Files that count as images in a folder of them.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def folder_as_coco(images: Path, classes: Sequence[str], into: Path) -> Path:
+    """The images of a folder and of those in it, without a single annotation.
+
+    Args:
+        images: the folder.
+        classes: category names in label order.
+        into: where the json is written.
+
+    Raises:
+        DataError: there is no image in it, or one whose size cannot be read.
+    """
+    files = sorted(
+        path
+        for path in images.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not files:
+        raise DataError(
+            f"{images}: no images: they are looked for by their endings: "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
+    listed = [
+        {"id": number, "file_name": str(path.relative_to(images)), **_size(path)}
+        for number, path in enumerate(files, 1)
+    ]
+    return _written(listed, [], classes, into)
+
+
+def subset_as_coco(annotations: Path, classes: Sequence[str], into: Path) -> Path:
+    """A COCO json with these classes alone, all images among them; the file itself if it has them.
+
+    Args:
+        annotations: the file.
+        classes: category names in label order.
+        into: where the json is written.
+
+    Raises:
+        DataError: it is no COCO json.
+    """
+    document, _ = read_json(annotations)
+    categories = document.get("categories")
+    if not isinstance(categories, list) or not all(isinstance(c, Mapping) for c in categories):
+        return annotations  # who reads it says what is wrong
+    names = [category.get("name") for category in categories]
+    if not set(classes) < set(names):
+        return annotations
+    kept = [category for category in categories if category.get("name") in classes]
+    ids = {category.get("id") for category in kept}
+    objects = [one for one in document.get("annotations") or () if one.get("category_id") in ids]
+    return _saved({**document, "categories": kept, "annotations": objects}, into)
+
+
+def voc_as_coco(folder: Path, classes: Sequence[str], into: Path) -> Path:
+    """The boxes of a folder of Pascal VOC's form: ``Annotations/*.xml`` and ``JPEGImages``.
+
+    Args:
+        folder: the folder that holds both.
+        classes: category names in label order; objects of others are left out, as mmdet does.
+        into: where the json is written.
+
+    Raises:
+        DataError: there are none, or mmdet cannot read them.
+    """
+    names = sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
+    if not names:
+        raise DataError(
+            f"{folder}: no Annotations/*.xml: give a COCO json, or a folder of Pascal VOC's form"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        listed = Path(place) / "names.txt"
+        listed.write_text("\n".join(names), encoding="utf-8")
+        test = {"type": "XMLDataset", "ann_file": str(listed), "img_prefix": str(folder)}
+        return mmdet_as_coco({**test, "classes": list(classes)}, into)
+
+
+def mmdet_as_coco(test: Mapping[str, Any], into: Path) -> Path:
+    """Boxes and masks of any data set class of mmdet's, as that class reads them.
+
+    Objects that it says to ignore are crowds, which match and do not count.
+
+    Args:
+        test: a config's ``data.test`` without a pipeline.
+        into: where the json is written.
+
+    Raises:
+        DataError: mmdet cannot read it.
+    """
+    ensure_torchvision()
+    from mmdet.datasets import build_dataset
+
+    settings = {**{k: v for k, v in test.items() if k != "pipeline"}, "pipeline": []}
+    where = f"{test.get('ann_file')} ({test.get('type')})"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            data = build_dataset({**settings, "test_mode": True})
+            listed: list[dict[str, Any]] = []
+            objects: list[dict[str, Any]] = []
+            for index in range(len(data)):
+                info = data.data_infos[index]
+                listed.append(
+                    {
+                        "id": index + 1,
+                        "file_name": info["filename"],
+                        "height": int(info["height"]),
+                        "width": int(info["width"]),
+                    }
+                )
+                objects += _objects(data.get_ann_info(index), index + 1, len(objects))
+    except Exception as error:
+        raise DataError(f"{where}: mmdet cannot read it: {one_line(error)}: correct it") from error
+    if not listed:
+        raise DataError(f"{where}: no images: there would be nothing to compare")
+    return _written(listed, objects, data.CLASSES, into)
+
+
+def _objects(known: Mapping[str, Any], image: int, before: int) -> list[dict[str, Any]]:
+    """An image's objects in COCO's form."""
+    masks = known.get("masks") or ()
+    rows = [(box, label, 0) for box, label in zip(known["bboxes"], known["labels"], strict=True)]
+    ignored = np.reshape(known.get("bboxes_ignore", ()), (-1, 4))
+    labels = known.get("labels_ignore")
+    rows += [
+        (box, 0 if labels is None else labels[number], 1) for number, box in enumerate(ignored)
+    ]
+    objects = []
+    for number, (box, label, crowd) in enumerate(rows):
+        left, top, right, bottom = (float(value) for value in box)
+        one = {
+            "id": before + number + 1,
+            "image_id": image,
+            "category_id": int(label) + 1,
+            "bbox": [left, top, right - left, bottom - top],
+            "area": (right - left) * (bottom - top),
+            "iscrowd": crowd,
+        }
+        if not crowd and number < len(masks):
+            one["segmentation"] = masks[number]
+        objects.append(one)
+    return objects
+
+
+def _size(path: Path) -> dict[str, int]:
+    header = read_header(path)
+    if header is None:
+        raise DataError(f"{path}: its size cannot be read: is it an image?")
+    height, width = header.upright
+    return {"height": height, "width": width}
+
+
+def _written(
+    images: Sequence[Mapping[str, Any]],
+    objects: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    into: Path,
+) -> Path:
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    return _saved({"images": images, "annotations": objects, "categories": categories}, into)
+
+
+def _saved(document: Mapping[str, Any], into: Path) -> Path:
+    """The file in the folder whose name is the document's hash; several processes may write it."""
+    text = json.dumps(document)
+    path = into / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    if not path.is_file():
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=into, suffix=".part", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    return path

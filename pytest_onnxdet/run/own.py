@@ -1,0 +1,113 @@
+"""A user's own detector, without a line of code: from a config and a checkpoint to specs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_onnxdet.models.own import OWN, OwnModel, model_name
+from pytest_onnxdet.models.spec import ModelSpec
+from pytest_onnxdet.run.cases import SettingsError
+
+if TYPE_CHECKING:
+    import mmcv
+
+    from pytest_onnxdet.data.datasets import DatasetSpec
+
+
+def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
+    """The specs of a user's own detector.
+
+    Args:
+        own: what is known of it.
+        cache: the cache folder; data that are no COCO json of its classes are written there as one.
+
+    Raises:
+        BuildError: the config or the checkpoint cannot be read.
+        DataError: the annotations or images cannot be read.
+        SettingsError: it is not known what to run it on.
+    """
+    from pytest_onnxdet.data.masks import has_masks
+    from pytest_onnxdet.models.build import load_config
+
+    name = own.name or model_name(own.config)
+    spec = ModelSpec(
+        name,
+        str(own.config),
+        profile=OWN,
+        weights=own.checkpoint,
+        dataset=name,
+        tolerances=own.tolerances,
+        known_failures=own.known_failures,
+    )
+    cfg = load_config(spec)
+    classes = _classes(own, cfg, cache)
+    dataset = _dataset(own, cfg, name, classes, cache / "data")
+    return replace(spec, classes=dataset.classes, masks=has_masks(cfg.model)), dataset
+
+
+def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
+    """The checkpoint's class names, else the config's; else a number each."""
+    from pytest_onnxdet.models.build import checkpoint_meta
+    from pytest_onnxdet.models.names import class_count, class_names, numbered
+
+    named: Any = None
+    if own.checkpoint is not None:
+        named = checkpoint_meta(own.checkpoint, cache / "checkpoints").get("CLASSES")
+    names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
+    count = class_count(cfg.model)
+    if names and count is not None and len(names) != count:
+        if not named and cfg.data.test.get("classes") is None:  # nobody said so: mmdet's class does
+            return numbered(count)
+        whose = own.checkpoint if named else f"{own.config}'s data.test"
+        raise SettingsError(
+            f"{whose} names {len(names)} classes ({', '.join(names[:4])}, ...), and the heads of "
+            f"{own.config} have num_classes={count}: set `classes` in data.test, or num_classes"
+        )
+    return names or numbered(count or 0)
+
+
+def _dataset(
+    own: OwnModel, cfg: mmcv.Config, name: str, classes: tuple[str, ...], folder: Path
+) -> DatasetSpec:
+    from pytest_onnxdet.data import converted
+    from pytest_onnxdet.data.datasets import IMAGES_ALONE, DatasetSpec
+
+    if own.annotations is not None and own.annotations.is_dir():
+        file = converted.voc_as_coco(own.annotations, classes, folder)
+        return DatasetSpec(name, file, own.images or own.annotations, classes=classes)
+    if own.annotations is not None:
+        file = converted.subset_as_coco(own.annotations, classes, folder)
+        return DatasetSpec(name, file, own.images or own.annotations.parent, classes=classes)
+    if own.images is not None:
+        file = converted.folder_as_coco(own.images, classes, folder)
+        return DatasetSpec(name, file, own.images, kind=IMAGES_ALONE, classes=classes)
+    return _of_config(own, cfg, name, classes, folder)
+
+
+def _of_config(
+    own: OwnModel, cfg: mmcv.Config, name: str, classes: tuple[str, ...], folder: Path
+) -> DatasetSpec:
+    """The config's ``data.test``."""
+    from pytest_onnxdet.data import converted
+    from pytest_onnxdet.data.datasets import DatasetSpec
+    from pytest_onnxdet.data.places import file_of, require_local
+
+    test: Any = cfg.data.test
+    require_local(test, str(own.config))
+    annotations = file_of(test, "ann_file")
+    images = Path(test.get("data_root") or "", test.get("img_prefix") or "")
+    for what, path in (("ann_file", annotations), ("img_prefix", images)):
+        if path is None or not path.exists():
+            raise SettingsError(
+                f"model {name!r}: nothing to run it on: {own.config}: data.test.{what} is {path}, "
+                "which is not there: give --onnxdet-images DIR, with --onnxdet-annotations for "
+                "AP, or put the files there"
+            )
+    assert annotations is not None
+    if test.get("type") == "CocoDataset":
+        file = converted.subset_as_coco(annotations, classes, folder)
+        return DatasetSpec(name, file, images, classes=classes)
+    file = converted.mmdet_as_coco({**test, "classes": list(classes)}, folder)
+    return DatasetSpec(name, file, images, classes=classes)

@@ -1,0 +1,189 @@
+"""``onnxdet coverage``: what comes out for a config, the log, the table."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_models import PIPELINE, TINY, Ran, Tiny, data_of
+
+from pytest_onnxdet.commands import coverage
+from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.run.coverage import (
+    DIFFERS,
+    EXACT,
+    FAILED,
+    REFUSED,
+    UNBUILDABLE,
+    Covered,
+    cover,
+    covering_spec,
+)
+
+Run = Callable[..., Ran]
+
+
+def config_of(folder: Path, text: str, name: str = "own.py") -> Path:
+    path = folder / name
+    path.write_text(text + PIPELINE + data_of(SHAPES / "annotations.json", SHAPES / "val"))
+    return path
+
+
+def test_a_detector_that_lowers_is_exact(tiny: Tiny) -> None:
+    one = cover(tiny.config, 128)
+    assert (one.outcome, one.reason) == (EXACT, "")
+    assert one.figures is not None and one.figures["detections"] >= 4
+    assert one.figures["max_box_px"] < 0.01
+    assert len(one.sizes) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome", "reason"),
+    [
+        ("type='RetinaHead'", "type='RetinaHeadOfMine'", UNBUILDABLE, "RetinaHeadOfMine"),
+        ("dict(type='nms', iou", "dict(type='nms_of_mine', iou", REFUSED, "nms_of_mine"),
+        ("model = dict(", "modell = dict(", UNBUILDABLE, "no `model`"),
+    ],
+)
+def test_what_is_not_verified_has_its_reason(
+    tmp_path: Path, old: str, new: str, outcome: str, reason: str
+) -> None:
+    one = cover(config_of(tmp_path, TINY.replace(old, new, 1)), 128)
+    assert one.outcome == outcome, one
+    assert reason in one.reason
+
+
+def test_a_graph_that_detects_otherwise_differs(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeSession
+
+    own = OnnxRuntimeSession._run
+
+    def moved(self: Any, feeds: Any) -> Any:
+        return {
+            name: value + 1 if name == "dets" else value for name, value in own(self, feeds).items()
+        }
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", moved)
+    one = cover(tiny.config, 128)
+    assert one.outcome == DIFFERS and one.reason
+
+
+def test_what_nobody_foresaw_is_a_failure(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("forward")
+
+    monkeypatch.setattr("pytest_onnxdet.run.bench.Workbench.results", broken)
+    one = cover(tiny.config, 128)
+    assert (one.outcome, one.reason) == (FAILED, "KeyError: 'forward'")
+
+
+def test_images_become_no_larger_than_asked(tiny: Tiny) -> None:
+    place = "data.test.pipeline.1.img_scale"
+    assert covering_spec(tiny.config, 64).overrides == {place: (64, 48)}
+    assert covering_spec(tiny.config, 128).overrides == {}
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The configs that are tried; what comes out is in their names."""
+    names: list[str] = []
+
+    def outcome(config: Path, size: int, timeout: float) -> Covered:
+        names.append(config.stem)
+        return Covered(str(config), config.stem.split("_")[0], f"because | {size}", seconds=1.0)
+
+    monkeypatch.setattr(coverage, "in_a_process", outcome)
+    return names
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / f"{name}.py" for name in names]
+    for path in paths:
+        path.write_text("model = dict(type='FCOS')\n")
+    return paths
+
+
+def test_the_table_has_a_row_each_and_counts(
+    onnxdet: Run, tried: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "table.md"
+    ran = onnxdet("coverage", *files(tmp_path, "exact_1", "refused_2"), "--out", out)
+    assert ran.code == 0, ran
+    assert sorted(tried) == ["exact_1", "refused_2"]
+    lines = out.read_text().splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:4]] == [EXACT, REFUSED]
+    assert "because \\| 320" in lines[2]
+    assert any(line.startswith("- refused: 1 structures, 1 configs") for line in lines)
+    assert out.read_text().strip() in ran.out
+
+
+@pytest.mark.parametrize(("name", "code"), [("differs_1", 1), ("failed_1", 1), ("unbuildable", 0)])
+def test_the_exit_code_tells_faults_of_the_project(
+    onnxdet: Run, tried: list[str], tmp_path: Path, name: str, code: int
+) -> None:
+    assert onnxdet("coverage", *files(tmp_path, name)).code == code
+
+
+def test_a_log_is_gone_on_with(onnxdet: Run, tried: list[str], tmp_path: Path) -> None:
+    paths, log = files(tmp_path, "exact_1", "exact_2"), tmp_path / "log.jsonl"
+    onnxdet("coverage", paths[0], "--log", log)
+    assert onnxdet("coverage", *paths, "--log", log).code == 0
+    assert tried == ["exact_1", "exact_2"]
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [Path(entry["config"]).stem for entry in entries] == ["exact_1", "exact_2"]
+    onnxdet("coverage", paths[0], "--log", log, "--size", 256)
+    assert tried == ["exact_1", "exact_2", "exact_1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--size", 8), "--size 8: give at least 32"),
+        (("-n", 0), "--processes 0: give at least 1"),
+        (("--timeout", 0), "--timeout 0: give a number of seconds above 0"),
+        (("no_such_config.py",), "no such config file"),
+    ],
+)
+def test_mistakes_are_told(
+    onnxdet: Run, tried: list[str], words: tuple[object, ...], said: str
+) -> None:
+    ran = onnxdet("coverage", *words)
+    assert ran.code == 2 and said in ran.err, ran
+    assert not tried
+
+
+def test_another_file_is_no_log(onnxdet: Run, tried: list[str], tmp_path: Path) -> None:
+    log = tmp_path / "notes.txt"
+    log.write_text("remember the milk\n")
+    ran = onnxdet("coverage", *files(tmp_path, "exact_1"), "--log", log)
+    assert ran.code == 2 and "line 1 is no result of this command" in ran.err
+    assert not tried and log.read_text() == "remember the milk\n"
+
+
+def test_structures_are_listed(onnxdet: Run, tried: list[str], tmp_path: Path) -> None:
+    ran = onnxdet("coverage", "--list")
+    assert ran.code == 0 and not tried
+    assert "retinanet/" in ran.out and "detector RetinaNet, backbone ResNet" in ran.out
+
+
+def test_a_process_that_dies_or_hangs_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ended(*_: object, **__: object) -> Any:
+        return subprocess.CompletedProcess([], -9, stdout="half a li", stderr="one\nKilled\n")
+
+    monkeypatch.setattr(coverage.subprocess, "run", ended)
+    one = coverage.in_a_process(tmp_path / "a.py", 320, 5.0)
+    assert (one.outcome, one.reason) == (FAILED, "its process ended with -9: Killed")
+
+    def slow(*_: object, **__: object) -> Any:
+        raise subprocess.TimeoutExpired([sys.executable], 5.0)
+
+    monkeypatch.setattr(coverage.subprocess, "run", slow)
+    one = coverage.in_a_process(tmp_path / "a.py", 320, 5.0)
+    assert (one.outcome, one.reason) == (FAILED, "took longer than 5 s")
