@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def thinned(config: str, backbone: dict[str, Any] | None = None, **overrides: An
         own |= {"model.test_cfg.rcnn.max_per_img": 20}
     if "neck" in cfg.model and backbone is None:
         own["model.neck.in_channels"] = list(STAGES)
-    cfg.merge_from_dict(own)
+    cfg.merge_from_dict(copy.deepcopy(own))  # it takes `_delete_` out of what it is given
     torch.manual_seed(0)
     detector = make_detector(cfg, config)
     initialise(detector)
