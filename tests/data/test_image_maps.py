@@ -91,7 +91,7 @@ def test_boxes_and_scores_of_masks() -> None:
 
 
 def test_logits_are_no_probabilities() -> None:
-    outputs = {
+    outputs: dict[str, Any] = {
         "dets": np.array([[[0, 0, 0, 0, 0.5]]] * 2, np.float32),
         "labels": np.zeros((2, 1), np.int64),
         "masks": np.full((2, 1, 16, 24), -3.0, np.float32),
@@ -166,5 +166,6 @@ def test_recordings_keep_them(tmp_path: Path) -> None:
     again = read(tmp_path / "r.npz").detections
     assert [one.frame for one in again] == [one.frame for one in kept]
     for ours, wanted in zip(again[:2], kept, strict=False):
+        assert ours.mask_probs is not None and wanted.mask_probs is not None
         np.testing.assert_array_equal(ours.mask_probs, wanted.mask_probs)
         assert compare_detections([wanted], [ours], Tolerance()).ok
