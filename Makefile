@@ -28,6 +28,7 @@ help:
 	@echo 'make conformance   run the suite on the built-in mini detectors; report in $(REPORT)/'
 	@echo 'make nightly       the minis at batch 1, 2 and 4; TensorRT'\''s graphs of them on ONNX Runtime'
 	@echo '                   at batch 1 and 2; every opset; the tests that take long;'
+	@echo '                   one config of each of MMDetection'\''s structures;'
 	@echo '                   results in $(REPORT)/nightly-*'
 	@echo 'make structure     the full-size detectors with random weights, model by model; takes an hour'
 	@echo 'make test          run the project'\''s own tests: ruff, mypy, pytest'
@@ -49,7 +50,7 @@ setup:
 conformance: setup
 	$(BIN)/pytest --onnxdet --onnxdet-report $(REPORT) $(PARALLEL) $(ARGS)
 
-# All four run, whatever one of them finds.
+# All of them run, whatever one of them finds.
 nightly: setup
 	@mkdir -p $(REPORT)
 	@failed=0; set -x; \
@@ -59,6 +60,7 @@ nightly: setup
 	    --onnxdet-report=$(REPORT)/nightly-tensorrt-lowering $(PARALLEL) $(ARGS) || failed=1; \
 	$(BIN)/python tools/opset_table.py --out $(REPORT)/nightly-opsets.md || failed=1; \
 	$(BIN)/pytest tests -m nightly $(PARALLEL) $(ARGS) || failed=1; \
+	$(BIN)/onnxdet coverage -n $(WORKERS) --out $(REPORT)/nightly-coverage.md > /dev/null || failed=1; \
 	exit $$failed
 
 structure: setup

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.families.base import DeployModel
     from pytest_onnxdet.families.family import Family
-    from pytest_onnxdet.models.spec import ModelSpec, Tolerance
+    from pytest_onnxdet.models.spec import KnownFailure, ModelSpec, Tolerance
     from pytest_onnxdet.reference.recording import Recording
     from pytest_onnxdet.verify.compare import assert_detections_close
 
@@ -35,6 +35,7 @@ __all__ = [
     "DeployModel",
     "Detections",
     "Family",
+    "KnownFailure",
     "ModelSpec",
     "Profile",
     "Recording",
@@ -52,6 +53,7 @@ _PLACES = {
     "DeployModel": "families.base",
     "Detections": "data.detections",
     "Family": "families.family",
+    "KnownFailure": "models.spec",
     "ModelSpec": "models.spec",
     "Profile": "backends.tensorrt.profile",
     "Recording": "reference.recording",

@@ -45,7 +45,8 @@ def write(path: Path, recording: Recording) -> None:
     the other; with mask probabilities ``probs`` (P, h, w), of the first images up to the last that
     has them; where masks are maps of the image ``maps``, a JSON text, ``frames`` int64 (images, 4)
     and, in place of ``probs``, ``probs/I`` (K, h, w) of image I; ``threshold`` float64 (1,), that
-    of the masks; ``raw/B/NAME``, output NAME of batch B,
+    of the masks; where masks have scores of their own ``mask_scores`` (K,); ``raw/B/NAME``, output
+    NAME of batch B,
     and ``exact/B/NAME``, what is to be added to it for the same in float64, rounded to float32.
 
     Raises:
@@ -165,6 +166,9 @@ def _arrays(detections: Sequence[Detections]) -> dict[str, NDArray[Any]]:
                 arrays[f"{_PROBS}/{number}"] = image.mask_probs
     elif probs:
         arrays["probs"] = np.concatenate(probs)
+    ranks = [image.mask_scores for image in detections if image.mask_scores is not None]
+    if ranks and len(ranks) == len(detections):
+        arrays["mask_scores"] = np.concatenate(ranks)
     arrays["threshold"] = np.array(
         [image.mask_threshold for image in detections[:1]] or [THRESHOLD]
     )
@@ -177,6 +181,9 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
     if any(len(arrays[name]) != counts.sum() for name in ("boxes", "scores", "labels")):
         raise ValueError("its arrays do not belong together")
     masks = _unpacked(arrays) if "sizes" in arrays else None
+    ranks = arrays.get("mask_scores")
+    if ranks is not None and len(ranks) != counts.sum():
+        raise ValueError("its mask scores do not belong to its boxes")
     probs, threshold = arrays.get("probs"), float(arrays["threshold"][0])
     maps = ImageMaps.read(str(arrays["maps"])) if "maps" in arrays else None
     at = 0
@@ -196,6 +203,7 @@ def _detections(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Detections]:
             own,
             mask_threshold=threshold,
             frame=frame,
+            mask_scores=None if ranks is None else ranks[rows],
         )
         at += count
 

@@ -77,7 +77,7 @@ def without_effect(
     for name in caps:
         if raw:
             yield name, "with --skip-postprocess nothing is selected"
-        elif name.startswith(_OF_PROPOSALS):
+        elif name.startswith(_OF_PROPOSALS) and family.uncapped is None:
             yield (
                 name,
                 "proposals are not capped beyond rpn.nms_pre and rpn.max_per_img; "

@@ -199,7 +199,8 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
     detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
     detector.cfg = model.cfg
-    built: nn.Module = detector.float().eval()
+    built: nn.Module = detector.float()
+    built.eval()
     return built
 
 
@@ -222,14 +223,14 @@ def require_detector(model: Model) -> None:
         CommandError: it is one stage of a detector of two.
     """
     from mmdet.models import DETECTORS
-    from mmdet.models.detectors import RPN, FastRCNN, TwoStageDetector
+    from mmdet.models.detectors import FastRCNN, TwoStageDetector
 
     from pytest_onnxdet.families.settings import half_a_detector, parts_of
 
     name = str(model.cfg.model.get("type"))
     kind = DETECTORS.get(name)
-    if kind is not None and issubclass(kind, RPN | TwoStageDetector):
-        alone = {RPN: ["rpn_head"], FastRCNN: ["roi_head"]}
+    if kind is not None and issubclass(kind, TwoStageDetector):
+        alone = {FastRCNN: ["roi_head"]}
         parts = next((alone[one] for one in alone if issubclass(kind, one)), None)
         why = half_a_detector(name, parts or parts_of(model.cfg.model))
         if why is not None:

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_onnxdet.commands.common import CommandError, in_words
+from pytest_onnxdet.commands.common import CommandError, Model, in_words
 from pytest_onnxdet.data.datasets import Dataset
 from pytest_onnxdet.data.json_file import is_number
 
 COCO = ("bbox", "segm", "proposal")
 VOC = ("mAP", "recall")
+#: What takes boxes without classes.
+OF_PROPOSALS = ("proposal", "proposal_fast", "recall")
 _AREAS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 #: What mmdet's ``metric_items`` chooses from, for COCO.
 ITEMS = (*_AREAS, "AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
@@ -95,11 +97,38 @@ def metrics_of(data: Dataset) -> tuple[str, ...]:
     return COCO if isinstance(data.coco, CocoDataset) else VOC
 
 
-def check_metrics(data: Dataset, metrics: Sequence[str]) -> None:
-    """Raises `CommandError` for a metric of another kind of data set, before anything is run."""
+def gives_proposals(model: Model) -> bool:
+    """Whether the config's detector is a proposal network, whose boxes have no class."""
+    from mmdet.models import DETECTORS
+    from mmdet.models.detectors import RPN
+
+    kind = DETECTORS.get(str(model.cfg.model.get("type")))
+    return kind is not None and issubclass(kind, RPN)
+
+
+def check_metrics(data: Dataset, metrics: Sequence[str], proposals: bool = False) -> None:
+    """Checks the metrics before anything is run.
+
+    Args:
+        data: what `open_data` returned.
+        metrics: that are asked for.
+        proposals: whether the model gives boxes without classes.
+
+    Raises:
+        CommandError: one is of another kind of data set, or of another kind of result.
+    """
     known = metrics_of(data)
+    if proposals:
+        fast = ("proposal_fast",) if known == COCO else ()
+        known = tuple(name for name in (*known, *fast) if name in OF_PROPOSALS)
+        for metric in metrics:
+            if metric not in known:
+                raise CommandError(
+                    f"--eval {metric}: the model is a proposal network, whose boxes have no "
+                    f"classes: use {' or '.join(known)}"
+                )
     for metric in metrics:
-        if metric == "proposal_fast":
+        if metric == "proposal_fast" and not proposals:
             raise CommandError(
                 "--eval proposal_fast: is of proposal networks, whose results have no classes: use "
                 "proposal"

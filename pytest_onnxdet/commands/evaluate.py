@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.commands.eval_options import COCO, from_config, metrics_of
-from pytest_onnxdet.commands.recall import recalls
+from pytest_onnxdet.commands.recall import fast_recalls, recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
 from pytest_onnxdet.commands.unopened import why_unopened
@@ -168,18 +168,24 @@ def evaluate(
     check_masks(metrics, detections[0])
     # mmdet warns of what it does to mask areas, each time.
     warnings.simplefilter("ignore")
+    figures: dict[str, Any] = {}
+    if "proposal_fast" in metrics:
+        more = {k: v for k, v in arguments.items() if k in ("proposal_nums", "iou_thrs")}
+        figures = fast_recalls(dataset, detections, **more)
+        metrics = [metric for metric in metrics if metric != "proposal_fast"]
+        if not metrics:
+            return figures
     if metrics_of(data) == COCO:
         if not is_streamed(dataset):
-            return dict(
+            return figures | dict(
                 dataset.evaluate(_results(data, detections), metric=list(metrics), **arguments)
             )
         prefix = arguments.pop("jsonfile_prefix", None)
         if prefix is not None:
             dataset.format_results(_results(data, detections), jsonfile_prefix=prefix)
         with streamed(dataset, detections):
-            return dict(dataset.evaluate([], metric=list(metrics), **arguments))
+            return figures | dict(dataset.evaluate([], metric=list(metrics), **arguments))
     results = _results(data, detections)
-    figures: dict[str, Any] = {}
     if "mAP" in metrics:  # mmdet's VOC evaluation takes one metric at a time
         own = {k: v for k, v in arguments.items() if k != "proposal_nums"}
         figures |= _mean_ap(dataset, results, own)
@@ -217,13 +223,17 @@ def _mean_ap(dataset: Any, results: list[Any], arguments: dict[str, Any]) -> dic
     return figures
 
 
-def _results(data: Dataset, detections: Sequence[Detections]) -> list[Any]:
+def _results(data: Dataset, detections: Sequence[Detections], proposals: bool = False) -> list[Any]:
     """In mmdet's format, with several times the memory."""
-    return [mmdet_result(image, len(data.coco.CLASSES)) for image in detections]
+    classes = None if proposals else len(data.coco.CLASSES)
+    return [mmdet_result(image, classes) for image in detections]
 
 
 def format_results(
-    data: Dataset, detections: Sequence[Detections], options: Mapping[str, Any]
+    data: Dataset,
+    detections: Sequence[Detections],
+    options: Mapping[str, Any],
+    proposals: bool = False,
 ) -> str:
     """Detections in the data set's own format; says where they are.
 
@@ -235,7 +245,7 @@ def format_results(
     prefix = str(arguments.pop("jsonfile_prefix", "results"))
     try:
         files, _ = data.coco.format_results(
-            _results(data, detections), jsonfile_prefix=prefix, **arguments
+            _results(data, detections, proposals), jsonfile_prefix=prefix, **arguments
         )
     except OSError as error:
         raise CommandError(

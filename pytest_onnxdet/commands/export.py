@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from pytest_onnxdet.commands.caps import take_caps, without_effect
     from pytest_onnxdet.commands.images import pair, readable
-    from pytest_onnxdet.commands.targets import require_apart
+    from pytest_onnxdet.commands.targets import bases, require_apart
 
     for name in DEPRECATED:
         if getattr(args, name) is not None:
@@ -154,6 +154,10 @@ def run(args: argparse.Namespace) -> int:
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
+    inherited = [("the config", model.path), *bases(model.path)]
+    require_apart("--output-file", output, inherited)
+    if args.show:
+        require_apart("--show", pictures_at, inherited)
     check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pytest_onnxdet.commands.common import CommandError, Model, warn
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
-from pytest_onnxdet.data.detections import Detections, from_outputs, to_original
+from pytest_onnxdet.data.detections import Detections, from_outputs, mask_scores_of, to_original
 from pytest_onnxdet.data.image_maps import ImageMaps, image_maps
 from pytest_onnxdet.data.masks import (
     THRESHOLD,
@@ -92,6 +92,7 @@ def detections(
                 np.asarray(outputs["labels"][i], np.int64)[used],
                 _at_original_size(masks[i][used], meta, mask_threshold),
                 mask_threshold=mask_threshold,
+                mask_scores=mask_scores_of(outputs, i, used),
             )
         )
     return images
@@ -148,15 +149,24 @@ def check_detections(detections: Detections, num_classes: int) -> None:
         )
 
 
-def mmdet_result(detections: Detections, num_classes: int) -> Any:
-    """mmdet's result of one image, its masks run-length encoded."""
+def mmdet_result(detections: Detections, num_classes: int | None) -> Any:
+    """mmdet's result of one image, its masks run-length encoded.
+
+    Args:
+        detections: of the image.
+        num_classes: None: they are proposals, which are one array float32 (n, 5).
+    """
+    if num_classes is None:
+        (boxes,) = detections.to_mmdet(1)
+        return boxes
     boxes = replace(detections, masks=None).to_mmdet(num_classes)
     masks = detections.packed().masks
     if not isinstance(masks, RunLengthMasks):
         return boxes
     encoded = masks.encoded
     classes = range(num_classes)
-    return boxes, [[encoded[k] for k in np.flatnonzero(detections.labels == c)] for c in classes]
+    masks_of = [[encoded[k] for k in np.flatnonzero(detections.labels == c)] for c in classes]
+    return boxes, detections.with_scores(masks_of)
 
 
 def configured_threshold(model: Model) -> float:

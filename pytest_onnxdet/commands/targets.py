@@ -44,6 +44,14 @@ def require_apart(option: str, target: Path, inputs: Iterable[tuple[str, str | P
             )
 
 
+def bases(config: Path) -> Iterator[tuple[str, Path]]:
+    """What a config inherits from, as inputs of :func:`require_apart`."""
+    from pytest_onnxdet.models.config_file import based_on
+
+    for base in based_on(config):
+        yield "a `_base_` of the config", base
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """What can be refused of ``onnxdet test``'s arguments before anything is loaded."""
     if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
@@ -102,7 +110,15 @@ def _inputs(
 ) -> Iterator[tuple[str, str | Path]]:
     """What is read, and where it lies."""
     yield "the config", config
+    yield from bases(config)
     yield "the model", args.model
+    if args.model.endswith(".onnx"):
+        import onnx
+
+        from pytest_onnxdet.graph.walk import external_files
+
+        for name in external_files(onnx.load(args.model, load_external_data=False)):
+            yield "weights of the model", Path(args.model).with_name(name)
     yield "the annotation file", data.spec.annotations
     if proposals := file_of(test, "proposal_file"):
         yield "data.test.proposal_file", proposals

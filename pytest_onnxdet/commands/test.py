@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval",
         nargs="+",
         metavar="METRIC",
-        help="bbox, segm, proposal for COCO; mAP, recall for VOC",
+        help="bbox, segm, proposal for COCO; mAP, recall for VOC; of a proposal network proposal, "
+        "proposal_fast, recall",
     )
     parser.add_argument(
         "--show", action="store_true", help="show painted images on the screen, one by one"
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         The exit code, 0.
     """
     from pytest_onnxdet.backends.base import expecting
-    from pytest_onnxdet.commands.eval_options import check_metrics, check_options
+    from pytest_onnxdet.commands.eval_options import check_metrics, check_options, gives_proposals
     from pytest_onnxdet.commands.evaluate import evaluate, format_results, open_data
     from pytest_onnxdet.commands.pictures import places_of
     from pytest_onnxdet.commands.results import (
@@ -119,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
     threshold = configured_threshold(model)
     check_views(model, args.strict)
     data = open_data(model, args.eval or ())
-    check_metrics(data, args.eval or ())
+    proposals = gives_proposals(model)
+    check_metrics(data, args.eval or (), proposals)
     if args.eval or args.format_only:
         check_options(data, args.eval_options or {}, formatting=args.format_only)
     check_targets(args, model.path, model.cfg.data.test, data)
@@ -141,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
     count = len(detections)
     say(f"{count} images in {seconds:.1f} s ({seconds / count * 1e3:.1f} ms each)")
     if out:
-        results = [mmdet_result(image, len(data.coco.CLASSES)) for image in detections]
+        classes = None if proposals else len(data.coco.CLASSES)
+        results = [mmdet_result(image, classes) for image in detections]
         try:
             with out.open("wb") as file:
                 pickle.dump(results, file)
@@ -151,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         del results
     options = args.eval_options or {}
     if args.format_only:
-        say(format_results(data, detections, options))
+        say(format_results(data, detections, options, proposals))
     if args.eval:
         start = time.perf_counter()
         figures = evaluate(data, detections, args.eval, options)

@@ -21,9 +21,9 @@ from pytest_onnxdet.commands.results import checked, detections
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.models.spec import GPU, Tolerance
 from pytest_onnxdet.verify.checks import CheckFailed
-from pytest_onnxdet.verify.values import clips_boxes
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,6 +22,8 @@ import numpy as np
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.photographs import read_header
+from pytest_onnxdet.models.checkpoint import one_line
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 #: Files that count as images in a folder of them.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -114,9 +116,8 @@ def mmdet_as_coco(test: Mapping[str, Any], into: Path) -> Path:
     Raises:
         DataError: mmdet cannot read it.
     """
+    ensure_torchvision()
     from mmdet.datasets import build_dataset
-
-    from pytest_onnxdet.models.checkpoint import one_line
 
     settings = {**{k: v for k, v in test.items() if k != "pipeline"}, "pipeline": []}
     where = f"{test.get('ann_file')} ({test.get('type')})"

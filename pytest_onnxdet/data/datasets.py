@@ -322,7 +322,7 @@ def _encoded(result: Any) -> Any:
         return result
     boxes, masks = result
     if isinstance(masks, tuple):  # Mask Scoring R-CNN: masks and their scores
-        return boxes, masks
+        return boxes, (_encoded((boxes, masks[0]))[1], masks[1])
     first = next((mask for of_class in masks for mask in of_class), None)
     plain = first is None or isinstance(first, dict)
     return boxes, masks if plain else encode_mask_results(masks)

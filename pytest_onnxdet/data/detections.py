@@ -44,6 +44,8 @@ class Detections:
             lies in its box.
         score_range: float32 (K, 2), the smallest and the largest score that float ties leave open,
             or None where that was not asked.
+        mask_scores: float32 (K,), by which masks rank where a detector scores them by themselves
+            (Mask Scoring R-CNN, arXiv:1903.00241); None: by ``scores``, as boxes do.
     """
 
     boxes: NDArray[np.float32]
@@ -55,6 +57,7 @@ class Detections:
     mask_threshold: float = THRESHOLD
     frame: Frame | None = None
     score_range: NDArray[np.float32] | None = None
+    mask_scores: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -62,15 +65,23 @@ class Detections:
     def to_mmdet(self, num_classes: int) -> Any:
         """mmdet's result for one image: a list per class of float32 (n, 5) arrays.
 
-        With masks: a pair of that list and a list per class of bool (H, W) masks.
+        With masks: a pair of that list and a list per class of bool (H, W) masks; or, where masks
+        have scores of their own, a pair of those and a list per class of these.
         """
         dets = np.concatenate([self.boxes, self.scores[:, None]], axis=1).astype(np.float32)
         boxes = [dets[self.labels == c] for c in range(num_classes)]
         if self.masks is None:
             return boxes
-        return boxes, [
+        masks = [
             [self.masks[i] for i in np.flatnonzero(self.labels == c)] for c in range(num_classes)
         ]
+        return boxes, self.with_scores(masks)
+
+    def with_scores(self, masks: list[list[Any]]) -> Any:
+        """mmdet's form of these masks, a list per class, with their scores if there are any."""
+        if self.mask_scores is None:
+            return masks
+        return masks, [self.mask_scores[self.labels == c] for c in range(len(masks))]
 
     def packed(self, probabilities: bool = True) -> Detections:
         """The same detections in little memory: masks run-length encoded.
@@ -96,7 +107,9 @@ class Detections:
         """Reads mmdet's result for one image (the inverse of :meth:`to_mmdet`).
 
         Args:
-            result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks.
+            result: a list per class of (n, 5) arrays, or a pair of that and the class-wise masks,
+                which may be a pair of masks and scores; proposals, which have no class, are one
+                such array, and get label 0.
             mask_probs: float32 (K, h, w), probabilities in the order of the concatenated classes.
             mask_range: float32 (K, 2, h, w), in the same order.
             mask_threshold: with which mmdet made the masks.
@@ -104,10 +117,15 @@ class Detections:
             score_range: float32 (K, 2), in the order of the concatenated classes.
         """
         boxes, masks = result if isinstance(result, tuple) else (result, None)
+        boxes = [boxes] if isinstance(boxes, np.ndarray) else boxes
         dets = np.concatenate(boxes).astype(np.float32).reshape(-1, 5)
         labels = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.int64)
         order = np.argsort(-dets[:, 4], kind="stable")
-        flat = None
+        flat = mask_scores = None
+        if isinstance(masks, tuple):
+            masks, of_classes = masks
+            every_score = [np.asarray(scores, np.float32).reshape(-1) for scores in of_classes]
+            mask_scores = np.concatenate(every_score)[order]
         if masks is not None:
             every = [np.asarray(m, dtype=bool) for per_class in masks for m in per_class]
             flat = np.stack(every)[order] if every else np.zeros((0, 1, 1), dtype=bool)
@@ -121,6 +139,7 @@ class Detections:
             mask_threshold=mask_threshold,
             frame=frame,
             score_range=None if score_range is None else score_range[order],
+            mask_scores=mask_scores,
         )
 
 
@@ -160,7 +179,8 @@ def from_outputs(
 
     Args:
         outputs: ``dets`` float32 (N, K, 5), ``labels`` int64 (N, K), where the model has masks
-            also ``masks`` float32 (N, K, h, w). Slots with label -1 are empty.
+            also ``masks`` float32 (N, K, h, w), and perhaps ``mask_scores`` float32 (N, K). Slots
+            with label -1 are empty.
         batch: the batch that was run; its ``metas`` say how each image was scaled.
         mask_threshold: the config's, see :func:`pytest_onnxdet.data.masks.mask_threshold`.
         maps: what the graph says of its masks where they are maps of the image; None: each is of
@@ -186,7 +206,15 @@ def from_outputs(
                 continue
             masks = paste_masks(probs, boxes, meta["ori_shape"][:2], mask_threshold)
         images.append(
-            Detections(boxes, dets[:, 4], labels[used], masks, probs, mask_threshold=mask_threshold)
+            Detections(
+                boxes,
+                dets[:, 4],
+                labels[used],
+                masks,
+                probs,
+                mask_threshold=mask_threshold,
+                mask_scores=mask_scores_of(outputs, i, used),
+            )
         )
     return images
 
@@ -222,6 +250,15 @@ def _of_maps(
         mask_threshold=frame.maps.threshold,
         frame=frame,
     )
+
+
+def mask_scores_of(
+    outputs: Mapping[str, NDArray[Any]], image: int, used: NDArray[Any]
+) -> NDArray[np.float32] | None:
+    """The scores of an image's masks in these slots, where a graph gives any."""
+    if "mask_scores" not in outputs:
+        return None
+    return np.asarray(outputs["mask_scores"][image], dtype=np.float32)[used]
 
 
 def to_original(boxes: NDArray[np.float32], meta: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -107,7 +107,8 @@ def export_detector(
     from pytest_onnxdet.export.simplify import SimplifyError, simplify
     from pytest_onnxdet.families import UnsupportedPart, lower
     from pytest_onnxdet.families.base import Limits, RawOutputs
-    from pytest_onnxdet.families.ops.custom import NeedsOpset, translations
+    from pytest_onnxdet.families.ops.custom import translations
+    from pytest_onnxdet.families.ops.opset import NeedsOpset
     from pytest_onnxdet.families.outputs import adapt
     from pytest_onnxdet.families.registry import builtin_families
     from pytest_onnxdet.models.channels import input_channels
@@ -274,6 +275,11 @@ def _finish(graph: onnx.ModelProto, options: ExportOptions) -> None:
     graph.doc_string = ""
     graph.producer_name = PRODUCER
     del graph.graph.value_info[:]
+    for output in () if options.postprocess else graph.graph.output:
+        # The tracer gives sizes of different levels one name, and ONNX Runtime relies on it.
+        for axis, dim in enumerate(output.type.tensor_type.shape.dim):
+            if dim.dim_param and dim.dim_param not in ("batch", "num_proposals"):
+                dim.dim_param = f"{output.name}_{axis}"
 
 
 def _info(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -105,21 +106,22 @@ def features(detector: nn.Module, input: Tensor) -> tuple[Tensor, ...]:
     return result
 
 
-def named_levels(outputs: Any) -> dict[str, Tensor]:
+def named_levels(outputs: Any, kinds: Sequence[str] = ()) -> dict[str, Tensor]:
     """Names for a dense head's outputs: ``cls_score_0``, ``bbox_pred_0``, …, level by level.
 
     Args:
         outputs: what the head's forward returns: lists over levels of (N, C, H, W) maps.
+        kinds: what the lists are called; empty: as their number says.
     """
-    kinds = {
+    usual = {
         1: ("pred_map",),
         2: ("cls_score", "bbox_pred"),
         3: ("cls_score", "bbox_pred", "centerness"),
     }
-    names = kinds.get(len(outputs), tuple(f"output{i}" for i in range(len(outputs))))
+    names = kinds or usual.get(len(outputs), tuple(f"output{i}" for i in range(len(outputs))))
     return {
         f"{name}_{level}": value
-        for name, levels in zip(names, outputs, strict=True)
+        for name, levels in zip(names, outputs, strict=False)
         for level, value in enumerate(levels)
     }
 
@@ -144,3 +146,14 @@ def split_raw(
     """
     heads = dict(outputs)
     return heads, heads.pop(PROPOSALS, None)
+
+
+@contextlib.contextmanager
+def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
+    """For the duration of the block, a module returns these outputs, whatever its inputs."""
+    target: Any = module
+    target.forward = lambda *_: outputs
+    try:
+        yield
+    finally:
+        del target.forward

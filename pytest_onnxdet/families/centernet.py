@@ -72,13 +72,13 @@ class CenterNetFamily(Family):
         return [[raw[HEAT].sigmoid()], [raw[SIZE]], [raw[OFFSET]]]
 
     def calibration(self, detector: nn.Module) -> Calibration:
-        """Some cells are likely objects; sizes are positive, from a cell up."""
+        """Some cells are likely objects; sizes are positive, some cells each."""
         head = self.head(detector)
         return Calibration(
             [
                 [
                     Target(head.heatmap_head[-1], 1.5, 0.02, -1.0),
-                    Target(head.wh_head[-1], 2.0, 0.98, 1.0),
+                    Target(head.wh_head[-1], 0.5, 1.0, 3.0),
                     Target(head.offset_head[-1], 0.3),
                 ]
             ]

@@ -117,39 +117,27 @@ def at_path(root: Any, path: str) -> Iterator[tuple[str, Any]]:
 OPERATORS = tuple(
     f"mmcv.ops.{name}"
     for name in (
-        "DeformConv2d",
-        "ModulatedDeformConv2d",
-        "DeformRoIPool",
         "MultiScaleDeformableAttention",
-        "CARAFE",
-        "CARAFENaive",
-        "CARAFEPack",
-        "CrissCrossAttention",
-        "MaskedConv2d",
         "PSAMask",
         "RoIPool",
     )
 )
 
 
-def refuse_operators(detector: nn.Module, lowered: Iterable[Kind] = ()) -> None:
+def refuse_operators(detector: nn.Module, besides: Iterable[Kind] = ()) -> None:
     """Refuses a detector with a layer that needs an operator without a lowering.
 
     Args:
-        detector: the detector.
-        lowered: classes of layers that the detector's own family has a lowering for.
+        detector: whose layers are looked at.
+        besides: layers that its family lowers.
 
     Raises:
         UnsupportedPart: with the layer's path and class, and how many more there are.
     """
-    from mmcv.ops import SAConv2d
-
-    own = {resolve(kind) for kind in lowered}
-    kinds = tuple(kind for kind in map(resolve, OPERATORS) if kind not in own)
+    known = set(map(resolve, besides))
+    kinds = tuple(kind for kind in map(resolve, OPERATORS) if kind not in known)
     matches = [
-        (path, module)
-        for path, module in detector.named_modules()
-        if isinstance(module, kinds) or (isinstance(module, SAConv2d) and module.use_deform)
+        (path, module) for path, module in detector.named_modules() if isinstance(module, kinds)
     ]
     if matches:
         path, module = matches[0]

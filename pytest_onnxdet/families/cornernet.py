@@ -29,7 +29,6 @@ NUM_DETS = 1000  # boxes that mmdet's decode_heatmap hands to suppression
 MAX_CORNERS = 4096  # of one kind, whose pairs take 64 MiB a map
 #: The head's outputs, in the order of its forward; corners are peaks of the first two.
 MAPS = ("tl_heat", "br_heat", "tl_emb", "br_emb", "tl_off", "br_off")
-CALIBRATED_CLASSES = 20  # that the corners of a detector with random weights are of
 
 
 class Corners(NamedTuple):
@@ -188,7 +187,13 @@ def gaussian_nms(cfg: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class CornerFamily(Family):
-    """Families of a head that :class:`CornerDetector` lowers."""
+    """Families of a head that :class:`CornerDetector` lowers.
+
+    Attributes:
+        calibrated_classes: that the corners of a detector with random weights are of.
+    """
+
+    calibrated_classes: int = 20
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
         cfg = self.head(detector).test_cfg
@@ -245,8 +250,8 @@ class CornerFamily(Family):
                 *self.grouping(head),
             ],
         ]
-        if head.num_classes > CALIBRATED_CLASSES:
-            rest = {"period": head.num_classes, "phase": CALIBRATED_CLASSES, "rest": True}
+        if head.num_classes > self.calibrated_classes:
+            rest = {"period": head.num_classes, "phase": self.calibrated_classes, "rest": True}
             passes.append([Target(one, std=1.5, share=0.02, level=-8.0, **rest) for one in heats])
         hourglass = isinstance(backbone, resolve("mmdet.models.HourglassNet"))
         block = resolve("mmdet.models.backbones.resnet.BasicBlock")

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.base import DeployModel, Limits, features, outputs_replaced
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart
 from pytest_onnxdet.families.detr import DetrDetector, DetrFamily, padding_mask
-from pytest_onnxdet.families.family import Need, Part, Ties, outputs_replaced
+from pytest_onnxdet.families.family import Need, Part, Ties
 from pytest_onnxdet.families.ops.attention import (
     DEFORMABLE,
     GRID_SAMPLE_OPSET,
@@ -214,6 +214,11 @@ class DeformableDetrFamily(DetrFamily):
         if head.as_two_stage:
             return int(head.transformer.two_stage_num_proposals)
         return super().queries(head)
+
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """In two stages the encoder's tokens that become queries."""
+        head = self.head(detector)
+        return ("enc_cls_score", self.queries(head)) if head.as_two_stage else None
 
     def raw_reference(
         self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]

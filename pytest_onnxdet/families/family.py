@@ -7,9 +7,8 @@ random weights are made to detect something, and what float ties leave open.
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,11 +73,14 @@ class Ties:
             its candidates: scores at ``score_thr``, the last of a level's ``nms_pre``.
         confidence: the key in the head's ``test_cfg`` of another threshold, of confidences that
             mmdet multiplies into scores.
+        products: whether the head's own ``_bboxes_nms`` thresholds products of scores.
         proposals: whether suppression chooses proposals first, which later layers work on; of the
             proposal network ``nms_pre`` and ``min_bbox_size`` count, too.
+        detections: whether suppression chooses the detections, too, in the end.
         levels: whether regions take their features of a pyramid level that their size decides.
         peaks: raw outputs, as logits, in which neighbours may both be peaks, and of which either of
             two that tie may be among the best; in the order in which mmdet looks at them.
+        moved: whether boxes are moved after suppression: what was kept is known by its score.
         points: whether masks are refined at the points that are least certain.
         pixels: whether scores hang on which pixels of a mask are above its threshold.
         images: the greatest share of a random detector's images in which something ties.
@@ -87,8 +89,11 @@ class Ties:
     order: bool = False
     suppression: bool = True
     confidence: str | None = None
+    products: bool = False
     proposals: bool = False
+    detections: bool = True
     levels: bool = False
+    moved: bool = False
     peaks: tuple[str, ...] = ()
     points: bool = False
     pixels: bool = False
@@ -154,8 +159,9 @@ class Family(ABC):
         detector_methods: the detector's methods that inference uses.
         parts: other parts that the lowering repeats.
         ties: what float ties leave open.
-        uncapped: why the caps that only graphs know do nothing here; None: they act.
         operators: layers with an operator of mmcv's that this family alone has a lowering for.
+        clips: whether boxes are clipped where the head's box coder says so.
+        uncapped: why the caps that only graphs know do nothing here; None: they act.
         ignored: keys of test_cfg that PyTorch does not read here, each with what to do instead.
     """
 
@@ -167,8 +173,9 @@ class Family(ABC):
     detector_methods: tuple[str, ...] = DETECTOR_METHODS
     parts: tuple[Part, ...] = ()
     ties: Ties = Ties()
-    uncapped: str | None = None
     operators: tuple[Kind, ...] = ()
+    clips: bool = True
+    uncapped: str | None = None
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def head(self, detector: nn.Module) -> Any:
@@ -281,6 +288,15 @@ class Family(ABC):
         """Where proposals are cut, in families whose ``ties.proposals`` is set."""
         return None
 
+    def first_choice(self, detector: nn.Module) -> tuple[str, int] | None:
+        """What later layers work on, in families that take it without a suppression.
+
+        Returns:
+            The raw output whose best are taken, logits (N, P, 1), and how many of an image are;
+            :meth:`post_process` takes them by that output. None: nothing is.
+        """
+        return None
+
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:
         """Where an image's detections are cut by their scores, in families without a suppression.
 
@@ -324,14 +340,3 @@ class Family(ABC):
             f"{type(detector).__name__}: family {self.name!r} does not say how random weights are "
             "calibrated: override `calibration`, or verify it with a checkpoint"
         )
-
-
-@contextlib.contextmanager
-def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
-    """For the duration of the block, a module returns these outputs, whatever its inputs."""
-    target: Any = module
-    target.forward = lambda *_: outputs
-    try:
-        yield
-    finally:
-        del target.forward

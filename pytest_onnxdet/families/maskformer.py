@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_onnxdet.data.image_maps import ImageMaps
-from pytest_onnxdet.families.base import DeployModel, Limits, features
+from pytest_onnxdet.families.base import DeployModel, Limits, features, outputs_replaced
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.detr import padding_mask
-from pytest_onnxdet.families.family import Family, MapNote, Part, Ties, outputs_replaced
+from pytest_onnxdet.families.family import Family, MapNote, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient, take_rows
 from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.noted import Steps, steps_of

@@ -40,11 +40,11 @@ class ImageMasks(nn.Module):
         self.threshold = threshold
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
-        """``dets`` and ``labels`` as they are, and the pasted masks; empty slots have none."""
-        dets, labels, masks = self.model(input, image_shape)
+        """All but the masks as it is, and the pasted masks; empty slots have none."""
+        dets, labels, masks, *more = self.model(input, image_shape)
         height, width = input.shape[2], input.shape[3]
         pasted = paste(masks, dets[..., :4], (height, width)) >= self.threshold
-        return dets, labels, pasted & (labels >= 0)[..., None, None]
+        return dets, labels, pasted & (labels >= 0)[..., None, None], *more
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[Any, Any]) -> Tensor:

@@ -12,38 +12,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pytest_onnxdet.families.base import DeployModel, Limits
 from pytest_onnxdet.families.classes import at_path
 from pytest_onnxdet.families.family import Need, Part, Ties
 from pytest_onnxdet.families.ops.boxes import quotient
-from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import (
     EXTRACTOR_METHODS,
+    GENERIC,
     point_layer,
     pool_points,
     sample_points,
 )
+from pytest_onnxdet.families.region_masks import own_class
+from pytest_onnxdet.families.roi_heads import ImageFeatures
 from pytest_onnxdet.families.settings import RCNN, require_count, require_settings
 from pytest_onnxdet.families.two_stage import (
-    BOX_PARTS,
+    BOX_HEADS,
     MASK_HEAD_METHODS,
     ROI_HEAD_METHODS,
     MaskDetector,
+    TwoStageDetector,
     TwoStageFamily,
+    box_parts,
 )
 from pytest_onnxdet.models.calibrate import Calibration, Target
-
-GENERIC = ("mmdet.models.roi_heads.roi_extractors.GenericRoIExtractor",)
 
 
 class PointRendDetector(MaskDetector):
     """``PointRendRoIHead`` with a coarse mask head and a point head."""
 
-    def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
+    def masks(self, images: ImageFeatures, boxes: Tensor, labels: Tensor) -> Tensor:
+        maps = images.maps
         head = self.detector.roi_head
         cfg = head.test_cfg
         coarse = self._coarse(pool_points(head.mask_roi_extractor, maps, boxes), boxes)
-        refined = self._own(coarse, labels, head.mask_head)
+        refined = own_class(coarse, labels, head.mask_head)
         for step in range(cfg.subdivision_steps):
             refined = functional.interpolate(
                 refined, scale_factor=cfg.scale_factor, mode="bilinear", align_corners=False
@@ -110,13 +112,15 @@ class PointRendDetector(MaskDetector):
         )
         grid = points.flatten(0, 1)[:, :, None] * 2.0 - 1.0
         around = functional.grid_sample(coarse, grid, align_corners=False)[..., 0]
-        logits = self._own(head.point_head(fine, around), labels, head.point_head)
+        logits = own_class(head.point_head(fine, around), labels, head.point_head)
         return flat.scatter(2, index, logits).unflatten(2, size)
 
 
 @dataclass(frozen=True, eq=False)
 class PointRendFamily(TwoStageFamily):
     """Families of a head that :class:`PointRendDetector` lowers."""
+
+    masks: type[TwoStageDetector] = PointRendDetector
 
     def check_masks(self, detector: nn.Module) -> None:
         cfg = self.head(detector).test_cfg
@@ -127,9 +131,6 @@ class PointRendFamily(TwoStageFamily):
             require_count(cfg[key], RCNN, key, least=0 if key == "subdivision_steps" else 1)
         for _, extractor in at_path(detector, "roi_head.mask_roi_extractor"):
             point_layer(extractor)
-
-    def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
-        return PointRendDetector(detector, lowering, limits)
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         need = super().min_opset(detector, lowering)
@@ -151,7 +152,7 @@ POINT_REND = PointRendFamily(
         "_mask_point_forward_test",
     ),
     parts=(
-        *BOX_PARTS,
+        *box_parts(*BOX_HEADS),
         Part("roi_head.mask_head", ("mmdet.models.CoarseMaskHead",), MASK_HEAD_METHODS),
         Part("roi_head.mask_roi_extractor", GENERIC, EXTRACTOR_METHODS),
         Part(

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Where a detector's head may lie, for messages.
-HEADS = ("roi_head", "bbox_head", "mask_head", "panoptic_head")
+HEADS = ("roi_head", "bbox_head", "mask_head", "rpn_head")
 #: The built-in families: the module of this folder and the name in it.
 BUILTIN = {
     "dense": ("dense", "DENSE"),
+    "gfl": ("dense_boxes", "GFL"),
+    "fovea": ("dense_boxes", "FOVEA"),
+    "reppoints": ("dense_boxes", "REPPOINTS"),
+    "tood": ("tood", "TOOD"),
+    "sabl": ("sabl", "SABL"),
+    "paa": ("dense_priors", "PAA"),
+    "guided": ("dense_priors", "GUIDED"),
+    "yolox": ("yolox", "YOLOX"),
     "yolo": ("yolo", "YOLO"),
     "detr": ("detr", "DETR"),
     "deformable_detr": ("deformable_detr", "DEFORMABLE_DETR"),
@@ -28,12 +36,19 @@ BUILTIN = {
     "centripetalnet": ("centripetalnet", "CENTRIPETALNET"),
     "centernet": ("centernet", "CENTERNET"),
     "two_stage": ("two_stage", "TWO_STAGE"),
+    "rpn": ("rpn", "RPN"),
     "sparse_rcnn": ("sparse_rcnn", "SPARSE_RCNN"),
     "point_rend": ("point_rend", "POINT_REND"),
+    "double_head": ("two_stage", "DOUBLE_HEAD"),
+    "trident": ("two_stage", "TRIDENT"),
+    "htc": ("cascades", "HTC"),
+    "scnet": ("cascades", "SCNET"),
+    "grid": ("grid", "GRID"),
     "solo": ("solo", "SOLO"),
     "decoupled_solo": ("decoupled_solo", "DECOUPLED_SOLO"),
     "solov2": ("solov2", "SOLOV2"),
     "yolact": ("yolact", "YOLACT"),
+    "mask_scoring": ("mask_scoring", "MASK_SCORING"),
     "maskformer": ("maskformer", "MASKFORMER"),
     "mask2former": ("mask2former", "MASK2FORMER"),
 }
@@ -152,6 +167,30 @@ class FamilyRegistry(Registry[Family]):
 def builtin_families() -> FamilyRegistry:
     """A registry of the shipped families, to which others can be added."""
     return FamilyRegistry(builtin=True)
+
+
+def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> bool:
+    """Whether the detector's last head clips its boxes at the image's border.
+
+    Its box coder says so, as in mmdet; a head without such a coder makes no promise, nor does one
+    whose family knows that it decodes by itself.
+
+    Args:
+        detector: one of mmdet's.
+        families: where its family is looked up; None: the built-in ones.
+    """
+    model: Any = detector
+    head: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
+    if hasattr(head, "__len__"):  # a cascade's, one for each stage
+        head = head[-1]
+    if not getattr(head, "with_reg", True):  # Grid R-CNN's boxes are not the coder's
+        return False
+    if not getattr(getattr(head, "bbox_coder", None), "clip_border", False):
+        return False
+    try:
+        return (families or builtin_families()).of(detector).clips
+    except UnsupportedPart:
+        return True
 
 
 def own_code(family: Family, model: nn.Module) -> Mapping[str, str]:

@@ -5,12 +5,14 @@ Each refusal names the key by its full path in the config, and what to write ins
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.families.classes import UnsupportedPart
+from pytest_onnxdet.families.suppression import METHODS, SPLIT, Suppression
 
 TEST_CFG, RPN, RCNN = "model.test_cfg", "model.test_cfg.rpn", "model.test_cfg.rcnn"
 HEADS = ("rpn_head", "roi_head", "bbox_head")
@@ -97,17 +99,75 @@ def require_cut(
     )
 
 
+def require_slice(cfg: Any, path: str, key: str, default: int | None = None) -> None:
+    """Says what a head leaves out that slices with a cut which is not positive.
+
+    Args:
+        cfg: a head's test_cfg.
+        path: where it stands in the config.
+        key: of the cut.
+        default: what mmdet takes where the key is missing.
+
+    Raises:
+        UnsupportedPart: it is no whole number; the message names the key's path.
+    """
+    value = cfg.get(key, default)
+    require_number(value, path, key)
+    if value > 0:
+        return
+    state = f"is {value}" if key in cfg else f"is missing, for which mmdet takes {value}"
+    out = "all" if value == 0 else "the last one" if value == -1 else f"the last {-value}"
+    of = "level" if key == "nms_pre" else "image"
+    note(
+        f"{path}.{key} {state}: mmdet slices [:{value}], which leaves out {out} of each {of}, "
+        "and so does the graph"
+    )
+
+
+def modern(cfg: Any) -> Any:
+    """A proposal network's test_cfg with the keys of today, of heads that still read older ones.
+
+    Args:
+        cfg: ``nms_thr`` stands for ``nms``, and ``max_num`` for ``max_per_img``. Where both are
+            there mmdet demands that they are equal.
+
+    Raises:
+        UnsupportedPart: they are not.
+    """
+    if not isinstance(cfg, Mapping) or not {"nms_thr", "max_num"} & set(cfg):
+        return cfg
+    read: Any = copy.deepcopy(cfg)
+    count = read.pop("max_num", None)
+    if count is not None and read.setdefault("max_per_img", count) != count:
+        raise UnsupportedPart(f"{RPN}.max_num and max_per_img differ: mmdet demands one number")
+    if "nms_thr" in read:
+        threshold = read.pop("nms_thr")
+        nms = read.setdefault("nms", {"type": "nms", "iou_threshold": threshold})
+        if nms.get("iou_threshold") != threshold:
+            raise UnsupportedPart(f"{RPN}.nms_thr and nms differ: mmdet demands one threshold")
+    return read
+
+
+def require_rpn(rpn: Any) -> None:
+    """Refuses settings of a proposal network that have no lowering.
+
+    Raises:
+        UnsupportedPart: the message names the key's path.
+    """
+    require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    suppression(rpn, RPN)
+    require_slice(rpn, RPN, "max_per_img")
+
+
 def require_two_stage(rpn: Any, rcnn: Any) -> None:
     """Refuses settings of a proposal network and an RoI head that have no lowering.
 
     Raises:
         UnsupportedPart: the message names the key's path.
     """
-    require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    require_rpn(rpn)
     require_settings(rcnn, RCNN, ("score_thr", "nms", "max_per_img"))
-    nms_threshold(rpn, RPN)
-    nms_threshold(rcnn, RCNN)
-    require_cut(rpn, RPN, "max_per_img")
+    suppression(rcnn, RCNN)
     require_number(rcnn.max_per_img, RCNN, "max_per_img")  # not positive: all
 
 
@@ -118,7 +178,7 @@ def parts_of(detector: Any) -> list[str]:
 
 
 def half_a_detector(kind: str, parts: Container[str]) -> str | None:
-    """Why a two-stage detector's first or second stage alone is refused; None where it is none.
+    """Why a two-stage detector's second stage alone is refused; None where it is none.
 
     Args:
         kind: the detector's class.
@@ -129,11 +189,6 @@ def half_a_detector(kind: str, parts: Container[str]) -> str | None:
             f"{kind} has no lowering: it has no proposal network (rpn_head) and takes its "
             "proposals from a file, where a graph takes images alone; FasterRCNN with the same "
             "heads has one"
-        )
-    if "rpn_head" in parts and "roi_head" not in parts and "bbox_head" not in parts:
-        return (
-            f"{kind} has no lowering: it is a proposal network alone (rpn_head), whose proposals "
-            "have no classes; a detector with a second stage has"
         )
     return None
 
@@ -175,17 +230,20 @@ def require_count(
         raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number from {least}{upto}")
 
 
-def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
-    """The IoU threshold of a config's suppression, which must be mmcv's plain ``nms``.
+def suppression(cfg: Any, path: str = TEST_CFG, sliced: bool = False) -> Suppression:
+    """A config's suppression, which must be one of mmcv's ``nms`` and ``soft_nms``.
 
     Args:
         cfg: a head's test_cfg, with ``nms``.
         path: where it stands in the config, for the message.
+        sliced: whether the head slices with ``max_per_img``, also where it is not positive.
 
     Raises:
-        UnsupportedPart: another kind, or an option that changes what plain suppression does.
+        UnsupportedPart: another kind, or an option that mmcv does not take.
     """
     settings = cfg["nms"]
+    if settings is None:  # mmcv only sorts then
+        return Suppression(1.0, sliced=sliced)
     try:
         nms = dict(settings)
     except (TypeError, ValueError):
@@ -193,14 +251,33 @@ def nms_threshold(cfg: Any, path: str = TEST_CFG) -> float:
             f"{path}.nms is {settings!r}: write dict(type='nms', iou_threshold=...)"
         ) from None
     kind = nms.pop("type", "nms")
-    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", None))
+    soft = kind == "soft_nms"
+    threshold = nms.pop("iou_threshold", nms.pop("iou_thr", 0.3 if soft else None))
     if threshold is not None:
         require_share(threshold, path, "nms.iou_threshold")
-    nms.pop("split_thr", None)  # above so many boxes mmcv goes class by class, with the same result
-    extra = {k: v for k, v in nms.items() if v and (k, v) != ("max_num", -1)}
-    if kind != "nms" or threshold is None or extra:
+    read = {
+        "class_agnostic": bool(nms.pop("class_agnostic", False)),
+        "split_thr": nms.pop("split_thr", SPLIT),
+        "offset": nms.pop("offset", 0),
+    }
+    if soft:
+        read |= {
+            "soft": nms.pop("method", "linear"),
+            "sigma": float(nms.pop("sigma", 0.5)),
+            "min_score": float(nms.pop("min_score", 1e-3)),
+        }
+    else:
+        read["score_threshold"] = float(nms.pop("score_threshold", 0.0))
+        read["max_num"] = nms.pop("max_num", -1)
+    if (
+        kind not in ("nms", "soft_nms")
+        or threshold is None
+        or nms
+        or read["offset"] not in (0, 1)
+        or read.get("soft", METHODS[0]) not in METHODS
+    ):
         raise UnsupportedPart(
-            f"{path}.nms is {dict(settings)}; only type 'nms' with an iou_threshold "
-            "has a lowering here"
+            f"{path}.nms is {dict(settings)}; mmcv's 'nms' with an iou_threshold and 'soft_nms' "
+            "have a lowering here, with the options that mmcv gives them"
         )
-    return float(threshold)
+    return Suppression(float(threshold), sliced=sliced, **read)

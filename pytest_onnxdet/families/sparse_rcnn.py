@@ -217,7 +217,8 @@ class SparseFamily(Family):
             passes.append([Target(head.fc_cls, 1.5, 0.02, -1.0), Target(head.fc_reg, moved)])
         for _, head in at_path(detector, "roi_head.mask_head"):
             passes.append([Target(head.conv_logits, 2.0)])
-        return Calibration(passes, drawn=[drawn])
+        regressions = [head.fc_reg for _, head in at_path(detector, "roi_head.bbox_head")]
+        return Calibration(passes, still=regressions, drawn=[drawn])
 
 
 def _clipped(roi: Any) -> bool:

@@ -9,42 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.base import (
-    PROPOSALS,
-    DeployModel,
-    Limits,
-    features,
-    joined,
-    named_levels,
-)
+from pytest_onnxdet.families.base import PROPOSALS, DeployModel, Limits, features
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
-from pytest_onnxdet.families.family import HEAD_METHODS, Family, Need, Part, Ties, outputs_replaced
-from pytest_onnxdet.families.ops.boxes import (
-    Candidates,
-    decode,
-    require_coder,
-    require_generator,
-    take_rows,
-    with_group_offsets,
+from pytest_onnxdet.families.family import Family, Need, Part, Ties
+from pytest_onnxdet.families.ops.lowering import Lowering
+from pytest_onnxdet.families.ops.rois import EXTRACTOR_METHODS, EXTRACTORS, level_scales
+from pytest_onnxdet.families.proposals import proposal_network
+from pytest_onnxdet.families.region_masks import masks_of_stages
+from pytest_onnxdet.families.roi_heads import (
+    SABL_HEAD,
+    ImageFeatures,
+    Regions,
+    box_targets,
+    refined,
+    require_box_head,
+    select,
+    stages_of,
 )
-from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
-from pytest_onnxdet.families.ops.rois import (
-    EXTRACTOR_METHODS,
-    SINGLE_LEVEL,
-    flatten_rois,
-    level_scales,
-)
-from pytest_onnxdet.families.settings import nms_threshold, require_both_stages, require_two_stage
-from pytest_onnxdet.models.calibrate import REACH, Calibration, Target
-
-# mmdet keeps a proposal whose objectness underflows to 0 (a logit below -88), and the second stage
-# may detect something in it. Here 0 is an empty slot, so such a proposal gets a score just above 0.
-SMALLEST_SCORE = 1e-37
+from pytest_onnxdet.families.settings import require_both_stages, require_two_stage
+from pytest_onnxdet.models.calibrate import Calibration, Target
 
 ROI_HEAD_METHODS = (
     "simple_test",
@@ -53,222 +41,127 @@ ROI_HEAD_METHODS = (
     "_bbox_forward",
     "_mask_forward",
 )
+BOX_HEAD_METHODS = ("forward", "get_bboxes", "regress_by_class", "bbox_pred_split")
 MASK_HEAD_METHODS = ("forward", "get_seg_masks")
 PROPOSALS_TIE = Ties(proposals=True, levels=True)
-#: What a two-stage detector has beside its RoI head.
-BOX_PARTS = (
-    Part("rpn_head", ("mmdet.models.RPNHead",), (*HEAD_METHODS, "simple_test_rpn")),
-    Part("roi_head.bbox_roi_extractor", SINGLE_LEVEL, EXTRACTOR_METHODS),
-    Part(
-        "roi_head.bbox_head",
-        ("mmdet.models.BBoxHead", "mmdet.models.ConvFCBBoxHead"),
-        ("forward", "get_bboxes", "regress_by_class"),
-    ),
-)
-MASK_PARTS = (
-    Part("roi_head.mask_head", ("mmdet.models.FCNMaskHead",), MASK_HEAD_METHODS, optional=True),
-    Part("roi_head.mask_roi_extractor", SINGLE_LEVEL, EXTRACTOR_METHODS, optional=True),
-)
+BOX_HEADS = ("mmdet.models.BBoxHead", "mmdet.models.ConvFCBBoxHead")
+MASK_HEADS = ("mmdet.models.FCNMaskHead", "mmdet.models.CoarseMaskHead")
+
+
+def box_parts(*heads: str) -> tuple[Part, ...]:
+    """What a two-stage detector has beside its RoI head and its proposal network.
+
+    Args:
+        heads: the classes of box head that are taken.
+    """
+    return (
+        Part("roi_head.bbox_roi_extractor", EXTRACTORS, EXTRACTOR_METHODS),
+        Part("roi_head.bbox_head", heads, BOX_HEAD_METHODS),
+        Part(
+            "roi_head.shared_head",
+            ("mmdet.models.roi_heads.shared_heads.ResLayer",),
+            optional=True,
+        ),
+    )
+
+
+def mask_parts(*heads: str) -> tuple[Part, ...]:
+    """The mask branch, which may be missing, with these classes of head."""
+    return (
+        Part("roi_head.mask_head", heads, MASK_HEAD_METHODS, optional=True),
+        Part("roi_head.mask_roi_extractor", EXTRACTORS, EXTRACTOR_METHODS, optional=True),
+    )
 
 
 class TwoStageDetector(DeployModel):
-    """``StandardRoIHead`` and ``CascadeRoIHead`` over an ``RPNHead``, with boxes only."""
+    """An RoI head of one stage or of several over a proposal network, with boxes only."""
 
     def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        levels = self.detector.rpn_head(features(self.detector, input))
-        boxes, scores, level = self.proposals(levels, image_shape)
+        network = proposal_network(self.detector.rpn_head)
+        outputs = network.outputs(features(self.detector, input), image_shape)
+        boxes, scores, level = network.proposals(outputs, image_shape, self.lowering)
         columns = [boxes, scores[..., None], level[..., None].to(boxes.dtype)]
-        return {**named_levels(levels), PROPOSALS: torch.cat(columns, dim=2)}
+        return {**network.named(outputs), PROPOSALS: torch.cat(columns, dim=2)}
+
+    def __init__(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> None:
+        super().__init__(detector, lowering, limits)
+        self.regions = Regions(detector.roi_head, lowering)
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
-        maps = features(self.detector, input)
-        dets, labels = self.detect(maps, image_shape)
-        return dets, labels
-
-    def proposals(
-        self, levels: tuple[list[Tensor], list[Tensor]], image_shape: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The regions that the detector goes on with.
-
-        Args:
-            levels: the proposal network's logits and deltas, level by level.
-            image_shape: int64 (N, 2).
-
-        Returns:
-            float32 (N, K, 4) boxes, K >= 1, of empty slots any; float32 (N, K) scores, 0 in empty
-            slots; int64 (N, K) levels, -1 there.
-        """
-        head = self.detector.rpn_head
-        cfg = head.test_cfg
-        if not head.use_sigmoid_cls:
-            raise UnsupportedPart("an RPN head with softmax scores has no lowering")
-        scores, deltas = levels
-        candidates = Candidates(head.prior_generator, scores, self.lowering.fixed_shape)
-        objectness = sigmoid(joined(scores, 1).flatten(1)).clamp(min=SMALLEST_SCORE)
-        score, prior = self.lowering.top_of_levels(
-            objectness, candidates.sizes, cfg.get("nms_pre", -1), 0.0
-        )
-        boxes = decode(
-            head.bbox_coder,
-            candidates.priors(prior),
-            take_rows(joined(deltas, 4), prior),
-            image_shape,
-        )
-        if cfg.min_bbox_size >= 0:
-            size = boxes[..., 2:] - boxes[..., :2]
-            score = torch.where(size.amin(dim=-1) > cfg.min_bbox_size, score, 0.0)
-        level = candidates.levels(prior)
-        score, level, index = self.lowering.nms_pairs(
-            with_group_offsets(boxes, level, score > 0),
-            score,
-            level,
-            len(scores),
-            nms_threshold(cfg),
-            cfg.max_per_img,
-            min_slots=1,
-        )
-        return take_rows(boxes, index), score, level
+        images = self.regions.of_images(features(self.detector, input))
+        return self.detect(images, image_shape)
 
     def detect(
-        self, maps: tuple[Tensor, ...], image_shape: Tensor, min_slots: int = 0
+        self, images: ImageFeatures, image_shape: Tensor, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Boxes and labels in the graph contract's form, at least ``min_slots`` slots an image."""
-        head = self.detector.roi_head
-        boxes, objectness, _ = self.proposals(self.detector.rpn_head(maps), image_shape)
-        if hasattr(head, "num_stages"):
-            boxes, scores, deltas, last = self._cascade(maps, boxes, image_shape)
-        else:
-            last = head.bbox_head
-            scores, deltas = self._heads(head.bbox_roi_extractor, last, maps, boxes)
-        return self._select(last, boxes, objectness > 0, scores, deltas, image_shape, min_slots)
-
-    def _heads(
-        self, extractor: Any, head: Any, maps: tuple[Tensor, ...], boxes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Class logits (N, K, C + 1) and box deltas (N, K, 4 or 4 * C) of regions (N, K, 4)."""
-        rows, image = flatten_rois(boxes)
-        regions, back = self.lowering.pool_rois(extractor, maps, rows, image)
-        scores, deltas = head(regions)
-        if back is not None:
-            scores, deltas = scores[back], deltas[back]
-        n, k = boxes.shape[0], boxes.shape[1]
-        return scores.reshape(n, k, scores.shape[1]), deltas.reshape(n, k, deltas.shape[1])
-
-    def _cascade(
-        self, maps: tuple[Tensor, ...], boxes: Tensor, image_shape: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """Cascade R-CNN (arXiv:1712.00726): each stage starts from the last one's boxes."""
-        head = self.detector.roi_head
-        logits = []
-        for stage in range(head.num_stages):
-            bbox_head = head.bbox_head[stage]
-            score, deltas = self._heads(head.bbox_roi_extractor[stage], bbox_head, maps, boxes)
-            logits.append(score)
-            if stage < head.num_stages - 1:
-                if not bbox_head.reg_class_agnostic:
-                    best = score[..., :-1].argmax(dim=-1)[..., None, None]
-                    by_class = deltas.unflatten(2, (-1, 4))
-                    deltas = by_class.gather(2, best.expand(-1, -1, 1, 4))[:, :, 0]
-                boxes = decode(bbox_head.bbox_coder, boxes, deltas, image_shape)
-        mean = sum(logits[1:], logits[0]) / float(len(logits))
-        return boxes, mean, deltas, head.bbox_head[-1]
-
-    def _select(
-        self,
-        head: Any,
-        boxes: Tensor,
-        used: Tensor,
-        logits: Tensor,
-        deltas: Tensor,
-        image_shape: Tensor,
-        min_slots: int,
-    ) -> tuple[Tensor, Tensor]:
-        cfg, limits = self.detector.roi_head.test_cfg, self.limits
-        scores = logits.softmax(dim=-1)[..., :-1]
-        scores = torch.where((scores > cfg.score_thr) & used[..., None], scores, 0.0)
-        # Only regions with a class above the threshold can give a detection: decode just those.
-        _, rows = self.lowering.top(scores.amax(dim=-1), limits.deploy_nms_pre, 0.0, min_slots=1)
-        scores = take_rows(scores, rows).transpose(1, 2)
-        boxes, deltas = take_rows(boxes, rows), take_rows(deltas, rows)
-        if head.reg_class_agnostic:
-            candidates = decode(head.bbox_coder, boxes, deltas, image_shape)
-        else:
-            by_class = deltas.unflatten(2, (head.num_classes, 4)).transpose(1, 2)
-            candidates = decode(head.bbox_coder, boxes[:, None], by_class, image_shape)
-        score, labels, column = self.lowering.nms(
-            candidates,
-            scores,
-            nms_threshold(cfg),
-            cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
-            limits.max_output_boxes_per_class or 0,
+        network = proposal_network(self.detector.rpn_head)
+        outputs = network.outputs(images.maps, image_shape)
+        boxes, objectness, _ = network.proposals(outputs, image_shape, self.lowering)
+        stages, logits = stages_of(self.detector.roi_head), []
+        for number, (extractor, head) in enumerate(stages):
+            scores, deltas = self.regions.predict(extractor, head, images, boxes)
+            logits.append(scores)
+            if number < len(stages) - 1 and deltas is not None:
+                boxes = refined(head, boxes, scores, deltas, image_shape)
+        return select(
+            head,
+            self.detector.roi_head.test_cfg,
+            self.lowering,
+            self.limits,
+            boxes,
+            objectness > 0,
+            logits[0] if len(logits) == 1 else sum(logits[1:], logits[0]) / float(len(logits)),
+            deltas,
+            image_shape,
             min_slots,
         )
-        return dets_of(candidates, score, column), labels
 
 
 class MaskDetector(TwoStageDetector):
     """The same with masks: probabilities of each detection's own class, one map per region."""
 
-    outputs = ("dets", "labels", "masks")
+    outputs: ClassVar[tuple[str, ...]] = ("dets", "labels", "masks")
 
     def forward(self, input: Tensor, image_shape: Tensor) -> tuple[Tensor, ...]:
-        maps = features(self.detector, input)
-        dets, labels = self.detect(maps, image_shape, min_slots=1)
-        return dets, labels, self.masks(maps, dets[..., :4], labels)
+        images = self.regions.of_images(features(self.detector, input))
+        dets, labels = self.detect(images, image_shape, min_slots=1)
+        return dets, labels, self.masks(images, dets[..., :4], labels)
 
-    def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
+    def masks(self, images: ImageFeatures, boxes: Tensor, labels: Tensor) -> Tensor:
         """Mask probabilities float32 (N, K, h, w) of detections (N, K, 4) with labels (N, K)."""
-        head = self.detector.roi_head
-        rows, image = flatten_rois(boxes)
-        if not hasattr(head, "num_stages"):
-            regions, back = self.lowering.pool_rois(head.mask_roi_extractor, maps, rows, image)
-            return self._own(head.mask_head(regions), labels, head.mask_head, back).sigmoid()
-        stages = []
-        for extractor, mask_head in zip(head.mask_roi_extractor, head.mask_head, strict=True):
-            regions, back = self.lowering.pool_rois(extractor, maps, rows, image)
-            stages.append(self._own(mask_head(regions), labels, mask_head, back).sigmoid())
-        return sum(stages[1:], stages[0]) / len(stages)
-
-    @staticmethod
-    def _own(logits: Tensor, labels: Tensor, head: Any, back: Tensor | None = None) -> Tensor:
-        """Of logits (N * K, C, h, w), each detection's own class: (N, K, h, w).
-
-        Args:
-            labels: int64 (N, K).
-            back: int64 (N * K,), the row of each detection; None: they are in order.
-        """
-        channels = logits.shape[1]
-        slot = torch.arange(labels.shape[0], device=labels.device)[:, None] * labels.shape[1]
-        slot = slot + torch.arange(labels.shape[1], device=labels.device)
-        row = slot if back is None else back[slot]
-        channel = torch.zeros_like(labels) if head.class_agnostic else labels.clamp(min=0)
-        return logits.flatten(0, 1)[row * channels + channel]
+        return masks_of_stages(self.detector.roi_head, self.regions, images, boxes, labels)
 
 
 @dataclass(frozen=True, eq=False)
 class TwoStageFamily(Family):
-    """Families of a proposal network and an RoI head."""
+    """Families of a proposal network and an RoI head.
+
+    Attributes:
+        boxes: the deploy model of a detector without masks.
+        masks: of one with masks.
+    """
 
     head_path: str = "roi_head"
     head_methods: tuple[str, ...] = ROI_HEAD_METHODS
     detectors: tuple[Kind, ...] = ("mmdet.models.detectors.TwoStageDetector",)
-    parts: tuple[Part, ...] = (*BOX_PARTS, *MASK_PARTS)
+    parts: tuple[Part, ...] = (*box_parts(*BOX_HEADS, SABL_HEAD), *mask_parts(*MASK_HEADS))
     ties: Ties = PROPOSALS_TIE
+    boxes: type[TwoStageDetector] = TwoStageDetector
+    masks: type[TwoStageDetector] = MaskDetector
 
     def check(self, detector: nn.Module) -> None:
         require_both_stages(detector)
+        model: Any = detector
+        rpn, roi = model.rpn_head, self.head(detector)
+        network = proposal_network(rpn)
         super().check(detector)
-        rpn, roi = detector.rpn_head, self.head(detector)
-        if roi.with_shared_head:
-            raise UnsupportedPart("an RoI head with a shared_head (C4 models) has no lowering")
-        require_generator(rpn.prior_generator)
-        require_coder(rpn.bbox_coder)
-        require_two_stage(rpn.test_cfg, roi.test_cfg)
-        for _, head in at_path(detector, "roi_head.bbox_head"):
-            require_coder(head.bbox_coder)
-            if head.custom_cls_channels:
-                kind = type(head.loss_cls).__name__
-                raise UnsupportedPart(f"{kind}'s own scores have no lowering")
+        network.check()
+        require_two_stage(network.settings(), roi.test_cfg)
+        for path, head in at_path(detector, "roi_head.bbox_head"):
+            require_box_head(path, head)
+            if len(stages_of(roi)) > 1 and not getattr(head, "with_reg", True):
+                raise UnsupportedPart(f"{path} of a cascade has no boxes (with_reg=False)")
         for _, extractor in at_path(detector, "roi_head.bbox_roi_extractor"):
             level_scales(extractor)
         self.check_masks(detector)
@@ -279,7 +172,7 @@ class TwoStageFamily(Family):
             level_scales(extractor)
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:
-        kind = MaskDetector if self.head(detector).with_mask else TwoStageDetector
+        kind = self.masks if self.head(detector).with_mask else self.boxes
         return kind(detector, lowering, limits)
 
     def raw_reference(
@@ -287,7 +180,8 @@ class TwoStageFamily(Family):
     ) -> dict[str, Tensor]:
         """The proposal network's, as all that follows depends on which proposals it picks."""
         model: Any = detector
-        return named_levels(model.rpn_head(model.extract_feat(images)))
+        maps = model.extract_feat(images)
+        return proposal_network(model.rpn_head).raw_reference(maps, metas)
 
     def post_process(
         self,
@@ -297,7 +191,8 @@ class TwoStageFamily(Family):
         metas: Sequence[dict[str, Any]],
     ) -> list[Any]:
         """The detector's results, with the proposal network's outputs given."""
-        with outputs_replaced(detector.rpn_head, tuple(self.head_outputs(raw))):
+        model: Any = detector
+        with proposal_network(model.rpn_head).replaced(raw):
             results: list[Any] = detector(
                 img=[images], img_metas=[list(metas)], return_loss=False, rescale=True
             )
@@ -305,15 +200,16 @@ class TwoStageFamily(Family):
 
     def candidate_head(self, detector: nn.Module) -> Any:
         model: Any = detector
-        return model.rpn_head
+        return proposal_network(model.rpn_head).candidate_head()
 
     def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
-        """All priors: proposals have no threshold."""
-        return [[level[0].numel()] * len(level) for level in outputs[0]]
+        """Of the proposal network's levels."""
+        model: Any = detector
+        return proposal_network(model.rpn_head).candidates_of_levels(outputs)
 
     def proposal_limit(self, detector: nn.Module) -> int | None:
         model: Any = detector
-        return int(model.rpn_head.test_cfg.max_per_img)
+        return proposal_network(model.rpn_head).limit()
 
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
@@ -327,16 +223,30 @@ class TwoStageFamily(Family):
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
         model: Any = detector
-        rpn = model.rpn_head
-        # Objectness at its highest is REACH above this level, 0.98: at 16, as it comes out without,
-        # a fifth of a level's best thousand scores repeat another, and chance decides among them.
-        passes = [[Target(rpn.rpn_cls, 2.0, 0.01, 4.0 - REACH), Target(rpn.rpn_reg, 0.3)]]
+        network = proposal_network(model.rpn_head)
+        passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
-            passes.append([Target(head.fc_cls, 2.0), Target(head.fc_reg, 1.0)])
+            passes.append(box_targets(head))
         for _, head in at_path(detector, "roi_head.mask_head"):
             layer = head.conv_logits if hasattr(head, "conv_logits") else head.fc_logits
             passes.append([Target(layer, 2.0)])
-        return Calibration(passes)
+        return Calibration(passes, single=network.single)
+
+
+class TridentFamily(TwoStageFamily):
+    """TridentNet (arXiv:1901.01892) with one branch, as it is tested.
+
+    mmdet suppresses the boxes of that branch a second time, which leaves them as they are.
+    """
+
+    def check(self, detector: nn.Module) -> None:
+        branch = getattr(self.head(detector), "test_branch_idx", None)
+        if branch == -1:
+            raise UnsupportedPart(
+                "roi_head.test_branch_idx is -1: of more than one image mmdet's TridentRoIHead "
+                "joins branches of different ones; give the number of a branch, as 1"
+            )
+        super().check(detector)
 
 
 TWO_STAGE = TwoStageFamily(
@@ -347,4 +257,16 @@ TWO_STAGE = TwoStageFamily(
         # It has a `_bbox_forward` of its own, which does what StandardRoIHead's does.
         "mmdet.models.PISARoIHead",
     ),
+)
+DOUBLE_HEAD = TwoStageFamily(
+    name="double_head",
+    heads=("mmdet.models.DoubleHeadRoIHead",),
+    parts=(*box_parts("mmdet.models.DoubleConvFCBBoxHead"), *mask_parts(*MASK_HEADS)),
+)
+TRIDENT = TridentFamily(
+    name="trident",
+    heads=("mmdet.models.TridentRoIHead",),
+    head_methods=(*ROI_HEAD_METHODS, "merge_trident_bboxes"),
+    detectors=("mmdet.models.detectors.TridentFasterRCNN",),
+    parts=box_parts(*BOX_HEADS),
 )

@@ -21,12 +21,12 @@ from pytest_onnxdet.families.base import (
 )
 from pytest_onnxdet.families.family import Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, take_rows
-from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, sigmoid
+from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, just_below, sigmoid
 from pytest_onnxdet.families.settings import (
     TEST_CFG,
-    nms_threshold,
     require_number,
     require_settings,
+    suppression,
 )
 from pytest_onnxdet.models.calibrate import Calibration, Target, logit
 
@@ -48,7 +48,7 @@ class YoloDetector(DeployModel):
             sigmoid(rows[..., 4]),
             candidates.sizes,
             limits.nms_pre or 0,
-            self._floor(cfg.get("conf_thr", -1)),
+            just_below(cfg.get("conf_thr", -1)),
         )
         rows = take_rows(rows, prior)
         box = self._decode(candidates.priors(prior), rows, candidates.strides(prior))
@@ -62,19 +62,11 @@ class YoloDetector(DeployModel):
         score, labels, column = self.lowering.nms(
             box,
             scores,
-            nms_threshold(cfg),
+            suppression(cfg),
             cfg.max_per_img if limits.max_per_img is None else limits.max_per_img,
             limits.max_output_boxes_per_class or 0,
         )
         return dets_of(box, score, column), labels
-
-    @staticmethod
-    def _floor(threshold: float) -> float:
-        """mmdet keeps objectness >= threshold; ``top`` keeps what is strictly above its floor."""
-        if threshold <= 0:
-            return 0.0
-        below = torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0))
-        return float(below)
 
     @staticmethod
     def _decode(anchors: Tensor, rows: Tensor, stride: Tensor) -> Tensor:
@@ -103,7 +95,7 @@ class YoloFamily(Family):
         require_generator(head.prior_generator)
         optional = ("conf_thr",) if "conf_thr" in (head.test_cfg or ()) else ()
         require_settings(head.test_cfg, TEST_CFG, ("score_thr", "nms", "max_per_img", *optional))
-        nms_threshold(head.test_cfg)
+        suppression(head.test_cfg)
         require_number(head.test_cfg.max_per_img, TEST_CFG, "max_per_img")  # not positive: all
         return YoloDetector(detector, lowering, limits)
 

@@ -26,6 +26,21 @@ def model_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from all_nodes(onnx.GraphProto(node=function.node))
 
 
+def external_files(model: onnx.ModelProto) -> set[str]:
+    """Names of the files beside a model's own that hold its weights; most models have none."""
+    tensors = [*model.graph.initializer]
+    for node in model_nodes(model):
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors, *attribute.g.initializer]
+    return {
+        entry.value
+        for tensor in tensors
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
 def opset(model: onnx.ModelProto) -> int | None:
     """The default domain's opset."""
     return next((o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS), None)

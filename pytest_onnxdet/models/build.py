@@ -12,7 +12,9 @@ import torch
 
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.config import config_path, config_root, load_config
+from pytest_onnxdet.models.cpu_operators import give_cpu_code
 from pytest_onnxdet.models.pipeline_channels import require_channels
+from pytest_onnxdet.models.receptive_fields import search_receptive_fields
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.unbuildable import why_unbuildable
@@ -37,6 +39,8 @@ __all__ = [
 def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> Any:
     """The config's detector with fresh weights; no pretrained backbone is downloaded.
 
+    Layers whose operators mmcv has for a GPU alone compute their definition on a CPU.
+
     Args:
         cfg: what `load_config` gave.
         path: the config's file, for messages.
@@ -54,15 +58,34 @@ def make_detector(cfg: mmcv.Config, path: Path | str, train: bool = False) -> An
     model = copy.deepcopy(cfg.model)
     if not train:
         model["train_cfg"] = None
+        _forget_teacher(model)
     model.pop("pretrained", None)
     if isinstance(model.get("backbone"), Mapping):
         model.backbone.pop("pretrained", None)
         model.backbone.pop("init_cfg", None)
     try:
-        return mmdet_build(model)
+        detector = mmdet_build(model)
     except Exception as error:
         why = why_unbuildable(model, error)
         raise BuildError(f"{path}: {kind} cannot be built: {why}") from error
+    search_receptive_fields(detector, cfg, path)
+    give_cpu_code(detector)
+    return detector
+
+
+def _forget_teacher(model: Any) -> None:
+    """Of a student trained by distillation: its teacher neither is fetched nor has weights.
+
+    mmdet's ``KnowledgeDistillationSingleStageDetector`` asks the teacher for nothing when it
+    detects, and keeps it out of its own weights. ``teacher_config`` is a path beside mmdet's own
+    sources, which installed ones lack: another student stands there in the teacher's place.
+    """
+    if "teacher_ckpt" in model:
+        model["teacher_ckpt"] = None
+    if "teacher_config" in model:
+        parts = {name: model[name] for name in ("backbone", "neck", "bbox_head") if name in model}
+        student = {"type": "SingleStageDetector", **copy.deepcopy(parts)}
+        model["teacher_config"] = {"model": student}
 
 
 def build_detector(
@@ -92,12 +115,21 @@ def build_detector(
     require_channels(model, cfg.data.test.pipeline, config_path(spec))
     model.CLASSES = spec.classes
     model.cfg = cfg
-    detector: torch.nn.Module = model.float().eval()
+    detector: torch.nn.Module = model.float()
+    detector.eval()  # a distilled student's gives nothing back
     return detector
 
 
 def initialise(model: Any) -> None:
-    """Draw the detector's first weights, without mmcv's report on every parameter."""
+    """Draw the detector's first weights, without mmcv's report on every parameter.
+
+    A convolution that leaves them to a checkpoint, as mmdet's TridentConv does, has what was in
+    memory before: it gets weights, too.
+    """
+    for module in model.modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if weight is not None and weight.dim() == 4 and not hasattr(module, "reset_parameters"):
+            torch.nn.init.kaiming_uniform_(weight, a=1)
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -2,9 +2,10 @@
 
 A freshly initialised detector finds nothing: normalisation statistics do not fit, scores sit below
 every threshold and hardly vary, residual branches are zero. :func:`calibrate` sets, from a few
-images, what training would have set at least: BatchNorm's running statistics, and its scale where
-that is zero; the spread of each score layer's logits, and their bias so that a chosen share is
-above the config's threshold; the spread of box and mask layers. Everything else stays as seeded.
+images, what training would have set at least: BatchNorm's running statistics; weights that are
+zero, such as those of deformable convolutions' offsets; the spread of each score layer's logits,
+and their bias so that a chosen share is above the config's threshold; the spread of box and mask
+layers. Everything else stays as seeded.
 The detections mean nothing, but they exist and differ.
 """
 
@@ -25,6 +26,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 REACH = 6.0
 SILENT = 0.01  # the spread of a layer's weights that were all zero
 BRANCH = 0.2  # of a residual branch's output, against 1
+# Of layers that start at zero, against their inputs. Where offsets of deformable convolutions are
+# some cells, a random network makes of float32's noise a thousand times as much from end to end.
+WOKEN = 0.02
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,17 @@ class Calibration:
         damped: the last normalisation layers of residual branches that are made small beside what
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
+        single: whether the detector takes one image at a time.
         unbiased: layers that give nothing where they see nothing: their bias is set to 0.
+        still: layers that give 0 whatever they see, up to the pass that they are targets of.
         drawn: what is drawn before anything is looked at.
     """
 
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
+    single: bool = False
     unbiased: Sequence[nn.Module] = ()
+    still: Sequence[nn.Module] = ()
     drawn: Sequence[Drawn] = ()
 
 
@@ -109,18 +117,19 @@ def calibrate(
     """
     torch.manual_seed(seed)
     with torch.no_grad():
-        # mmdet's residual branches start at zero: what a graph makes of them would not show.
-        norms = (norm for norm in _batch_norms(detector) if norm.affine)
-        silent = [norm for norm in norms if not bool(norm.weight.any())]
-        for norm in (*calibration.damped, *silent):
+        _wake(detector, seed)
+        for norm in calibration.damped:
             weight: Any = norm.weight
             weight.fill_(BRANCH)
         for one in calibration.drawn:
             low, high = torch.tensor(one.low), torch.tensor(one.high)
             one.parameter.copy_(low + (high - low) * torch.rand(one.parameter.shape))
-        for layer in calibration.unbiased:
+        for layer in (*calibration.unbiased, *calibration.still):
             bias: Any = layer.bias
             bias.zero_()
+        for layer in calibration.still:
+            weight = layer.weight
+            weight.zero_()
         _set_batch_norm(detector, images)
         for targets in calibration.passes:
             for layer in (target.layer for target in targets):
@@ -128,10 +137,30 @@ def calibrate(
                 if not bool(own.weight.any()):  # what it says would not depend on what it sees
                     nn.init.normal_(own.weight, std=SILENT)
             with _recorded([target.layer for target in targets]) as seen:
-                _run(detector, images, metas)
+                step = 1 if calibration.single else len(images)
+                for start in range(0, len(images), step):
+                    part = slice(start, start + step)
+                    _run(detector, images[part], metas[part])
             for target in targets:
                 if seen[target.layer]:
                     _spread(target, seen[target.layer])
+
+
+def _wake(detector: nn.Module, seed: int) -> None:
+    """Gives weights that start at zero small values, in place: what they do would not show.
+
+    mmdet's residual branches start there, and so do offsets of deformable convolutions, attention
+    blocks beside a convolution, and recursive pyramids.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in detector.named_parameters():
+        if name.endswith("bias") or bool(value.any()):
+            continue
+        if value.dim() > 1:
+            spread = WOKEN / value[0].numel() ** 0.5
+            value.copy_(spread * torch.randn(value.shape, generator=generator))
+        else:
+            value.fill_(BRANCH)
 
 
 def _run(detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]) -> None:
@@ -204,7 +233,10 @@ def _spread(target: Target, seen: Sequence[Tensor]) -> None:
         factor, shift = factor * closer, target.level - threshold * closer
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(len(chosen)))
-    layer.weight[chosen] *= factor
+    if chosen.all():  # whatever the weight's layout
+        layer.weight *= factor
+    else:
+        layer.weight[chosen] *= factor
     layer.bias[chosen] = (layer.bias[chosen] - mean) * factor + shift
 
 

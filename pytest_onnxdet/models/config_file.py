@@ -115,6 +115,18 @@ def _require_source(path: Path, above: tuple[Path, ...]) -> None:
             _require_source(base, (*above, path))
 
 
+def based_on(path: Path) -> Iterator[Path]:
+    """The files that a config inherits from, and those that they do, where they are written out.
+
+    Args:
+        path: a config that :func:`read_config_file` reads.
+    """
+    if path.suffix == ".py":
+        for base in _bases(_parsed(path.read_text(encoding="utf-8"), path), path):
+            yield base
+            yield from based_on(base)
+
+
 def _parsed(text: str, path: Path) -> ast.Module:
     for attempt in (1, 2):
         try:

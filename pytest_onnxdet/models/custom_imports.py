@@ -13,6 +13,8 @@ from typing import Any
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 
+#: Packages that configs of MMDetection 2 import, and the release that goes with it.
+_RELEASES = {"mmcls": "mmcls<1", "mmtrack": "mmtrack<1", "mmselfsup": "mmselfsup<1"}
 _FORM = "write custom_imports = dict(imports=['package.module'], allow_failed_imports=False)"
 
 
@@ -87,4 +89,8 @@ def _remedy(name: str, path: Path) -> str:
             if str(folder) not in sys.path:
                 return f"set PYTHONPATH={folder}, where {top} is"
             return f"{folder / top} is there, without this module: correct the name"
+    if top in _RELEASES:
+        return (
+            f"install it: pip install '{_RELEASES[top]}' (what it needs in turn, such as timm, too)"
+        )
     return f"set PYTHONPATH to the folder that holds {top}, or install the package"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+
 
 def class_names(cfg: Any) -> tuple[str, ...]:
     """Class names of a config's test data in label order; () where it does not name them.
@@ -13,6 +15,7 @@ def class_names(cfg: Any) -> tuple[str, ...]:
         cfg: a whole config; ``data.test.classes`` is a list, a name, or a file of a name a line, as
             mmdet reads it; without it the data set's class names them.
     """
+    ensure_torchvision()
     from mmdet.datasets import DATASETS, CustomDataset
 
     test = cfg.data.test
@@ -28,6 +31,11 @@ def class_count(model: Mapping[str, Any]) -> int | None:
     heads = [{name: part for name, part in model.items() if str(name).endswith("head")}]
     counts = (part.get("num_classes") for part in _parts(heads))
     return next((count for count in counts if isinstance(count, int)), None)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that have none: ``class_0``, ``class_1``, ..."""
+    return tuple(f"class_{number}" for number in range(count))
 
 
 def _parts(node: Any) -> Iterator[Mapping[str, Any]]:

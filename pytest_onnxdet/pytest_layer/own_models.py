@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from pytest_onnxdet.models.own import OwnModel
 from pytest_onnxdet.models.spec import KnownFailure, Tolerance
-from pytest_onnxdet.run.own import OwnModel
 
 if TYPE_CHECKING:
-    from pytest_onnxdet.pytest_layer.options import Values
+    from pytest_onnxdet.pytest_layer.values import Values
 
 _FILE = "pyproject.toml"
 _TABLE = "tool.pytest-onnxdet.models"

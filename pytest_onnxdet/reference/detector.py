@@ -295,5 +295,5 @@ def max_per_img(detector: nn.Module) -> int | None:
     """Where a detector cuts an image's detections; None where its config keeps all."""
     cfg: Any = detector.cfg
     config = cfg.model.get("test_cfg") or {}
-    value = (config.get("rcnn") or config).get("max_per_img")
+    value = (config.get("rcnn") or config.get("rpn") or config).get("max_per_img")
     return int(value) if value is not None and value > 0 else None

@@ -26,8 +26,8 @@ from pytest_onnxdet.models.structure import structure_spec
 
 if TYPE_CHECKING:
     from pytest_onnxdet.backends.base import Backend
+    from pytest_onnxdet.models.own import OwnModel
     from pytest_onnxdet.models.registry import ModelRegistry
-    from pytest_onnxdet.run.own import OwnModel
 
 
 #: The extents of a self-test: how many places of each fault are tried in a graph.

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.models.names import class_count
+from pytest_onnxdet.models.names import class_count, numbered
+from pytest_onnxdet.models.own import model_name
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.structure import GRAINED, structure_spec
 from pytest_onnxdet.run.bench import Workbench
-from pytest_onnxdet.run.own import model_name
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.datasets import Dataset
@@ -43,7 +43,7 @@ OUTCOMES = {
     FAILED: "neither verified nor refused by name",
 }
 #: The longer side of the images, pixels, and the batch size.
-SIZE, BATCH = 320, 2
+SIZE, BATCH = 224, 2
 #: Images: two batches, which have sizes of their own where the pipeline lets them.
 IMAGES = 4
 
@@ -88,7 +88,7 @@ def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
         replace(
             plain,
             overrides=dict(_smaller(cfg.data.test.pipeline, size)),
-            classes=tuple(f"class_{number}" for number in range(class_count(cfg.model) or 0)),
+            classes=numbered(class_count(cfg.model) or 0),
             masks=has_masks(cfg.model),
         ),
         GRAINED,

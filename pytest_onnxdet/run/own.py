@@ -1,56 +1,19 @@
-"""A user's own detector, without a line of code: from a config and a checkpoint to specs.
-
-The command line names one (``--onnxdet-config``), pyproject.toml any number of them
-(``[tool.pytest-onnxdet.models.NAME]``).
-"""
+"""A user's own detector, without a line of code: from a config and a checkpoint to specs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.models.spec import KnownFailure, ModelSpec, Tolerance
+from pytest_onnxdet.models.own import OWN, OwnModel, model_name
+from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.run.cases import SettingsError
 
 if TYPE_CHECKING:
     import mmcv
 
     from pytest_onnxdet.data.datasets import DatasetSpec
-
-#: The profile of such models.
-OWN = "own"
-
-
-@dataclass(frozen=True)
-class OwnModel:
-    """What a user says of a detector.
-
-    Attributes:
-        config: the file.
-        checkpoint: a file or an address; None: random weights, where the run asks for those.
-        images: a folder; None: the annotations' own, or the config's.
-        annotations: a COCO json, or a folder of Pascal VOC's form; None: the config's
-            ``data.test``, and none where ``images`` is given.
-        name: of the model; empty: the config's.
-        tolerances: by backend.
-        known_failures: what is excused.
-    """
-
-    config: Path
-    checkpoint: str | None = None
-    images: Path | None = None
-    annotations: Path | None = None
-    name: str = ""
-    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
-    known_failures: tuple[KnownFailure, ...] = ()
-
-
-def model_name(config: Path) -> str:
-    """A config's name as a model's, which is a marker, too: letters, digits and underscores."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in config.stem)
-    return name if name.isidentifier() else f"model_{name}"
 
 
 def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
@@ -87,7 +50,7 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
 def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
     """The checkpoint's class names, else the config's; else a number each."""
     from pytest_onnxdet.models.build import checkpoint_meta
-    from pytest_onnxdet.models.names import class_count, class_names
+    from pytest_onnxdet.models.names import class_count, class_names, numbered
 
     named: Any = None
     if own.checkpoint is not None:
@@ -95,12 +58,14 @@ def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
     names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
     count = class_count(cfg.model)
     if names and count is not None and len(names) != count:
+        if not named and cfg.data.test.get("classes") is None:  # nobody said so: mmdet's class does
+            return numbered(count)
         whose = own.checkpoint if named else f"{own.config}'s data.test"
         raise SettingsError(
             f"{whose} names {len(names)} classes ({', '.join(names[:4])}, ...), and the heads of "
             f"{own.config} have num_classes={count}: set `classes` in data.test, or num_classes"
         )
-    return names or tuple(f"class_{number}" for number in range(count or 0))
+    return names or numbered(count or 0)
 
 
 def _dataset(

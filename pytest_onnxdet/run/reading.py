@@ -8,8 +8,9 @@ from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.data.detections import Detections, from_outputs
 from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.reference.recording import PROBABILITY_IMAGES
-from pytest_onnxdet.verify.values import check_values, clips_boxes
+from pytest_onnxdet.verify.values import check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

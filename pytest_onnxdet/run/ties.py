@@ -99,7 +99,9 @@ def of_image(
 
     raw = reference.raw(batch)
     backend_raw = proposals = None
-    if reference.family.ties.proposals or reference.family.ties.peaks:
+    family = reference.family
+    chosen = family.ties.proposals or family.first_choice(reference.detector) is not None
+    if chosen or family.ties.peaks:
         backend_raw, proposals = split_raw(raw_session().run(batch))
     return proof.alternatives(
         reference, batch, place, candidate, raw, backend_raw, proposals, tolerance, max_per_img

@@ -160,11 +160,12 @@ class StreamedEval(COCOeval):
         self, result: Detections, number: int, rank: dict[Any, int]
     ) -> Iterator[dict[str, Any]]:
         """Those of one image, class by class, as mmdet writes them into a COCO result file."""
-        masks = None
+        masks, scores = None, result.scores
         if self.params.iouType == "segm":
             masks = result.packed().masks
             assert isinstance(masks, RunLengthMasks)
             encoded = masks.encoded
+            scores = result.scores if result.mask_scores is None else result.mask_scores
         corners = result.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
         ranks = [rank.get(self.results.categories[label], -1) for label in result.labels]
@@ -174,7 +175,7 @@ class StreamedEval(COCOeval):
             entry: dict[str, Any] = {
                 "image_id": number,
                 "category_id": ranks[k] if self.params.useCats else 0,
-                "score": float(result.scores[k]),
+                "score": float(scores[k]),
             }
             entry |= {"bbox": boxes[k]} if masks is None else {"segmentation": encoded[k]}
             yield entry

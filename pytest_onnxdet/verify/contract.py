@@ -21,6 +21,7 @@ _TYPES = {
     "dets": TensorProto.FLOAT,
     "labels": TensorProto.INT64,
     "masks": TensorProto.FLOAT,
+    "mask_scores": TensorProto.FLOAT,
 }
 #: Of images whose graph does not say how many they have.
 CHANNELS = 3
@@ -32,6 +33,7 @@ _AXES: dict[str, tuple[str | int, ...]] = {
     "dets": ("N", "K", 5),
     "labels": ("N", "K"),
     "masks": ("N", "K", "h", "w"),
+    "mask_scores": ("N", "K"),
 }
 
 
@@ -51,8 +53,9 @@ def contract_faults(model: onnx.ModelProto, info: Mapping[str, Any]) -> list[str
         faults.append(f"opset: the graph has {opset(model)}, the exporter recorded {recorded}")
     inputs = tuple(info.get("inputs") or ("input", "image_shape"))
     named = {value.name: value for value in model.graph.output}
-    masks = "masks" in info.get("outputs", named)
-    outputs = ("dets", "labels", "masks") if masks else ("dets", "labels")
+    given = info.get("outputs", named)
+    more = (name for name in ("masks", "mask_scores") if name in given)
+    outputs = ("dets", "labels", *more)
     weights = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in weights]
     static = info.get("static_shape")

@@ -76,6 +76,8 @@ def detection_noise(
         for i, j in match(ours, theirs, outer):
             gap = box_distance(ours.boxes[i : i + 1], theirs.boxes[j : j + 1]).item()
             drift = abs(float(ours.scores[i]) - float(theirs.scores[j]))
+            if ours.mask_scores is not None and theirs.mask_scores is not None:
+                drift = max(drift, abs(float(ours.mask_scores[i]) - float(theirs.mask_scores[j])))
             longer = float(np.max(ours.boxes[i, 2:] - ours.boxes[i, :2]))
             if gap > max(outer.box_px, outer.box_rel * longer) or drift > outer.score:
                 continue

@@ -62,17 +62,6 @@ def check_values(
     raise CheckFailed("\n".join(lines), {"contract_faults": len(faults)}, STAGE)
 
 
-def clips_boxes(detector: Any) -> bool:
-    """Whether the detector's last head clips its boxes at the image's border.
-
-    Its box coder says so, as in mmdet; a head without such a coder makes no promise.
-    """
-    head: Any = getattr(getattr(detector, "roi_head", detector), "bbox_head", None)
-    if hasattr(head, "__len__"):  # a cascade's, one for each stage
-        head = head[-1]
-    return bool(getattr(getattr(head, "bbox_coder", None), "clip_border", False))
-
-
 def value_faults(
     outputs: Mapping[str, NDArray[Any]],
     batch: Batch,
@@ -89,7 +78,8 @@ def value_faults(
     corners are in order. Rows that only fill a batch are looked at, too.
 
     Args:
-        outputs: ``dets`` float (N, K, 5), ``labels`` int (N, K), perhaps ``masks`` (N, K, h, w).
+        outputs: ``dets`` float (N, K, 5), ``labels`` int (N, K), perhaps ``masks`` (N, K, h, w) and
+            ``mask_scores`` (N, K), which are finite, and 0 in empty slots.
         batch: what was run, N images.
         classes: how many the detector knows; None: any number.
         clips: whether boxes have to lie inside the image, (h, w) of ``batch.image_shape``.
@@ -106,6 +96,9 @@ def value_faults(
     masks = outputs.get("masks")
     if masks is not None and (masks.ndim != 4 or masks.shape[:2] != labels.shape):
         return [f"masks {masks.shape} beside labels {labels.shape}: they are (N, K, h, w)"]
+    ranks = outputs.get("mask_scores")
+    if ranks is not None and ranks.shape != labels.shape:
+        return [f"mask_scores {ranks.shape} beside labels {labels.shape}: both are (N, K)"]
     faults: list[str] = []
     for row in range(rows):
         name = Path(str(batch.metas[row].get("filename") or "")).name
@@ -114,6 +107,8 @@ def value_faults(
         one = _row_faults(dets[row], labels[row], classes, size, slack)
         if masks is not None and masks.dtype != bool:
             one += _mask_faults(masks[row], labels[row], logits)
+        if ranks is not None:
+            one += _rank_faults(ranks[row], labels[row])
         faults += [f"{where}, {fault}" for fault in one]
     return faults
 
@@ -178,3 +173,12 @@ def _mask_faults(masks: NDArray[Any], labels: NDArray[Any], logits: bool) -> lis
             )
             break
     return faults
+
+
+def _rank_faults(scores: NDArray[Any], labels: NDArray[Any]) -> list[str]:
+    """Faults of one image's mask scores (K,)."""
+    bad = np.flatnonzero(np.where(labels >= 0, ~np.isfinite(scores), scores != 0))
+    if not len(bad):
+        return []
+    slot = int(bad[0])
+    return [f"slot {slot}: a mask score of {scores[slot]:.7g}: label {labels[slot]}"]

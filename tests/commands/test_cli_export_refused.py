@@ -21,6 +21,7 @@ from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.run.detectors import make_detector
 
 Run = Callable[..., Ran]
+OwnModel = Callable[[str], str]
 
 OWN = """
 import torch
@@ -38,6 +39,15 @@ class UntranslatedNet(ResNet):
 class NumpyNet(ResNet):
     def forward(self, x):
         return tuple(torch.from_numpy(y.numpy() * 2) for y in super().forward(x))
+
+
+@BACKBONES.register_module(force=True)
+class MaskedNet(ResNet):
+    def __init__(self, **settings):
+        from mmcv.ops import PSAMask
+
+        super().__init__(**settings)
+        self.psa = PSAMask('collect', (3, 3))
 
 
 @BACKBONES.register_module(force=True)
@@ -74,6 +84,27 @@ def refused(
     return export
 
 
+@pytest.fixture
+def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OwnModel:
+    """The tiny model's config with one of the backbones of ``OWN`` in it, by its name."""
+
+    def model(kind: str) -> str:
+        package = tmp_path / "package"
+        package.mkdir()
+        (package / "refused_layers.py").write_text(OWN)
+        monkeypatch.syspath_prepend(str(package))
+        text = TINY.replace("type='ResNet'", f"type='{kind}'")
+        imports = "dict(imports=['refused_layers'], allow_failed_imports=False)"
+        return f"{text}custom_imports = {imports}\n"
+
+    return model
+
+
+@pytest.fixture
+def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("it was traced"))
+
+
 def documented(config: str, model: str) -> str:
     from pytest_onnxdet.models.build import config_root
 
@@ -85,27 +116,23 @@ SMALL += "out_channels=8), "
 
 
 HEADS = "bbox_roi_extractor=dict(out_channels=8), bbox_head=dict(in_channels=8, "
-RPN = documented(
-    "rpn/rpn_r50_fpn_1x_coco.py", SMALL + "rpn_head=dict(in_channels=8, feat_channels=8)"
-)
 FAST = documented(
     "fast_rcnn/fast_rcnn_r50_fpn_1x_coco.py",
     SMALL + f"roi_head=dict({HEADS}fc_out_channels=8, num_classes=3))",
 )
 ONE_STAGE = [
-    (RPN, "RPN has no lowering: it is a proposal network alone"),
     (FAST, "FastRCNN has no lowering: it has no proposal network (rpn_head)"),
 ]
 
 
-@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["fast_rcnn"])
 def test_one_stage_of_two_is_refused_by_its_name(
     refused: Callable[..., str], model: str, said: str
 ) -> None:
     assert said in refused(model)
 
 
-@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["rpn", "fast_rcnn"])
+@pytest.mark.parametrize(("model", "said"), ONE_STAGE, ids=["fast_rcnn"])
 def test_it_is_before_weights_are_read_or_a_data_set(
     onnxdet: Run, tmp_path: Path, model: str, said: str
 ) -> None:
@@ -124,16 +151,23 @@ def test_it_is_before_weights_are_read_or_a_data_set(
 
 
 @pytest.mark.parametrize("lowering", ["onnxruntime", "tensorrt"])
-def test_a_deformable_convolution_is_named_before_tracing(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, lowering: str
+def test_an_operator_without_a_lowering_is_named_before_tracing(
+    refused: Callable[..., str], own_model: OwnModel, lowering: str, no_tracing: None
 ) -> None:
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("it was traced"))
+    text = refused(own_model("MaskedNet"), "--lowering", lowering)
+    assert "RetinaNet has a PSAMask at backbone.psa: its operator has no lowering" in text
+
+
+@pytest.mark.parametrize("lowering", ["onnxruntime", "tensorrt"])
+def test_an_opset_without_deformable_convolution_is_refused(
+    refused: Callable[..., str], lowering: str
+) -> None:
     model = TINY.replace("depth=18,", "depth=50, dcn=dict(type='DCNv2', deform_groups=1),")
     model = model.replace("dilations=(1, 1),", "dilations=(1, 1), stage_with_dcn=(False, True),")
-    text = refused(
-        model.replace("in_channels=[4, 8]", "in_channels=[16, 32]"), "--lowering", lowering
-    )
-    assert "RetinaNet has a ModulatedDeformConv2dPack at backbone.layer2.0.conv2 (and 3" in text
+    model = model.replace("in_channels=[4, 8]", "in_channels=[16, 32]")
+    words = ("--lowering", lowering, "--opset-version", 15, "--shape", *SIZE)
+    assert "deformable convolution needs GridSample" in (text := refused(model, *words))
+    assert "the least opset that works is 16" in text
 
 
 @pytest.mark.parametrize(
@@ -147,19 +181,12 @@ def test_a_deformable_convolution_is_named_before_tracing(
 @pytest.mark.parametrize("dynamic", [(), ("--dynamic-export",)])
 def test_an_own_layer_that_does_not_trace(
     refused: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    own_model: OwnModel,
     kind: str,
     said: str,
     dynamic: tuple[str, ...],
 ) -> None:
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "refused_layers.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(package))
-    model = TINY.replace("type='ResNet'", f"type='{kind}'")
-    model += "custom_imports = dict(imports=['refused_layers'], allow_failed_imports=False)\n"
-    assert said in refused(model, "--shape", *SIZE, *dynamic)
+    assert said in refused(own_model(kind), "--shape", *SIZE, *dynamic)
 
 
 @pytest.mark.parametrize("lowering", ["onnxruntime", "tensorrt"])

@@ -140,7 +140,7 @@ def test_several_data_sets_are_told(onnxdet: Run, tmp_path: Path, dynamic: Path,
         ("data.test.img_prefix=3", "data.test.img_prefix is 3: give a folder's path"),
         ("evaluation=3", "evaluation is 3: give a table, dict(...)"),
         ("model=3", "it has no `model` with a `type`"),
-        ("model.type=RPN", "RPN has no lowering: it is a proposal network alone"),
+        ("model.type=RPN", "--eval bbox: the model is a proposal network, whose boxes have no"),
     ],
 )
 def test_options_that_leave_no_data_set_are_told(

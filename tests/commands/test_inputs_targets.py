@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from cli_models import SIZE, Ran, Tiny
 
@@ -144,3 +145,35 @@ def test_what_is_no_file_and_no_name_is_not_waited_for(
     ran = onnxdet("test", tiny.config, dynamic, *ORT, *filled)
     assert ran.code == 2 and said.replace("{}", str(tmp_path)) in ran.err, ran.err
     assert len(ran.err.splitlines()) == 1 and not runs
+
+
+def test_nothing_comes_over_what_a_config_inherits(
+    onnxdet: Run, tiny: Tiny, dynamic: Path, few: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.py"
+    base.write_text(tiny.config.read_text())
+    (tmp_path / "between.py").write_text("_base_ = ['base.py']\n")
+    own = tmp_path / "own.py"
+    own.write_text("_base_ = 'between.py'\n")
+    link = tmp_path / "r.pkl"
+    link.symlink_to(base)
+    derived = Tiny(own, tiny.checkpoint)
+    ran = results_over(onnxdet, derived, dynamic, few, "--out", link)
+    assert ran.code == 2 and "r.pkl is a `_base_` of the config, and would" in ran.err, ran.err
+    ran = onnxdet("export", own, tiny.checkpoint, "--output-file", link)
+    assert ran.code == 2 and "r.pkl is a `_base_` of the config, and would" in ran.err, ran.err
+    assert base.read_text() == tiny.config.read_text()
+
+
+def test_results_do_not_come_over_weights_beside_the_model(
+    onnxdet: Run, tiny: Tiny, dynamic: Path, few: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(
+        onnx.load(str(dynamic)), str(model), save_as_external_data=True, location="weights.pkl"
+    )
+    weights = tmp_path / "weights.pkl"
+    before = weights.read_bytes()
+    ran = results_over(onnxdet, tiny, model, few, "--out", weights)
+    assert ran.code == 2 and "weights.pkl is weights of the model, and would" in ran.err, ran.err
+    assert weights.read_bytes() == before

@@ -34,7 +34,7 @@ def config() -> dict[str, Any]:
         "neck": None,
         "bbox_head": {
             "type": "CentripetalHead",
-            "num_classes": 3,
+            "num_classes": 2,
             "in_channels": 8,
             "num_feat_levels": 1,
             "corner_emb_channels": 0,
@@ -42,7 +42,7 @@ def config() -> dict[str, Any]:
             "loss_offset": {"type": "SmoothL1Loss"},
         },
         "test_cfg": {
-            "corner_topk": 40,
+            "corner_topk": 100,
             "local_maximum_kernel": 3,
             "distance_threshold": 0.5,
             "score_thr": 0.05,

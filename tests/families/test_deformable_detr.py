@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_detectors import (
     BACKBONE,
@@ -17,6 +18,10 @@ from small_detectors import (
 
 from pytest_onnxdet.families import UnsupportedPart
 from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.ties.proof import alternatives
+from pytest_onnxdet.verify.compare import compare_detections
 
 LOWERINGS = ("onnxruntime", "tensorrt")
 #: With which of the head's two switches.
@@ -138,3 +143,24 @@ def test_refusals(detector: Any) -> None:
             builtin_families().of(detector)
     finally:
         attention.batch_first = False
+
+
+def test_tokens_that_tie_for_the_last_place_are_proven() -> None:
+    """The backend's choice of queries is mmdet's where rounding allows it, and nowhere else."""
+    reference, batch = Reference(built(config("two_stage"))), images()
+    raw = reference.raw(batch)
+    name, count = reference.family.first_choice(reference.detector) or ("", 0)
+    order = np.argsort(-raw[name][0, :, 0], kind="stable")
+    last, following = order[count - 1], order[count]
+    for apart, proven in ((1e-6, True), (0.01, False)):
+        ours, theirs = (raw[name].copy() for _ in range(2))
+        ours[0, following] = ours[0, last] - apart
+        theirs[0, last], theirs[0, following] = ours[0, following], ours[0, last]
+        (other, _) = reference.post_process({**raw, name: theirs}, batch, lowest_first=True)
+        own = {**raw, name: ours}
+        (mine, _) = reference.post_process(own, batch, lowest_first=True)
+        assert not compare_detections([mine], [other], Tolerance()).ok
+        found = alternatives(
+            reference, batch, 0, other, own, {**raw, name: theirs}, None, Tolerance()
+        )
+        assert any(compare_detections([one], [other], Tolerance()).ok for one in found) is proven

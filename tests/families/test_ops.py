@@ -6,9 +6,9 @@ import copy
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
+from exporting import OPSET, exported, run
 from torch import Tensor, nn
 
 from pytest_onnxdet.families.ops.boxes import clip, take_rows, with_group_offsets
@@ -22,30 +22,6 @@ from pytest_onnxdet.families.ops.lowering import (
     sigmoid,
 )
 from pytest_onnxdet.families.ops.lowering_tensorrt import TensorRTLowering
-
-OPSET = 17
-
-
-def exported(
-    module: nn.Module, example: tuple[Tensor, ...], path: Path, free: dict[int, dict[int, str]]
-) -> ort.InferenceSession:
-    """The module as an ONNX Runtime session with inputs ``x0``, ``x1``, …"""
-    names = [f"x{i}" for i in range(len(example))]
-    with translations(OPSET):
-        torch.onnx.export(
-            module.eval(),
-            example,
-            str(path / "module.onnx"),
-            input_names=names,
-            dynamic_axes={names[i]: axes for i, axes in free.items()},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return ort.InferenceSession(str(path / "module.onnx"))
-
-
-def run(session: ort.InferenceSession, *arrays: Tensor) -> list[np.ndarray]:
-    return session.run(None, {f"x{i}": a.numpy() for i, a in enumerate(arrays)})
 
 
 class Pool(nn.Module):

@@ -182,11 +182,7 @@ def test_every_family_refuses_it(model: str, key: str, name: str, tmp_path: Path
 
 def test_parts_without_a_lowering_are_refused() -> None:
     from pytest_onnxdet.families import lower
-    from pytest_onnxdet.families.settings import nms_threshold
 
-    assert nms_threshold({"nms": {"type": "nms", "iou_threshold": 0.5, "max_num": -1}}) == 0.5
-    with pytest.raises(UnsupportedPart, match="max_num"):
-        nms_threshold({"nms": {"type": "nms", "iou_threshold": 0.5, "max_num": 100}})
     detector: Any = build_detector(builtin_registry().get("faster_rcnn", "mini"))
     detector.roi_head.shared_head = torch.nn.Identity()
     with pytest.raises(UnsupportedPart, match="shared_head"):

@@ -10,7 +10,7 @@ import torch
 
 from pytest_onnxdet.core.notes import Note
 from pytest_onnxdet.families import UnsupportedPart, lower
-from pytest_onnxdet.families.settings import SUCCESSORS, nms_threshold, require_settings
+from pytest_onnxdet.families.settings import SUCCESSORS, require_settings, suppression
 from pytest_onnxdet.models.build import build_detector
 from pytest_onnxdet.models.registry import builtin_registry
 
@@ -85,12 +85,6 @@ def test_max_per_img_that_keeps_all(model: str, value: int, lowering: str) -> No
 @pytest.mark.parametrize(
     ("model", "key"),
     [
-        ("retinanet", "max_per_img"),
-        ("fcos", "max_per_img"),
-        ("ssd", "max_per_img"),
-        ("retinanet", "nms_pre"),
-        ("faster_rcnn", "rpn.max_per_img"),
-        ("mask_rcnn", "rpn.max_per_img"),
         ("cornernet", "max_per_img"),
         ("detr", "max_per_img"),
     ],
@@ -140,10 +134,55 @@ def test_more_than_detr_has_is_refused_by_name() -> None:
         lower(changed("detr", max_per_img=5000))
 
 
-def test_a_missing_nms_pre_drops_the_last_of_each_level() -> None:
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("value", [0, -1, -3])
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [("retinanet", "max_per_img"), ("faster_rcnn", "rpn.max_per_img"), ("fcos", "nms_pre")],
+)
+def test_a_head_that_slices_with_its_cut_leaves_out_the_last(
+    model: str, key: str, value: int, lowering: str
+) -> None:
+    low = {"rcnn__score_thr" if model == "faster_rcnn" else "score_thr": 0.001}
+    detector = changed(model, **{key.replace(".", "__"): value}, **low)
+    with pytest.warns(Note, match=rf"model\.test_cfg\.{key} is {value}: mmdet slices \[:{value}\]"):
+        ours = found(detector, lowering)
+    wanted = in_mmdet(detector)
+    assert (len(wanted) == 0) == (value == 0)
+    wanted = wanted[wanted[:, 4].argsort(descending=True)]
+    torch.testing.assert_close(ours[:, 4], wanted[:, 4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours[:, :4].sum(0), wanted[:, :4].sum(0), atol=1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    ("model", "key", "nms"),
+    [
+        ("faster_rcnn", "rcnn__nms", {"type": "soft_nms", "iou_threshold": 0.5}),
+        ("faster_rcnn", "rpn__nms", {"type": "soft_nms", "method": "gaussian"}),
+        ("yolov3", "nms", {"type": "soft_nms", "iou_threshold": 0.4, "min_score": 0.01}),
+        ("fcos", "nms", {"type": "nms", "iou_threshold": 0.5, "class_agnostic": True}),
+    ],
+)
+def test_other_suppressions_in_whole_detectors(
+    model: str, key: str, nms: dict[str, Any], lowering: str
+) -> None:
+    low = {"rcnn__score_thr" if model == "faster_rcnn" else "score_thr": 0.02}
+    detector = changed(model, **low)
+    head = detector.rpn_head if key.startswith("rpn") else None
+    head = head or (detector.roi_head if model == "faster_rcnn" else detector.bbox_head)
+    head.test_cfg["nms"] = nms
+    ours, wanted = found(detector, lowering), in_mmdet(detector)
+    assert len(wanted) > 2
+    wanted = wanted[wanted[:, 4].argsort(descending=True)]
+    torch.testing.assert_close(ours[:, 4], wanted[:, 4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours[:, :4].sum(0), wanted[:, :4].sum(0), atol=1.0, rtol=1e-4)
+
+
+def test_a_missing_nms_pre_leaves_out_the_last_of_each_level() -> None:
     detector = changed("retinanet")
     del detector.bbox_head.test_cfg["nms_pre"]
-    with pytest.raises(UnsupportedPart, match="nms_pre is missing, for which mmdet takes -1"):
+    with pytest.warns(Note, match="nms_pre is missing, for which mmdet takes -1: .* last one of"):
         lower(detector)
 
 
@@ -160,9 +199,9 @@ def test_another_suppression_is_refused_with_the_keys_full_path(
     model: str, head: str, path: str
 ) -> None:
     detector = changed(model)
-    getattr(detector, head).test_cfg["nms"] = {"type": "soft_nms", "iou_threshold": 0.5}
+    getattr(detector, head).test_cfg["nms"] = {"type": "other_nms", "iou_threshold": 0.5}
     place = ".".join(filter(None, ("model.test_cfg", path, "nms")))
-    with pytest.raises(UnsupportedPart, match=f"^{place} is {{'type': 'soft_nms'"):
+    with pytest.raises(UnsupportedPart, match=f"^{place} is {{'type': 'other_nms'"):
         lower(detector)
 
 
@@ -193,7 +232,7 @@ def test_a_missing_key_is_named() -> None:
     with pytest.raises(UnsupportedPart, match=r"^a\.b\.x is missing"):
         require_settings({"nms": 1}, "a.b", ("nms", "x"))
     with pytest.raises(UnsupportedPart, match=r"model\.test_cfg\.nms is 0\.5: write dict"):
-        nms_threshold({"nms": 0.5})
+        suppression({"nms": 0.5})
 
 
 @pytest.mark.parametrize("value", ["x", None, 1.5, -0.1, True])

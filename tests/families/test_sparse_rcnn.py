@@ -14,9 +14,17 @@ from small_detectors import (
     require_exported,
     require_post_processed,
 )
+from torch import Tensor
 
+from pytest_onnxdet.data.batches import alone
 from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.spec import Tolerance
+from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.ties.levels import Decisions, played_back_levels
+from pytest_onnxdet.reference.ties.proof import alternatives
+from pytest_onnxdet.reference.ties.replace import overridden
+from pytest_onnxdet.verify.compare import compare_detections
 
 LOWERINGS = ("onnxruntime", "tensorrt")
 STAGES, WIDTH, CLASSES = 2, 16, 4
@@ -148,3 +156,34 @@ def test_more_detections_than_pairs_are_refused(detector: Any) -> None:
             lower(detector)
     finally:
         cfg.max_per_img = 15
+
+
+def test_a_region_at_a_levels_border_is_proven(detector: Any) -> None:
+    """What mmdet finds with the level beside a region's own is among the alternatives."""
+    reference, batch = Reference(detector), images()
+    (first, _) = alone(batch)
+    extractor = detector.roi_head.bbox_roi_extractor[1]
+    before, original, seen = extractor.finest_scale, extractor.map_roi_levels, []
+
+    def watched(rois: Tensor, count: int) -> Tensor:
+        seen.append(rois)
+        return original(rois, count)
+
+    with overridden(extractor, map_roi_levels=watched):
+        reference.run(first)
+    sizes = seen[0][:, 3:] - seen[0][:, 1:3]
+    try:
+        for size in sizes:  # the border through each region's size: some are not detected
+            extractor.finest_scale = float(size.prod().sqrt()) / 2
+            own = reference.run(first)
+            with played_back_levels(detector, Decisions((True,))):
+                other = reference.run(first)
+            if not compare_detections(own, other, Tolerance()).ok:
+                break
+        else:
+            pytest.fail("no region's level decides anything")
+        raw = reference.raw(batch)
+        found = alternatives(reference, batch, 0, other[0], raw, None, None, Tolerance())
+        assert any(compare_detections([one], other, Tolerance()).ok for one in found)
+    finally:
+        extractor.finest_scale = before

@@ -167,6 +167,8 @@ def test_an_own_package_that_is_not_found(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     configs = tmp_path / "configs"
     configs.mkdir()
+    message = refusal(written(configs, custom(["mmcls.models"])))
+    assert "there is no module 'mmcls'" in message and "pip install 'mmcls<1'" in message
     file = written(configs, custom(["ourheads.fast"]))
     message = refusal(file)
     assert "there is no module 'ourheads'; looked in " in message

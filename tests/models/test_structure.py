@@ -69,6 +69,46 @@ def test_calibrated_logits_do_not_saturate(outlier: float) -> None:
     assert logits.max() <= -3.0 + REACH + 1e-4
 
 
+def test_what_sees_nothing_and_what_is_learnt_by_itself() -> None:
+    """Biases that are to be 0, parameters that are drawn, and what is blank below the mean."""
+    from pytest_onnxdet.models.calibrate import Calibration, Drawn, Target, calibrate
+
+    class Detector(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blank, self.score = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+            self.offsets = torch.nn.Linear(2, 3)
+            self.boxes = torch.nn.Parameter(torch.zeros(50, 2))
+            with torch.no_grad():
+                self.score.weight.fill_(-1.0)
+                self.offsets.weight.zero_()
+
+        def extract_feat(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=3)
+
+        def forward(self, img: list[torch.Tensor], **_: object) -> torch.Tensor:
+            tokens = self.extract_feat(img[0]).abs() + 1
+            self.offsets(tokens)
+            return self.score(tokens)
+
+    torch.manual_seed(0)
+    detector = Detector().eval()
+    calibration = Calibration(
+        [[Target(detector.score, 2.0, rising=True), Target(detector.offsets)]],
+        unbiased=[detector.blank],
+        drawn=[Drawn(detector.boxes, (0.0, 3.0), (1.0, 4.0))],
+    )
+    images = torch.randn(2, 20, 2, 8)
+    calibrate(detector, images, [{}, {}], calibration)
+    assert not detector.blank.bias.any() and detector.offsets.weight.any()
+    low, high = detector.boxes.amin(dim=0), detector.boxes.amax(dim=0)
+    assert 0 <= low[0] < 0.1 and 0.9 < high[0] <= 1 and 3 <= low[1] < 3.1 and 3.9 < high[1] <= 4
+    with torch.no_grad():
+        scores = detector([images])
+        assert float(detector.score(torch.zeros(2))) < scores.mean() - scores.std()
+        assert abs(float(scores.std()) - 2.0) < 1e-3
+
+
 def test_calibrated_objectness_does_not_saturate() -> None:
     import torch
 

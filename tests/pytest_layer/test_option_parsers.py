@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pytest_onnxdet.commands.caps import take_caps
 from pytest_onnxdet.commands.common import CommandError, DictOptions
 from pytest_onnxdet.core.vocabulary import SHAPES
-from pytest_onnxdet.pytest_layer.options import _Values
+from pytest_onnxdet.pytest_layer.values import Values
 
 
-def values(**options: Any) -> _Values:
+def values(**options: Any) -> Values:
     """The reader of options of a command line with these."""
     config: Any = SimpleNamespace(
         getoption=lambda name: options.get(name.removeprefix("onnxdet_")),
@@ -23,7 +23,7 @@ def values(**options: Any) -> _Values:
         inipath=None,
         invocation_params=SimpleNamespace(dir=Path.cwd(), args=()),
     )
-    return _Values(config)
+    return Values(config)
 
 
 TEXTS = st.text() | st.from_regex(r"[0-9,\s+-]{0,9}") | st.sampled_from(["1,2", "b1", "static"])

@@ -206,7 +206,7 @@ def test_a_name_registered_twice_is_a_usage_error(toy: pytest.Pytester) -> None:
 def test_help_explains_every_option_as_it_is(toy: pytest.Pytester) -> None:
     from pytest_onnxdet.core.vocabulary import CHECKS, DEFAULT_BATCHES, SHAPES
     from pytest_onnxdet.models.structure import LIMIT
-    from pytest_onnxdet.pytest_layer.options import OPTIONS
+    from pytest_onnxdet.pytest_layer.option_list import OPTIONS
 
     text = " ".join(toy.runpytest("--help").stdout.str().split())
 
@@ -224,7 +224,7 @@ def test_help_explains_every_option_as_it_is(toy: pytest.Pytester) -> None:
 def test_help_names_the_backends_as_they_are() -> None:
     from pytest_onnxdet.backends import OnnxRuntimeBackend, TensorRTBackend
     from pytest_onnxdet.backends import TensorRTLoweringBackend as Lowering
-    from pytest_onnxdet.pytest_layer.options import OPTIONS
+    from pytest_onnxdet.pytest_layer.option_list import OPTIONS
 
     (text,) = (option.help for option in OPTIONS if option.name == "backend")
     assert OnnxRuntimeBackend.default and TensorRTBackend.default and not Lowering.default

@@ -9,8 +9,9 @@ import pytest
 
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.data.detections import from_outputs
+from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.verify.checks import CheckFailed
-from pytest_onnxdet.verify.values import check_values, clips_boxes
+from pytest_onnxdet.verify.values import check_values
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -8,7 +8,7 @@ limits that are tensors (each image has its own size) instead of Python numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -158,8 +158,8 @@ def clip(boxes: Tensor, image_shape: Tensor) -> Tensor:
     Returns:
         float32 (N, ..., 4).
     """
-    corners = torch.tensor([1, 0, 1, 0], device=boxes.device)
-    limit = image_shape.to(boxes.dtype).index_select(1, corners)
+    sides = torch.tensor([1, 0, 1, 0], device=boxes.device)
+    limit = image_shape.to(boxes.dtype).index_select(1, sides)
     limit = limit[:, None] if boxes.dim() == 3 else limit[:, None, None]
     return torch.minimum(boxes.clamp(min=0), limit)
 
@@ -190,12 +190,20 @@ def shared_length(start: Tensor, end: Tensor) -> Tensor:
     return (last - first).clamp(min=0.0)
 
 
+def shared_between(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Areas that boxes share: float32 (N, K, 4) and (N, P, 4) to (N, K, P), in square pixels."""
+    first = torch.maximum(ours[:, :, None, :2], theirs[:, None, :, :2])
+    last = torch.minimum(ours[:, :, None, 2:], theirs[:, None, :, 2:])
+    sides = (last - first).clamp(min=0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
 def decode(coder: Any, priors: Tensor, predictions: Tensor, image_shape: Tensor) -> Tensor:
     """Box predictions as corners, clipped where the coder clips.
 
     Args:
-        coder: one of mmdet's ``DeltaXYWHBBoxCoder``, ``TBLRBBoxCoder``,
-            ``DistancePointBBoxCoder``.
+        coder: one of mmdet's ``DeltaXYWHBBoxCoder``, ``LegacyDeltaXYWHBBoxCoder``,
+            ``TBLRBBoxCoder``, ``DistancePointBBoxCoder``.
         priors: float32 (N, ..., 4) or (N, ..., 2).
         predictions: float32 (N, ..., 4), as the head's regression branch gives them.
         image_shape: int64 (N, 2).
@@ -206,8 +214,31 @@ def decode(coder: Any, priors: Tensor, predictions: Tensor, image_shape: Tensor)
     Raises:
         UnsupportedPart: another coder.
     """
-    boxes = _DECODERS[require_coder(coder)](coder, priors, predictions)
-    return clip(boxes, image_shape) if coder.clip_border else boxes
+    boxes = corners(coder, priors, predictions)
+    if not getattr(coder, "clip_border", True):
+        return boxes
+    # mmdet 1.x counted pixels: the last one's coordinate is the border.
+    last = 1 if require_coder(coder) == _LEGACY else 0
+    return clip(boxes, image_shape - last if last else image_shape)
+
+
+def corners(coder: Any, priors: Tensor, predictions: Tensor, **more: float) -> Tensor:
+    """Box predictions as corners that are not clipped.
+
+    Args:
+        coder: see :func:`decode`.
+        priors: float32 (N, ..., 4) or (N, ..., 2).
+        predictions: float32 (N, ..., 4).
+        more: ``min_ratio`` of a ``DeltaXYWHBBoxCoder``: how much smaller, or larger, than its
+            prior's a side may be; 16 / 1000 where nobody says.
+
+    Returns:
+        float32 (N, ..., 4) in network-input pixels.
+
+    Raises:
+        UnsupportedPart: another coder.
+    """
+    return _DECODERS[require_coder(coder)](coder, priors, predictions, **more)
 
 
 def require_coder(coder: Any) -> str:
@@ -236,8 +267,13 @@ def require_generator(generator: Any) -> None:
         )
 
 
-def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
-    """(dx, dy, dw, dh) of Girshick et al., https://arxiv.org/abs/1311.2524, appendix C."""
+def _decode_delta(
+    coder: Any, priors: Tensor, deltas: Tensor, min_ratio: float = 16 / 1000, pixel: int = 0
+) -> Tensor:
+    """(dx, dy, dw, dh) of Girshick et al., https://arxiv.org/abs/1311.2524, appendix C.
+
+    ``pixel`` is what mmdet 1.x added to sides, which it counted in pixels.
+    """
     if any(std != 1 for std in coder.stds):
         deltas = deltas * torch.tensor(coder.stds, dtype=deltas.dtype, device=deltas.device)
     if any(coder.means):
@@ -245,9 +281,10 @@ def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
     shift, stretch = deltas[..., :2], deltas[..., 2:]
     centre = (priors[..., :2] + priors[..., 2:]) * 0.5
     size = priors[..., 2:] - priors[..., :2]
+    size = size + pixel if pixel else size
     shift = size * shift
-    bound = abs(math.log(16 / 1000))
-    if coder.add_ctr_clamp:
+    bound = abs(math.log(min_ratio))
+    if getattr(coder, "add_ctr_clamp", False):
         shift = shift.clamp(min=-coder.ctr_clamp, max=coder.ctr_clamp)
         stretch = stretch.clamp(max=bound)
     else:
@@ -255,6 +292,11 @@ def _decode_delta(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
     centre = centre + shift
     size = size * stretch.exp()
     return torch.cat([centre - size * 0.5, centre + size * 0.5], dim=-1)
+
+
+def _decode_legacy(coder: Any, priors: Tensor, deltas: Tensor) -> Tensor:
+    """The same as mmdet 1.x had it: sides are one pixel longer than their corners are apart."""
+    return _decode_delta(coder, priors, deltas, pixel=1)
 
 
 def _decode_tblr(coder: Any, priors: Tensor, distances: Tensor) -> Tensor:
@@ -283,8 +325,10 @@ def _decode_distance(_: Any, points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
-_DECODERS = {
+_LEGACY = "mmdet.core.bbox.coder.LegacyDeltaXYWHBBoxCoder"
+_DECODERS: dict[str, Callable[..., Tensor]] = {
     "mmdet.core.bbox.coder.DeltaXYWHBBoxCoder": _decode_delta,
+    _LEGACY: _decode_legacy,
     "mmdet.core.bbox.coder.TBLRBBoxCoder": _decode_tblr,
     "mmdet.core.bbox.coder.DistancePointBBoxCoder": _decode_distance,
 }

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_onnxdet.families.ops.opset import NeedsOpset
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 ensure_torchvision()  # mmcv, imported where an operator runs in PyTorch, imports torchvision
@@ -174,18 +175,6 @@ def _roi_align_symbolic(opset: int) -> Any:
     return symbolic
 
 
-class NeedsOpset(Exception):
-    """A graph cannot be exact at the asked-for opset.
-
-    Attributes:
-        min_opset: the lowest opset that works.
-    """
-
-    def __init__(self, min_opset: int, reason: str) -> None:
-        super().__init__(reason)
-        self.min_opset = min_opset
-
-
 def _group_norm_symbolic(opset: int) -> Any:
     """Group normalisation (arXiv:1803.08494) with means of means.
 
@@ -230,16 +219,48 @@ def _group_norm_symbolic(opset: int) -> Any:
     return symbolic
 
 
+def _unflatten_symbolic(g: Any, input: Any, axis: Any, sizes: Any) -> Any:
+    """``unflatten`` as a Reshape whose other sizes stay in the graph.
+
+    By default the axis is computed in the graph, so that the exporter cannot tell the result's
+    shape, takes the traced one, and makes constants of sizes that are asked for later.
+    """
+    from torch.onnx import symbolic_helper
+
+    rank = symbolic_helper._get_tensor_rank(input)
+    place = _constant(axis, "i") % rank
+
+    def constant(value: int) -> Any:
+        return g.op("Constant", value_t=torch.tensor([value]))
+
+    shape = g.op("Shape", input)
+    parts = [sizes]
+    if place > 0:
+        parts.insert(0, g.op("Slice", shape, constant(0), constant(place)))
+    if place < rank - 1:
+        parts.append(g.op("Slice", shape, constant(place + 1), constant(rank)))
+    return g.op("Reshape", input, g.op("Concat", *parts, axis_i=0))
+
+
 @contextlib.contextmanager
 def translations(opset: int) -> Iterator[None]:
-    """For one export at ``opset``: this file's operators and group normalisation, in ONNX."""
+    """For one export at ``opset``: this file's operators, and layers as they trace.
+
+    Group normalisation is translated here, too; what else is replaced lies in
+    :mod:`pytest_onnxdet.families.ops.replaced`.
+    """
     from torch import onnx
+
+    from pytest_onnxdet.families.ops.replaced import replaced
 
     onnx.register_custom_op_symbolic("onnxdet::non_max_suppression", _nms_symbolic, opset)
     onnx.register_custom_op_symbolic("onnxdet::roi_align", _roi_align_symbolic(opset), opset)
     onnx.register_custom_op_symbolic("aten::group_norm", _group_norm_symbolic(opset), opset)
+    onnx.register_custom_op_symbolic("aten::unflatten", _unflatten_symbolic, opset)
     try:
-        yield
+        with replaced(opset):
+            yield
     finally:
-        # PyTorch's own operator is translated as before when somebody else exports.
+        # PyTorch's own operators are translated as before when somebody else exports.
         onnx.unregister_custom_op_symbolic("aten::group_norm", opset)
+        onnx.unregister_custom_op_symbolic("aten::unflatten", opset)

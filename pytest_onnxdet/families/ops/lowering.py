@@ -7,7 +7,7 @@ work is done for the candidates that exist, not for as many as there could be.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -20,12 +20,13 @@ from pytest_onnxdet.families.ops.boxes import quotient, stacked, take_rows
 from pytest_onnxdet.families.ops.corners import SCANS, corner_pool
 from pytest_onnxdet.families.ops.custom import non_max_suppression
 from pytest_onnxdet.families.ops.rois import pool_rois
+from pytest_onnxdet.families.ops.suppression import Suppressing
 
 #: More boxes of an image and class than there are, for suppression that leaves all it can.
 EVERY = 2**31 - 1
 
 
-class Lowering(ABC):
+class Lowering(Suppressing):
     """The runtime-dependent pieces of a deploy model.
 
     Args:
@@ -49,23 +50,6 @@ class Lowering(ABC):
         """
         return count
 
-    @abstractmethod
-    def top(
-        self, scores: Tensor, limit: int, floor: float, min_slots: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """The best entries of each row.
-
-        Args:
-            scores: float32 (N, P), not negative.
-            limit: the maximum of entries kept for a row; not positive: all.
-            floor: only entries above it are kept.
-            min_slots: the minimum of slots of the result, at most P.
-
-        Returns:
-            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns. In descending order
-            where there is a limit; of the ``onnxruntime`` lowering always.
-        """
-
     def top_of_levels(
         self, scores: Tensor, sizes: Sequence[Any], limit: int, floor: float
     ) -> tuple[Tensor, Tensor]:
@@ -85,62 +69,34 @@ class Lowering(ABC):
         levels = [self.top(level, limit, floor) for level in scores.split(list(sizes), dim=1)]
         return _joined(levels, sizes)
 
+    def compact(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores without more empty slots than the runtime needs, where nothing cut them.
+
+        Args:
+            scores: float32 (N, P), 0 in empty slots.
+
+        Returns:
+            float32 (N, K) scores, 0 in empty slots; int64 (N, K) their columns.
+        """
+        columns = torch.arange(scores.shape[1], device=scores.device)[None]
+        return scores, columns + torch.zeros_like(scores, dtype=torch.int64)
+
     @abstractmethod
     def pool_rois(
-        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+        self,
+        extractor: Any,
+        features: tuple[Tensor, ...],
+        boxes: Tensor,
+        image: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
         """RoI-aligned features float32 (R, C, h, w) of boxes (R, 4) of images (R,), in any order.
+
+        Of several levels boxes are grown by ``scale`` before, about their centres.
 
         Returns:
             the features; int64 (R,) the row of each box among them, None: they are in its order.
         """
-
-    @abstractmethod
-    def nms(
-        self,
-        boxes: Tensor,
-        scores: Tensor,
-        iou_threshold: float,
-        limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Greedy class-wise suppression, then the best of each image.
-
-        Args:
-            boxes: float32 (N, P, 4) shared by the classes, or (N, C, P, 4).
-            scores: float32 (N, C, P), 0 where a box is no candidate for a class.
-            iou_threshold: overlap above which the lower-scored box of a class is dropped.
-            limit: the maximum of detections of an image (``max_per_img``); not positive: all.
-            limit_per_class: the maximum of detections of an image and class; 0: as many as
-                ``limit``, which cannot change the result.
-            min_slots: the minimum of slots of the result, 0 or 1; 1 needs P >= 1.
-
-        Returns:
-            float32 (N, K) scores in descending order, 0 in empty slots; int64 (N, K) classes, -1
-            there; int64 (N, K) columns of ``boxes``, or of its (N, C * P, 4). See `dets_of`.
-        """
-
-    def nms_pairs(
-        self,
-        boxes: Tensor,
-        scores: Tensor,
-        labels: Tensor,
-        classes: int,
-        iou_threshold: float,
-        limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """:meth:`nms` of boxes that each belong to one class.
-
-        Args:
-            boxes: float32 (N, P, 4); scores: float32 (N, P); labels: int64 (N, P).
-            classes: how many classes there are.
-            iou_threshold, limit, limit_per_class, min_slots: as for :meth:`nms`.
-        """
-        spread = class_scores(scores, labels, classes)
-        return self.nms(boxes, spread, iou_threshold, limit, limit_per_class, min_slots)
 
     def corner_pool(self, values: Tensor, mode: str) -> Tensor:
         """CornerNet's running maximum of maps (N, C, H, W) in one direction."""
@@ -179,18 +135,29 @@ class OnnxRuntimeLowering(Lowering):
         return values, torch.gather(index, 1, order)
 
     def pool_rois(
-        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+        self,
+        extractor: Any,
+        features: tuple[Tensor, ...],
+        boxes: Tensor,
+        image: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
-        return pool_rois(extractor, features, boxes, image)
+        return pool_rois(extractor, features, boxes, image, scale)
 
-    def nms(
+    def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self.top(scores, 0, 0.0, min_slots)
+
+    def filled(self, scores: Tensor, limit: int, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self.top(scores, limit, 0.0, min_slots)
+
+    def greedy(
         self,
         boxes: Tensor,
         scores: Tensor,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, classes, p = scores.shape
         per_class = _per_class(limit, limit_per_class)
@@ -209,7 +176,7 @@ class OnnxRuntimeLowering(Lowering):
             at = (image * classes + label) * p + column
         return self._best(scores.reshape(-1)[at], image, label, column, n, limit, min_slots)
 
-    def nms_pairs(
+    def greedy_pairs(
         self,
         boxes: Tensor,
         scores: Tensor,
@@ -217,8 +184,8 @@ class OnnxRuntimeLowering(Lowering):
         classes: int,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         per_class = _per_class(limit, limit_per_class)
         spread = class_scores(scores, labels, classes)
@@ -269,6 +236,31 @@ def dets_of(boxes: Tensor, scores: Tensor, columns: Tensor) -> Tensor:
     return torch.where(used, torch.cat([corners, scores[..., None]], dim=2), 0.0)
 
 
+def without_last(
+    scores: Tensor, count: int, groups: Tensor | None = None, groups_count: int = 1
+) -> Tensor:
+    """Scores of which the lowest of each group are taken out, as Python's ``[:-count]`` does.
+
+    Args:
+        scores: float32 (N, K), 0 in empty slots.
+        count: how many of each image and group are taken out, from 1.
+        groups: int64 (N, K), below ``groups_count``; None: all are one group.
+
+    Returns:
+        float32 (N, K), 0 in what became empty slots, too.
+    """
+    column = torch.arange(scores.shape[1], device=scores.device)[None, None]
+    for group in range(groups_count):
+        inside = scores > 0
+        if groups is not None:
+            inside = inside & (groups == group)
+        lowness = functional.pad(torch.where(inside, -scores, -2.0), (0, count), value=-2.0)
+        value, at = torch.topk(lowness, count, dim=1)
+        out = (at[:, :, None] == column) & (value > -2.0)[:, :, None]
+        scores = torch.where(out.to(scores.dtype).sum(dim=1) > 0, 0.0, scores)
+    return scores
+
+
 def _joined(levels: Sequence[Any], sizes: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Values and columns of every level side by side, columns counted over all levels."""
     columns, start = [levels[0][1]], sizes[0]
@@ -307,6 +299,17 @@ def _smaller(count: Any, size: Any) -> Any:
     if torch.is_tensor(count):
         return count.clamp(max=size)
     return size.clamp(max=count) if torch.is_tensor(size) else min(count, size)
+
+
+def just_below(threshold: float) -> float:
+    """A floor for what mmdet keeps from a threshold on: a lowering keeps what is above its floor.
+
+    Returns:
+        The float32 before it; 0 where the threshold is not positive.
+    """
+    if threshold <= 0:
+        return 0.0
+    return float(torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0)))
 
 
 def max_above(scores: Tensor, floor: float) -> Tensor:

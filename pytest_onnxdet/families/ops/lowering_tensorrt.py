@@ -10,6 +10,7 @@ leave fewer than ``max_per_img``, would find fewer. Where ``max_per_img`` keeps 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,15 @@ from pytest_onnxdet.core.limits import MAX_TOPK
 from pytest_onnxdet.families.ops.boxes import UnsupportedPart, quotient, shared_length, take_rows
 from pytest_onnxdet.families.ops.corners import SCANS
 from pytest_onnxdet.families.ops.lowering import Lowering
-from pytest_onnxdet.families.ops.rois import level_scales, roi_levels
+from pytest_onnxdet.families.ops.rois import (
+    joined_levels,
+    level_scales,
+    pool_by_layer,
+    pools_all_levels,
+    pools_itself,
+    rescaled,
+    roi_levels,
+)
 
 # Doubling steps of a running maximum where the size is not known: heat maps of up to 1,024 cells.
 SCAN_STEPS = 10
@@ -75,45 +84,72 @@ class TensorRTLowering(Lowering):
         # No more slots than there are entries: what follows compares all pairs of them.
         return values[:, : scores.shape[1]], index[:, : scores.shape[1]]
 
+    def compact(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
     def pool_rois(
-        self, extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+        self,
+        extractor: Any,
+        features: tuple[Tensor, ...],
+        boxes: Tensor,
+        image: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, None]:
         features = features[: extractor.num_inputs]
         scales = level_scales(extractor)
-        n = features[0].shape[0]
-        rows = boxes.unflatten(0, (n, -1))
-        levels = roi_levels(boxes, extractor.finest_scale, len(features)).unflatten(0, (n, -1))
+        n, every = features[0].shape[0], pools_all_levels(extractor, len(features))
+        scale = scale if len(features) > 1 else 1.0
+        rows = rescaled(boxes, scale).unflatten(0, (n, -1))
+        levels = None
+        if len(features) > 1 and not every:
+            levels = roi_levels(boxes, extractor.finest_scale, len(features)).unflatten(0, (n, -1))
         layer = extractor.roi_layers[0]
         height, width = layer.output_size
-        pooled = torch.zeros(())
-        for level, (maps, scale) in enumerate(zip(features, scales, strict=True)):
-            scaled = rows * scale - (0.5 if layer.aligned else 0.0)
-            on_level = (levels == level).to(maps.dtype)[..., None, None]
-            across = axis_weights(scaled[..., 0], scaled[..., 2], width, maps.shape[3], layer)
-            down = axis_weights(scaled[..., 1], scaled[..., 3], height, maps.shape[2], layer)
-            pooled = pooled + _weighted(maps, down * on_level, across)
-        return pooled.flatten(0, 1), None
+        pooled = []
+        for level, (maps, per_pixel) in enumerate(zip(features, scales, strict=True)):
+            if pools_itself(layer):
+                pooled.append(
+                    _by_layer(extractor.roi_layers[level], maps, rows, image, levels, level)
+                )
+                continue
+            scaled = rows * per_pixel - (0.5 if layer.aligned else 0.0)
+            left, top, right, bottom = scaled.unbind(dim=2)
+            across = axis_weights(left, right, width, maps.shape[3], layer, scale)
+            down = axis_weights(top, bottom, height, maps.shape[2], layer, scale)
+            if levels is not None:
+                down = down * (levels == level).to(maps.dtype)[..., None, None]
+            # mmdet's heads view the features of a region as one row.
+            pooled.append(_weighted(maps, down, across).flatten(0, 1).contiguous())
+        if every:
+            return joined_levels(extractor, pooled), None
+        return sum(pooled[1:], pooled[0]), None
 
-    def nms(
+    def present(self, scores: Tensor, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, MAX_TOPK)
+
+    def filled(self, scores: Tensor, limit: int, min_slots: int) -> tuple[Tensor, Tensor]:
+        return self._topk(scores, self._slots(limit))
+
+    def greedy(
         self,
         boxes: Tensor,
         scores: Tensor,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns = scores.shape[2]
         score, pair = self._topk(scores.flatten(1), MAX_TOPK)
         label = quotient(pair, columns)
         column = pair - label * columns
         rows, at = (boxes.flatten(1, 2), pair) if boxes.dim() == 4 else (boxes, column)
-        score, labels, index = self.nms_pairs(
+        score, labels, index = self.greedy_pairs(
             take_rows(rows, at), score, label, 0, iou_threshold, limit, limit_per_class, min_slots
         )
         return score, labels, torch.gather(at, 1, index)
 
-    def nms_pairs(
+    def greedy_pairs(
         self,
         boxes: Tensor,
         scores: Tensor,
@@ -121,8 +157,8 @@ class TensorRTLowering(Lowering):
         classes: int,
         iou_threshold: float,
         limit: int,
-        limit_per_class: int = 0,
-        min_slots: int = 0,
+        limit_per_class: int,
+        min_slots: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x1, y1, x2, y2 = boxes.unbind(dim=2)
         shared = shared_length(x1, x2) * shared_length(y1, y2)
@@ -161,7 +197,9 @@ class TensorRTLowering(Lowering):
         return values
 
 
-def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) -> Tensor:
+def axis_weights(
+    start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any, scale: float = 1.0
+) -> Tensor:
     """How much each cell of one axis adds to each bin of a region.
 
     RoIAlign (arXiv:1703.06870, section 3) averages bilinear samples at n points of each bin and
@@ -170,11 +208,12 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
     weights with the feature map between them.
 
     Args:
-        start, end: float32 (N, K), the region's extent in cells; no wider than the map, as boxes
-            are clipped to the image before they are pooled.
+        start, end: float32 (N, K), the region's extent in cells; no wider than ``scale`` times the
+            map, as boxes are clipped to the image before they are grown and pooled.
         bins: of the axis.
         cells: of the axis.
         layer: mmcv's ``RoIAlign``.
+        scale: by which boxes are grown.
 
     Returns:
         float32 (N, K, bins, cells).
@@ -185,21 +224,38 @@ def axis_weights(start: Tensor, end: Tensor, bins: int, cells: Any, layer: Any) 
     step = (extent / bins)[..., None, None]
     if layer.sampling_ratio > 0:
         samples = layer.sampling_ratio
-        count = torch.tensor(float(samples), device=step.device)
+        count = torch.tensor(float(samples), dtype=step.dtype, device=step.device)
     else:
-        samples = quotient(cells + bins, bins) if torch.is_tensor(cells) else (cells + bins) // bins
+        wide = cells if scale == 1 else _whole(cells * math.ceil(scale * 100), 100) + 1
+        samples = _whole(wide + bins, bins)
         count = torch.ceil(step)
     sample = torch.arange(samples, device=start.device)[None, None, None].to(start.dtype)
     bin_ = torch.arange(bins, device=start.device)[None, None, :, None].to(start.dtype)
     at = start[..., None, None] + bin_ * step + (sample + 0.5) * step / count.clamp(min=1)
     inside = (sample < count) & (at >= -1) & (at <= cells)
     # A number: of a tensor of as many, the exporter may take the traced shape for fixed.
-    end_cell = torch.as_tensor(cells - 1, device=start.device).to(start.dtype)
-    at = torch.minimum(at.clamp(min=0), end_cell)
+    last = torch.as_tensor(cells - 1, dtype=at.dtype, device=at.device)
+    at = torch.minimum(at.clamp(min=0), last)
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     near = (1 - (at[..., None] - cell).abs()).clamp(min=0)
     near = near * inside[..., None].to(near.dtype)
     return near.sum(dim=3) / count.clamp(min=1)
+
+
+def _by_layer(
+    layer: Any, maps: Tensor, rows: Tensor, image: Tensor, levels: Tensor | None, level: int
+) -> Tensor:
+    """Regions (N, K, 4) pooled by a layer itself; those of another level have no extent, and 0."""
+    if levels is None:
+        return pool_by_layer(layer, maps, rows.flatten(0, 1), image)
+    own = (levels == level).to(maps.dtype).flatten()
+    pooled = pool_by_layer(layer, maps, rows.flatten(0, 1) * own[:, None], image)
+    return pooled * own[:, None, None, None]
+
+
+def _whole(number: Any, by: int) -> Any:
+    """Whole quotient of a size, as a number or being traced."""
+    return quotient(number, by) if torch.is_tensor(number) else number // by
 
 
 def _weighted(maps: Tensor, down: Tensor, across: Tensor) -> Tensor:

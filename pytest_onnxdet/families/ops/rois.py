@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_onnxdet.families.classes import UnsupportedPart, objection
+from pytest_onnxdet.families.classes import UnsupportedPart, objection, resolve
 from pytest_onnxdet.families.ops.custom import roi_align
 
 SINGLE_LEVEL = ("mmdet.models.roi_heads.roi_extractors.SingleRoIExtractor",)
+#: It pools a region from all levels (GRoIE, arXiv:2004.13665).
+GENERIC = ("mmdet.models.roi_heads.roi_extractors.GenericRoIExtractor",)
+EXTRACTORS = (*SINGLE_LEVEL, *GENERIC)
 #: What inference uses of an extractor of regions.
 EXTRACTOR_METHODS = ("forward", "map_roi_levels", "roi_rescale")
 
@@ -43,30 +47,84 @@ def level_scales(extractor: Any) -> list[float]:
     """Feature pixels per input pixel of an extractor's levels.
 
     Raises:
-        UnsupportedPart: not mmdet's ``SingleRoIExtractor`` with average ``RoIAlign`` layers.
+        UnsupportedPart: neither ``SingleRoIExtractor`` nor ``GenericRoIExtractor`` of mmdet's, or
+            its layers are not average ``RoIAlign``.
     """
     layers = extractor.roi_layers
-    plain = all(
+    plain = all(pools_itself(layer) for layer in layers) or all(
         objection(layer, ("mmcv.ops.RoIAlign",), ("forward",)) is None and layer.pool_mode == "avg"
         for layer in layers
     )
-    if not plain or objection(extractor, SINGLE_LEVEL, EXTRACTOR_METHODS) is not None:
+    if not plain or objection(extractor, EXTRACTORS, EXTRACTOR_METHODS) is not None:
         raise UnsupportedPart(
             f"{type(extractor).__name__} with {type(layers[0]).__name__} has no lowering; "
-            "SingleRoIExtractor with average RoIAlign has"
+            "SingleRoIExtractor and GenericRoIExtractor with average RoIAlign or DeformRoIPool have"
         )
     return [float(layer.spatial_scale) for layer in layers]
 
 
+def pools_itself(layer: Any) -> bool:
+    """Whether a pooling layer is called as it is, as deformable pooling (arXiv:1703.06211) is."""
+    return isinstance(layer, resolve("mmcv.ops.DeformRoIPool"))
+
+
+def pool_by_layer(layer: Any, maps: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
+    """What a layer that pools itself makes of boxes (R, 4) of images (R,): (R, C, h, w).
+
+    It is given one box more, of no extent, as mmcv's layers take no empty list.
+    """
+    rois = torch.cat([image[:, None].to(boxes), boxes], dim=1)
+    result: Tensor = layer(maps, functional.pad(rois, (0, 0, 0, 1)))
+    return result[:-1]
+
+
+def pools_all_levels(extractor: Any, count: int) -> bool:
+    """Whether a region takes its features of all of ``count`` levels, and not of its own alone."""
+    return count > 1 and hasattr(extractor, "aggregation")
+
+
+def joined_levels(extractor: Any, pooled: Sequence[Tensor]) -> Tensor:
+    """A region's features of all levels in one, as ``GenericRoIExtractor`` joins them.
+
+    Args:
+        extractor: see :func:`pools_all_levels`.
+        pooled: float32 (R, C, h, w) of each level, in one order of regions.
+
+    Returns:
+        float32 (R, C, h, w), or with the channels of all levels.
+    """
+    levels = [extractor.pre_module(level) for level in pooled] if extractor.with_pre else pooled
+    if extractor.aggregation == "sum":
+        result = sum(levels[1:], levels[0])
+    else:
+        result = torch.cat(list(levels), dim=1)
+    return extractor.post_module(result) if extractor.with_post else result
+
+
+def rescaled(boxes: Tensor, scale: float) -> Tensor:
+    """Boxes (R, 4) grown about their centres by a factor, in the steps of mmdet's extractors."""
+    if scale == 1:
+        return boxes
+    centre = (boxes[:, :2] + boxes[:, 2:]) * 0.5
+    size = (boxes[:, 2:] - boxes[:, :2]) * scale
+    return torch.cat([centre - size * 0.5, centre + size * 0.5], dim=1)
+
+
 def pool_rois(
-    extractor: Any, features: tuple[Tensor, ...], boxes: Tensor, image: Tensor
+    extractor: Any,
+    features: tuple[Tensor, ...],
+    boxes: Tensor,
+    image: Tensor,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """RoI-align of every box from the one level that it belongs to.
+    """RoI-align of every box from the level that it belongs to, or from all.
 
     Args:
         extractor: see :func:`level_scales`.
         features: float32 (N, C, H, W), finest level first.
         boxes: float32 (R, 4); ``image``: int64 (R,).
+        scale: by which boxes are grown before they are pooled where there are several levels; the
+            level is that of the box as it is.
 
     Returns:
         float32 (R, C, h, w), level after level; int64 (R,), the row of each box among them, or None
@@ -78,6 +136,8 @@ def pool_rois(
 
     def pool(level: int, at: Tensor, of: Tensor) -> Tensor:
         layer = layers[level]
+        if pools_itself(layer):
+            return pool_by_layer(layer, features[level], at, of)
         return roi_align(
             features[level],
             at,
@@ -90,11 +150,15 @@ def pool_rois(
 
     if len(features) == 1:
         return pool(0, boxes, image), None
+    grown = rescaled(boxes, scale)
+    if pools_all_levels(extractor, len(features)):
+        each = [pool(level, grown, image) for level in range(len(features))]
+        return joined_levels(extractor, each), None
     levels = roi_levels(boxes, extractor.finest_scale, len(features))
     pooled, rows = [], []
     for level in range(len(features)):
         row = torch.nonzero(levels == level)[:, 0]
-        pooled.append(pool(level, boxes[row], image[row]))
+        pooled.append(pool(level, grown[row], image[row]))
         rows.append(row)
     row = torch.cat(rows)
     back = torch.zeros_like(row).scatter(0, row, torch.arange(row.shape[0], device=row.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
@@ -15,6 +16,8 @@ WIDEST = 0.01
 #: refined. 0.07 % are seen in the mini PointRend's worst image; a range of [0, 1] would accept any
 #: mask.
 OPEN = 0.01
+#: By how much a logit is lowered that is to come after all others.
+BEHIND = 1e4
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,11 +72,21 @@ def alternatives(
     one = list(alone(batch))[place]
     made: list[Detections] = []
     ties = reference.family.ties
-    choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
+    if ties.moved:  # which was kept shows in its score alone; where it went is compared later
+        tolerance = replace(tolerance, box_px=float("inf"))
+    choices = []
+    if ties.detections:
+        choices = [Choice(candidate.boxes, candidate.scores, candidate.labels, max_per_img)]
     own = {name: value[place : place + 1] for name, value in raw.items()}
     if ties.order:
         made = [reference.post_process(raw, batch, lowest_first=True)[place]]
         made += _with_last_places(reference, own, one, candidate, tolerance)
+    choice = reference.family.first_choice(reference.detector)
+    if choice is not None and theirs is not None:
+        name, count = choice
+        made += _with_first(
+            reference, own, one, candidate, tolerance, name, theirs[name][place : place + 1], count
+        )
     if ties.peaks and theirs is not None:
         heats = [theirs[name][place : place + 1] for name in ties.peaks]
         made += _with_peaks(reference, own, one, heats)
@@ -126,6 +139,42 @@ def _with_choices(
     return made
 
 
+def _with_first(
+    reference: Reference,
+    raw: Mapping[str, NDArray[Any]],
+    image: Batch,
+    candidate: Detections,
+    tolerance: Tolerance,
+    name: str,
+    theirs: NDArray[np.float32],
+    count: int,
+) -> list[Detections]:
+    """The detections of one image where the backend's best of a raw output are mmdet's.
+
+    Args:
+        reference, image, candidate, tolerance: as for :func:`alternatives`.
+        raw: PyTorch's raw outputs of the image.
+        name: the output, logits (1, P, 1).
+        theirs: the backend's.
+        count: how many are taken.
+    """
+    import numpy as np
+    import torch
+
+    from pytest_onnxdet.reference.ties.peaks import judge_first
+    from pytest_onnxdet.reference.ties.suppression import Unproven
+
+    scores = torch.from_numpy(raw[name]).sigmoid()
+    try:
+        taken = judge_first(scores, torch.from_numpy(theirs), count).numpy()
+    except Unproven:
+        return []
+    # All others are put behind them; what mmdet makes of those that are taken is its own.
+    moved = {**raw, name: np.where(taken, raw[name], raw[name] - BEHIND)}
+    found = reference.post_process(moved, image, lowest_first=True)
+    return [*found, *_with_last_places(reference, moved, image, candidate, tolerance)]
+
+
 def _with_levels(
     reference: Reference,
     raw: Mapping[str, NDArray[Any]],
@@ -164,16 +213,19 @@ def open_candidates(family: Family, detector: nn.Module, noted: list[Standing]) 
         detector: the detector.
         noted: where it is noted, before each suppression, how its boxes stand.
     """
+    from pytest_onnxdet.families.proposals import proposal_network
     from pytest_onnxdet.reference.ties.cuts import open_levels, open_regions
-    from pytest_onnxdet.reference.ties.thresholds import open_scores
+    from pytest_onnxdet.reference.ties.thresholds import open_products, open_scores
 
     model: Any = detector
     with contextlib.ExitStack() as stack:
-        if family.ties.proposals:
+        if family.ties.proposals and proposal_network(model.rpn_head).opened:
             stack.enter_context(open_regions(model.rpn_head, noted))
         stack.enter_context(open_levels(noted))
         head = family.head(detector)
         stack.enter_context(open_scores(noted, head, family.ties.confidence))
+        if family.ties.products:
+            stack.enter_context(open_products(noted, head))
         yield
 
 

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_onnxdet.core.patching import overridden
+
+__all__ = ["overridden", "replaced"]
+
 
 @contextlib.contextmanager
 def replaced(original: Any, substitute: Any) -> Iterator[None]:
@@ -28,21 +32,3 @@ def replaced(original: Any, substitute: Any) -> Iterator[None]:
     finally:
         for module in holders:
             vars(module)[name] = original
-
-
-@contextlib.contextmanager
-def overridden(owner: Any, **attributes: Any) -> Iterator[None]:
-    """For the duration of the block, an object has other attributes of its own.
-
-    Args:
-        owner: an instance; what its class has stays as it is.
-        attributes: by name.
-    """
-    before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
-    vars(owner).update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            del vars(owner)[name]
-        vars(owner).update(before)

@@ -25,12 +25,15 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from pytest_onnxdet.families.suppression import SPLIT
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.ties.replace import replaced
 from pytest_onnxdet.reference.ties.rounding import box_slack, score_slack
 from pytest_onnxdet.reference.ties.standing import Standing
 
 Floats = NDArray[np.floating[Any]]
+#: Options of mmcv's ``nms`` that :func:`judge` does not know, with what leaves them out.
+_NOT_JUDGED = {"offset": 0, "score_threshold": 0, "max_num": -1}
 
 
 class Unproven(Exception):
@@ -76,8 +79,14 @@ def played_back(
     def chosen(
         boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: Any, class_agnostic: bool = False
     ) -> tuple[Tensor, Tensor]:
-        if nms_cfg.get("type", "nms") != "nms":
-            raise Unproven(f"{nms_cfg['type']} does not only choose")
+        options: dict[str, Any] = dict(nms_cfg or {"type": "none"})
+        if options.get("type", "nms") != "nms":
+            raise Unproven(f"{options['type']} does not only choose")
+        if more := [k for k in _NOT_JUDGED if options.get(k, _NOT_JUDGED[k]) != _NOT_JUDGED[k]]:
+            raise Unproven(f"suppression with {', '.join(more)} is not judged")
+        agnostic = options.get("class_agnostic", class_agnostic)
+        if len(scores) >= options.get("split_thr", SPLIT):
+            agnostic = False  # mmcv goes class by class
         if not left:
             raise Unproven("mmdet suppresses more often than the backend has made choices")
         standing = Standing.joined(noted) if noted else None
@@ -92,10 +101,10 @@ def played_back(
             boxes.numpy()[rows],
             scores.numpy()[rows],
             idxs.numpy()[rows],
-            nms_cfg.get("iou_threshold", nms_cfg.get("iou_thr")),
+            float(options["iou_threshold" if "iou_threshold" in options else "iou_thr"]),
             left.pop(0),
             tolerance,
-            class_agnostic,
+            agnostic,
             standing,
         )
         keep = torch.from_numpy(rows[held])

@@ -106,3 +106,25 @@ def open_scores(noted: list[Standing], head: Any, confidence: str | None) -> Ite
             stack.enter_context(overridden(head, test_cfg=cfg))
         stack.enter_context(replaced(original, open_))
         yield
+
+
+@contextlib.contextmanager
+def open_products(noted: list[Standing], head: Any) -> Iterator[None]:
+    """For the duration of the block, a head of YOLOX's kind suppresses what may be a candidate.
+
+    Args:
+        noted: where the standing of the boxes goes that are suppressed next.
+        head: one whose ``_bboxes_nms`` keeps what scores at least ``score_thr``.
+    """
+    original = head._bboxes_nms
+
+    def open_(cls_scores: Tensor, bboxes: Tensor, score_factor: Tensor, cfg: Any) -> Any:
+        wider = copy.deepcopy(cfg)
+        wider.score_thr = widened(cfg.score_thr)
+        scores = (score_factor * cls_scores.amax(dim=1)).numpy()
+        passed = scores[scores >= np.float32(wider.score_thr)]
+        noted[:] = [Standing.of(*at_threshold(passed, cfg.score_thr))]
+        return original(cls_scores, bboxes, score_factor, wider)
+
+    with overridden(head, _bboxes_nms=open_):
+        yield

@@ -9,7 +9,7 @@ import numpy as np
 from pytest_onnxdet.verify.mutants.editing import MARK, Editor
 from pytest_onnxdet.verify.mutants.operator import Operator
 
-PER_SLOT = ("dets", "labels", "masks")
+PER_SLOT = ("dets", "labels", "masks", "mask_scores")
 Rows = Callable[[Editor, str], str]
 
 

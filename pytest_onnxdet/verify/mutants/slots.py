@@ -20,7 +20,8 @@ def drop_first(editor: Editor, _: str) -> bool:
         if output not in editor.outputs:
             continue
         good = editor.take_over(output)
-        rank, fill = {"dets": (3, 0.0), "labels": (2, -1), "masks": (4, 0.0)}[output]
+        rank = {"dets": 3, "masks": 4}.get(output, 2)
+        fill = -1 if output == "labels" else 0.0
         end = editor.ints(np.iinfo(np.int64).max)
         rest = editor.add("Slice", [good, editor.ints(1), end, editor.ints(1)])
         pads = [0] * rank + [0, 1] + [0] * (rank - 2)

@@ -1,0 +1,147 @@
+"""Data of other forms, as a COCO json."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.data.converted import (
+    folder_as_coco,
+    mmdet_as_coco,
+    subset_as_coco,
+    voc_as_coco,
+)
+from pytest_onnxdet.data.datasets import SHAPES
+
+CLASSES = ("cat", "dog")
+
+
+def image(path: Path, width: int = 40, height: int = 30, **saved: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path, **saved)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def test_a_folder_lists_its_images_upright_and_no_objects(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    image(photos / "b.jpg", exif=sideways)
+    image(photos / "a" / "c.PNG")
+    (photos / "notes.txt").write_text("no image")
+    document = read(folder_as_coco(photos, CLASSES, tmp_path / "made"))
+    assert document["images"] == [
+        {"id": 1, "file_name": "a/c.PNG", "height": 30, "width": 40},
+        {"id": 2, "file_name": "b.jpg", "height": 40, "width": 30},
+    ]
+    assert document["annotations"] == []
+    assert [one["name"] for one in document["categories"]] == list(CLASSES)
+
+
+def test_the_same_folder_is_the_same_file(tmp_path: Path) -> None:
+    image(tmp_path / "photos" / "a.png")
+    first = folder_as_coco(tmp_path / "photos", CLASSES, tmp_path / "made")
+    assert folder_as_coco(tmp_path / "photos", CLASSES, tmp_path / "made") == first
+    image(tmp_path / "photos" / "b.png")
+    assert folder_as_coco(tmp_path / "photos", CLASSES, tmp_path / "made") != first
+    assert len(list((tmp_path / "made").iterdir())) == 2
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images"):
+        folder_as_coco(tmp_path, CLASSES, tmp_path / "made")
+    (tmp_path / "broken.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"broken\.jpg.*is it an image"):
+        folder_as_coco(tmp_path, CLASSES, tmp_path / "made")
+
+
+def test_a_subset_of_classes_leaves_the_others_objects_out(tmp_path: Path) -> None:
+    whole = SHAPES / "annotations.json"
+    before = read(whole)
+    names = [one["name"] for one in before["categories"]]
+    document = read(subset_as_coco(whole, names[1:], tmp_path))
+    assert document["images"] == before["images"]
+    assert [one["name"] for one in document["categories"]] == names[1:]
+    dropped = before["categories"][0]["id"]
+    wanted = [one for one in before["annotations"] if one["category_id"] != dropped]
+    assert document["annotations"] == wanted and len(wanted) < len(before["annotations"])
+
+
+def test_a_file_of_just_these_classes_is_itself(tmp_path: Path) -> None:
+    whole = SHAPES / "annotations.json"
+    names = [one["name"] for one in read(whole)["categories"]]
+    assert subset_as_coco(whole, names, tmp_path) == whole
+    assert subset_as_coco(whole, [*names, "more"], tmp_path) == whole
+
+
+VOC = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>dog</name><difficult>0</difficult>
+<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>13</xmax><ymax>24</ymax></bndbox></object>
+<object><name>cat</name><difficult>1</difficult>
+<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></object>
+<object><name>horse</name><difficult>0</difficult>
+<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></object>
+</annotation>"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    folder = tmp_path / "voc"
+    image(folder / "JPEGImages" / "one.jpg")
+    (folder / "Annotations").mkdir()
+    (folder / "Annotations" / "one.xml").write_text(VOC)
+    return folder
+
+
+def test_voc_objects_are_mmdets_and_difficult_ones_do_not_count(voc: Path, tmp_path: Path) -> None:
+    document = read(voc_as_coco(voc, CLASSES, tmp_path / "made"))
+    assert [one["file_name"] for one in document["images"]] == ["JPEGImages/one.jpg"]
+    assert (document["images"][0]["height"], document["images"][0]["width"]) == (30, 40)
+    # mmdet counts VOC's pixels from 0.
+    assert [(o["category_id"], o["bbox"], o["iscrowd"]) for o in document["annotations"]] == [
+        (2, [2.0, 3.0, 10.0, 20.0], 0),
+        (1, [0.0, 0.0, 4.0, 5.0], 1),
+    ]
+
+
+def test_a_folder_without_voc_annotations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no Annotations/\*\.xml"):
+        voc_as_coco(tmp_path, CLASSES, tmp_path / "made")
+
+
+def test_what_mmdet_cannot_read_is_refused(voc: Path, tmp_path: Path) -> None:
+    (voc / "Annotations" / "one.xml").write_text("<annotation>")
+    with pytest.raises(DataError, match="mmdet cannot read it"):
+        voc_as_coco(voc, CLASSES, tmp_path / "made")
+
+
+def test_any_class_of_mmdets_is_read(tmp_path: Path) -> None:
+    whole = SHAPES / "annotations.json"
+    test = {"type": "CocoDataset", "ann_file": str(whole), "img_prefix": str(SHAPES / "val")}
+    names = [one["name"] for one in read(whole)["categories"]]
+    document = read(mmdet_as_coco({**test, "classes": names}, tmp_path))
+    before = read(whole)
+
+    def boxes(of: dict[str, Any]) -> list[list[float]]:
+        return sorted(one["bbox"] for one in of["annotations"])
+
+    assert len(document["images"]) == len(before["images"])
+    assert np.allclose(boxes(document), boxes(before))
+    assert all("segmentation" in o or o["iscrowd"] for o in document["annotations"])
+
+
+def test_nothing_half_written_is_left(tmp_path: Path) -> None:
+    image(tmp_path / "photos" / "a.png")
+    folder_as_coco(tmp_path / "photos", CLASSES, tmp_path / "made")
+    shutil.rmtree(tmp_path / "photos")
+    assert not list((tmp_path / "made").glob("*.part"))

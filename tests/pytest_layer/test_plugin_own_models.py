@@ -1,0 +1,233 @@
+"""Detectors that a user names by config and checkpoint, with nothing to write."""
+
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from plugin_output import cases
+
+# Imported here so that an inner run, which forgets what it imported, does not import it again.
+from pytest_onnxdet.data.datasets import SHAPES, builtin_datasets, load_dataset
+from pytest_onnxdet.families.calibrated import calibrated_detector
+from pytest_onnxdet.families.registry import builtin_families
+from pytest_onnxdet.models.build import load_config
+from pytest_onnxdet.models.spec import ModelSpec
+
+CLASSES = ("circle", "square", "triangle")
+CONFIG = """
+model = dict(
+    type='RetinaNet',
+    backbone=dict(
+        type='ResNet', depth=18, base_channels=4, num_stages=2, strides=(1, 2),
+        dilations=(1, 1), out_indices=(0, 1), frozen_stages=-1, norm_eval=False),
+    neck=dict(type='FPN', in_channels=[4, 8], out_channels=8, num_outs=2),
+    bbox_head=dict(
+        type='RetinaHead', num_classes=3, in_channels=8, stacked_convs=1, feat_channels=8,
+        anchor_generator=dict(
+            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
+            strides=[4, 8]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
+    test_cfg=dict(
+        nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=20))
+data = dict(test=dict(
+    type='CocoDataset', ann_file='gone.json', img_prefix='gone',
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='MultiScaleFlipAug', img_scale=(128, 96), flip=False,
+            transforms=[
+                dict(type='Resize', keep_ratio=True),
+                dict(type='RandomFlip'),
+                dict(type='Normalize', mean=[120., 110., 100.], std=[60., 60., 60.], to_rgb=True),
+                dict(type='Pad', size_divisor=32),
+                dict(type='ImageToTensor', keys=['img']),
+                dict(type='Collect', keys=['img']),
+            ])
+    ]))
+"""
+FAST = ("--onnxdet", "--onnxdet-cache=cache", "--onnxdet-shape=dynamic", "--onnxdet-batch=2")
+FAST += ("--onnxdet-backend=onnxruntime",)
+ONE = ("--onnxdet-config=ours-2.py", "--onnxdet-checkpoint=epoch_12.pth")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the config's detector that detect something, in a checkpoint."""
+    folder = tmp_path_factory.mktemp("ours")
+    config = folder / "ours-2.py"
+    config.write_text(CONFIG)
+    spec = ModelSpec("ours", str(config), dataset="grained_shapes", classes=CLASSES)
+    data = load_dataset(builtin_datasets().get(spec.dataset), load_config(spec), limit=2)
+    torch.manual_seed(0)
+    detector = calibrated_detector(spec, data, builtin_families())
+    path = folder / "epoch_12.pth"
+    torch.save({"meta": {"CLASSES": CLASSES}, "state_dict": detector.state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def ours(project: pytest.Pytester, weights: Path) -> pytest.Pytester:
+    """An empty folder with a config, a checkpoint and four photographs."""
+    shutil.copy(weights, project.path)
+    (project.path / "ours-2.py").write_text(CONFIG)
+    photos = project.path / "photos"
+    photos.mkdir()
+    for path in sorted((SHAPES / "val").iterdir())[:4]:
+        shutil.copy(path, photos)
+    return project
+
+
+def test_a_config_a_checkpoint_and_a_folder_are_enough(ours: pytest.Pytester) -> None:
+    result = ours.runpytest_subprocess(
+        *FAST, *ONE, "--onnxdet-images=photos", "-m", "parity or accuracy", "--onnxdet-report=out"
+    )
+    result.assert_outcomes(passed=1, skipped=1)
+    by_check = {case["check"]: case for case in cases(ours.path / "out")}
+    parity = by_check["parity"]
+    assert (parity["id"], parity["profile"]) == ("ours_2-onnxruntime-dynamic-b2", "own")
+    assert parity["metrics"]["images"] == 4 and parity["metrics"]["detections"] > 0
+    assert "no annotations: there is no AP" in by_check["accuracy"]["reason"]
+
+
+def test_with_annotations_there_is_ap(ours: pytest.Pytester) -> None:
+    result = ours.runpytest_subprocess(
+        *FAST,
+        *ONE,
+        f"--onnxdet-images={SHAPES / 'val'}",
+        f"--onnxdet-annotations={SHAPES / 'annotations.json'}",
+        "--onnxdet-limit=4",
+        "-m",
+        "accuracy",
+        "--onnxdet-report=out",
+    )
+    result.assert_outcomes(passed=1)
+    (accuracy,) = cases(ours.path / "out")
+    assert accuracy["metrics"]["bbox_mAP_delta"] == 0
+
+
+def test_the_ini_file_may_say_it_all(ours: pytest.Pytester) -> None:
+    ours.makeini(
+        """
+        [pytest]
+        onnxdet = true
+        onnxdet_config = ours-2.py
+        onnxdet_checkpoint = epoch_12.pth
+        onnxdet_images = photos
+        """
+    )
+    result = ours.runpytest("--collect-only", "-q", "-m", "ours_2 and parity and batch1")
+    result.stdout.fnmatch_lines(["*test_parity[[]ours_2-onnxruntime-static-b1[]]"])
+
+
+def pyproject(ours: pytest.Pytester, text: str) -> None:
+    (ours.path / "pyproject.toml").write_text(textwrap.dedent(text))
+
+
+TWO = """
+[tool.pytest-onnxdet.models.one]
+config = "ours-2.py"
+checkpoint = "epoch_12.pth"
+images = "photos"
+
+[tool.pytest-onnxdet.models.two]
+config = "ours-2.py"
+checkpoint = "epoch_12.pth"
+images = "photos"
+tolerances.onnxruntime = {box_px = 0.5, reason = "a new NPU"}
+known_failures = [
+    {check = "parity", shape = "static", reason = "off", issue = 7, expires = 2100-01-31},
+]
+"""
+
+
+def test_pyproject_names_several(ours: pytest.Pytester) -> None:
+    pyproject(ours, TWO)
+    ours.makeconftest(
+        """
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                case = item.callspec.params.get("onnxdet_case")
+                if case is not None and case.spec.name == "two":
+                    assert case.spec.tolerance("onnxruntime").box_px == 0.5
+                    known, = case.spec.known_failures
+                    excused = item.get_closest_marker("xfail") is not None
+                    assert excused == (case.shape == "static" and "test_parity" in item.name)
+        """
+    )
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q", "--onnxdet-batch=1")
+    assert result.ret == pytest.ExitCode.OK
+    found = {line.partition("[")[2].split("-")[0] for line in result.outlines if "[" in line}
+    assert found == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('config = "ours-2.py"\n', "", "models.one]: config is missing"),
+        ('"epoch_12.pth"', '"gone.pth"', "models.one] checkpoint: there is no *gone.pth"),
+        ("images =", "imges =", "models.one]: no key 'imges'; there are: annotations, checkpoint*"),
+        (".one]", ".o-ne]", "models.o-ne]: a name is letters*"),
+        ("0.5", '"0.5"', "models.two] tolerances.onnxruntime: box_px is '0.5': give a number"),
+        (', reason = "a new NPU"', "", "models.two] tolerances.onnxruntime: reason is missing*"),
+        ("box_px", "box", "models.two] tolerances.onnxruntime: no key 'box'; there are:*"),
+        (", issue = 7", "", "models.two] known_failures[[]0]: issue is missing"),
+        ("2100-01-31", '"soon"', "*known_failures[[]0]: expires is 'soon': give a day*"),
+        ("static", "statik", "*the known failure*matches nothing: shape 'statik'*"),
+        ("[tool", "[[tool", "*pyproject.toml: *"),
+    ],
+)
+def test_mistakes_in_pyproject_are_told(
+    ours: pytest.Pytester, old: str, new: str, said: str
+) -> None:
+    pyproject(ours, TWO.replace(old, new, 1))
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{said}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--onnxdet-config=gone.py",), "*--onnxdet-config: *gone.py: there is no such file"),
+        (("--onnxdet-checkpoint=epoch_12.pth",), "*give --onnxdet-config, too"),
+        (("--onnxdet-config=ours-2.py",), "*no weights: give --onnxdet-checkpoint, or*"),
+        (ONE, "*data.test.ann_file is gone.json, which is not there: give --onnxdet-images*"),
+        ((*ONE, "--onnxdet-annotations=gone"), "*there is no such file or folder"),
+        ((*ONE, "--onnxdet-images=cache"), "*there is no such folder"),
+        ((*ONE, "--onnxdet-annotations=photos"), "*no Annotations/?.xml*"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told(
+    ours: pytest.Pytester, words: tuple[str, ...], said: str
+) -> None:
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q", *words)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([said])
+
+
+def test_class_names_have_to_be_as_many_as_the_heads_tell_apart(ours: pytest.Pytester) -> None:
+    torch.save({"meta": {"CLASSES": ("a", "b")}, "state_dict": {}}, ours.path / "two.pth")
+    result = ours.runpytest(
+        "--onnxdet",
+        "--onnxdet-config=ours-2.py",
+        "--onnxdet-checkpoint=two.pth",
+        "--onnxdet-images=photos",
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*two.pth names 2 classes*have num_classes=3*"])
+
+
+def test_random_weights_need_no_checkpoint(ours: pytest.Pytester) -> None:
+    result = ours.runpytest(
+        "--onnxdet",
+        "--onnxdet-config=ours-2.py",
+        "--onnxdet-checkpoints=none",
+        "--onnxdet-images=photos",
+        "--collect-only",
+        "-q",
+        "--onnxdet-cache=cache",
+    )
+    assert result.ret == pytest.ExitCode.OK
