@@ -148,14 +148,14 @@ def interpolate(original: Any) -> Any:
         size: Any = None,
         scale_factor: Any = None,
         mode: str = "nearest",
-        *rest: Any,  # as torch.nn.Upsample gives align_corners
+        *others: Any,
         **more: Any,
     ) -> Any:
         if mode != "nearest" or not isinstance(size, Sequence) or input.dim() != 4:
-            return original(input, size, scale_factor, mode, *rest, **more)
+            return original(input, size, scale_factor, mode, *others, **more)
         pairs = list(zip(input.shape[2:], size, strict=True))
         if all(int(cells) == (int(count) + 1) // 2 > 1 for cells, count in pairs):
-            return original(input, size, scale_factor, mode, *rest, **more)
+            return original(input, size, scale_factor, mode, *others, **more)
         for axis, (cells, count) in enumerate(pairs, 2):
             input = input.index_select(axis, _nearest(cells, count, input.device))
         return input
