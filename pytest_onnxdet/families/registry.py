@@ -172,8 +172,8 @@ def builtin_families() -> FamilyRegistry:
 def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> bool:
     """Whether the detector's last head clips its boxes at the image's border.
 
-    Its box coder says so, as in mmdet; a head without such a coder makes no promise, nor does one
-    whose family knows that it decodes by itself.
+    Its box coder says so, as in mmdet; a head without such a coder, or whose boxes are not from it,
+    makes no promise, nor does one whose family knows that it decodes by itself.
 
     Args:
         detector: one of mmdet's.

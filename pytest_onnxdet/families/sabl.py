@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pytest_onnxdet.families.classes import UnsupportedPart, objection
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily, Maps
 from pytest_onnxdet.families.family import HEAD_METHODS
-from pytest_onnxdet.families.ops.buckets import BUCKETS, decode_buckets
+from pytest_onnxdet.families.ops.buckets import decode_buckets, require_buckets
 
 
 class SablDetector(DenseDetector):
@@ -37,10 +36,7 @@ class SablDetector(DenseDetector):
 
     @classmethod
     def require_decoding(cls, head: Any) -> None:
-        coder = head.bbox_coder
-        why = objection(coder, (BUCKETS,), ("decode",))
-        if why is not None:
-            raise UnsupportedPart(f"the box coder {type(coder).__name__} has no lowering: {why}")
+        require_buckets(head.bbox_coder)
 
 
 class SablFamily(DenseFamily):

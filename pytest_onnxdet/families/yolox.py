@@ -6,16 +6,19 @@ mmdet keeps a point when that product is at least ``score_thr``. It reads neithe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_onnxdet.families.base import features, joined
+from pytest_onnxdet.families.classes import resolve
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily
 from pytest_onnxdet.families.family import HEAD_METHODS, Ties
 from pytest_onnxdet.families.ops.lowering import just_below, sigmoid
 from pytest_onnxdet.families.settings import TEST_CFG, require_settings, suppression
+from pytest_onnxdet.models.calibrate import Calibration
 
 
 class YoloxDetector(DenseDetector):
@@ -65,6 +68,16 @@ class YoloxFamily(DenseFamily):
 
     def candidate_head(self, detector: Any) -> None:
         """Nothing is cut level by level."""
+
+    def calibration(self, detector: nn.Module) -> Calibration:
+        """As of all dense heads, with branches that are small beside what they are joined with.
+
+        Fifty random layers in a row make a thousand times as much of rounding.
+        """
+        made = super().calibration(detector)
+        kind = resolve("mmdet.models.utils.csp_layer.DarknetBottleneck")
+        damped = [block.conv2.norm for block in detector.modules() if isinstance(block, kind)]
+        return replace(made, damped=damped)
 
 
 _READS_NOT = "YOLOX in PyTorch does not read it, and neither does the graph; "

@@ -73,8 +73,10 @@ def masked_conv2d(
         float32 (N, O, H, W).
 
     Raises:
-        ValueError: another stride.
+        ValueError: another stride, or masks of another number of images: mmcv takes one.
     """
+    if len(mask) != len(features):
+        raise ValueError(f"a masked convolution of {len(features)} images has {len(mask)} masks")
     if stride not in (1, (1, 1)):
         raise ValueError(f"a masked convolution has a stride of 1, not {stride}")
     pads = (padding, padding) if isinstance(padding, int) else tuple(padding)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
@@ -28,6 +29,9 @@ from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.verify.compare import compare_detections
 
+LOWERINGS = ("onnxruntime", "tensorrt")
+#: Static graphs are tried in `make nightly`.
+SHAPES = ("dynamic", pytest.param("static", marks=pytest.mark.nightly))
 #: Four stages of few channels.
 BACKBONE = {
     "type": "ResNet",

@@ -9,6 +9,8 @@ import pytest
 import torch
 from small_detectors import (
     BACKBONE,
+    LOWERINGS,
+    SHAPES,
     built,
     centred,
     require_eager,
@@ -21,8 +23,6 @@ from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.reference.ties.peaks import played_back_peaks
 from pytest_onnxdet.reference.ties.suppression import Unproven
-
-LOWERINGS = ("onnxruntime", "tensorrt")
 
 
 def config() -> dict[str, Any]:
@@ -63,9 +63,10 @@ def test_post_processing(detector: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, centred(), lowering, tmp_path)
+def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
+    require_exported(detector, centred(), lowering, tmp_path, shape)
 
 
 def test_peaks_are_played_back(detector: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from small_detectors import (
+    LOWERINGS,
+    SHAPES,
     built,
     centred,
     require_eager,
@@ -15,8 +17,6 @@ from small_detectors import (
 )
 
 from pytest_onnxdet.families.registry import builtin_families
-
-LOWERINGS = ("onnxruntime", "tensorrt")
 
 
 def config() -> dict[str, Any]:
@@ -79,6 +79,7 @@ def test_post_processing(detector: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, centred(), lowering, tmp_path)
+def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
+    require_exported(detector, centred(), lowering, tmp_path, shape)

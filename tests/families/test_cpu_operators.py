@@ -93,6 +93,8 @@ def test_a_masked_convolution_is_one_at_the_masks_cells() -> None:
     assert torch.equal(result, whole * mask[:, None])
     with pytest.raises(ValueError, match="a stride of 1"):
         masked_conv2d(features, mask, weight, bias, 1, 2)
+    with pytest.raises(ValueError, match="of 2 images has 1 masks"):
+        masked_conv2d(features.repeat(2, 1, 1, 1), mask, weight, bias, 1)
 
 
 class Wrapped(nn.Module):

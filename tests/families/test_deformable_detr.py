@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from small_detectors import (
     BACKBONE,
+    LOWERINGS,
+    SHAPES,
     built,
     images,
     require_eager,
@@ -23,7 +25,6 @@ from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.reference.ties.proof import alternatives
 from pytest_onnxdet.verify.compare import compare_detections
 
-LOWERINGS = ("onnxruntime", "tensorrt")
 #: With which of the head's two switches.
 KINDS = {
     "plain": {},
@@ -122,9 +123,10 @@ def test_post_processing(detector: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path)
+def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
+    require_exported(detector, images(), lowering, tmp_path, shape)
 
 
 def test_refusals(detector: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from small_detectors import (
     BACKBONE,
+    LOWERINGS,
+    SHAPES,
     built,
     images,
     require_eager,
@@ -26,7 +28,6 @@ from pytest_onnxdet.reference.ties.proof import alternatives
 from pytest_onnxdet.reference.ties.replace import overridden
 from pytest_onnxdet.verify.compare import compare_detections
 
-LOWERINGS = ("onnxruntime", "tensorrt")
 STAGES, WIDTH, CLASSES = 2, 16, 4
 
 
@@ -130,9 +131,10 @@ def test_post_processing(detector: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path)
+def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
+    require_exported(detector, images(), lowering, tmp_path, shape)
 
 
 def test_unbounded_samples_are_refused_for_tensorrt(detector: Any) -> None:
