@@ -197,10 +197,10 @@ def check_outputs(graph: Artifact, model: Model) -> None:
     Raises:
         CommandError: its masks are maps of the image, and the config has another threshold.
     """
-    maps, wanted = image_maps(graph.info), (model.cfg.model.get("test_cfg") or {}).get("mask_thr")
-    if maps is not None and not maps.logits and wanted not in (None, maps.threshold):
+    maps, asked = image_maps(graph.info), (model.cfg.model.get("test_cfg") or {}).get("mask_thr")
+    if maps is not None and not maps.logits and asked not in (None, maps.threshold):
         raise CommandError(
-            f"model.test_cfg.mask_thr is {wanted}, and {graph.path} was exported with "
+            f"model.test_cfg.mask_thr is {asked}, and {graph.path} was exported with "
             f"{maps.threshold:g}, which its scores hang on: export it again with this config"
         )
     outputs = graph.info.get("outputs")

@@ -134,23 +134,27 @@ class Frame:
                 masks[k, window[0], window[1]] = self._values(one, size, window) > limit
         return masks
 
-    def certainty(self, maps: Floats, size: Sequence[int]) -> Floats:
+    def certainty(
+        self, maps: Floats, size: Sequence[int], threshold: float | None = None
+    ) -> Floats:
         """The mean probability of each mask's pixels at the original size; 0 of an empty one.
 
         Args:
             maps: float32 (K, h, w).
             size: height and width of the original image.
+            threshold: another one than the frame's.
 
         Returns:
             float32 (K,). As in mmdet, 1e-6 is added to the count of pixels.
         """
+        limit = self.maps.threshold if threshold is None else threshold
         means = np.zeros(len(maps), np.float32)
         for k, one in enumerate(maps):
-            window = self._window(one, size, self.maps.threshold)
+            window = self._window(one, size, limit)
             if window is None:
                 continue
             values = self._values(one, size, window)
-            values = values[values > self.maps.threshold].astype(np.float64)
+            values = values[values > limit].astype(np.float64)
             shares = 1 / (1 + np.exp(-values)) if self.maps.logits else values
             means[k] = shares.sum() / (len(values) + 1e-6)
         return means

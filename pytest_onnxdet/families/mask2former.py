@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from pytest_onnxdet.families.base import DeployModel, Limits, features
 from pytest_onnxdet.families.classes import Kind
-from pytest_onnxdet.families.family import Need, Part, Ties
+from pytest_onnxdet.families.family import Need, Part
 from pytest_onnxdet.families.maskformer import (
     FUSION_PART,
     MASK_DETECTORS,
     PLUGINS,
+    QUERY_TIES,
     UNCAPPED,
     QueryMaskDetector,
     QueryMaskFamily,
@@ -169,6 +170,6 @@ MASK2FORMER = Mask2FormerFamily(
         Part(f"{_PIXELS}.encoder.layers", LAYERS),
         Part("panoptic_head.transformer_decoder.layers", LAYERS),
     ),
-    ties=Ties(order=True, suppression=False),
+    ties=QUERY_TIES,
     uncapped=UNCAPPED,
 )

@@ -228,6 +228,8 @@ class MaskFormerFamily(QueryMaskFamily):
         return MaskFormerDetector(detector, lowering, limits)
 
 
+#: Which of equal scores comes first, and which pixels are above 0.
+QUERY_TIES = Ties(order=True, suppression=False, pixels=True)
 MASK_DETECTORS = ("mmdet.models.detectors.MaskFormer",)
 FUSION_PART = Part(
     FUSION,
@@ -251,6 +253,6 @@ MASKFORMER = MaskFormerFamily(
             ),
         ),
     ),
-    ties=Ties(order=True, suppression=False),
+    ties=QUERY_TIES,
     uncapped=UNCAPPED,
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
-from pytest_onnxdet.reference.ties.decay import score_ranges
+from pytest_onnxdet.reference.ties.decay import score_ranges, with_weights_ranged
 from pytest_onnxdet.reference.ties.points import watched_choices
 from pytest_onnxdet.reference.ties.replace import overridden
 
@@ -99,7 +99,8 @@ class Reference:
                 note = notes.pop(0) if has_masks else None
                 ranges = score_ranges(note) if note is not None and mask_ranges else None
                 frame_of = (images.shape[2:], metas[place]["img_shape"])
-                detections.append(_of_maps(result, note, maps, frame_of, ranges))
+                one = _of_maps(result, note, maps, frame_of, ranges)
+                detections.append(with_weights_ranged(one) if mask_ranges else one)
                 continue
             masks = seen.pop(0) if has_masks else None
             bound = bounds.pop(0) if has_masks and bounds else None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.verify.match import match
+from pytest_onnxdet.verify.pixels import probabilities
 
 #: Standard errors by which chance alone may move a mean: in one of 16,000 comparisons.
 ERRORS = 4.0
@@ -67,7 +68,7 @@ def differences(
         "score": theirs.scores[j].astype(np.float64) - ours.scores[i],
     }
     if ours.mask_probs is not None and theirs.mask_probs is not None and len(i):
-        change = theirs.mask_probs[j].astype(np.float64) - ours.mask_probs[i]
+        change = probabilities(theirs, j) - probabilities(ours, i)
         gaps["mask"] = change.reshape(len(i), -1).mean(axis=1)
     return gaps
 

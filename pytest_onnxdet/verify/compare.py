@@ -36,7 +36,7 @@ from pytest_onnxdet.verify.match import (
     score_distance,
 )
 from pytest_onnxdet.verify.mismatch import Mismatch, ParityResult
-from pytest_onnxdet.verify.pixels import boxes_differ_as_masks, mask_iou, pixels_tie
+from pytest_onnxdet.verify.pixels import boxes_differ_as_masks, mask_iou, pixels_tie, probabilities
 
 _SAME_BOX = 0.9  # IoU at which two boxes of different classes are the same box under two names
 
@@ -194,10 +194,10 @@ class _Image:
                 note += ", all within rounding of the threshold"
             self._judge("mask_iou", kind, value, allow.mask_iou, i, j, note)
         if ours.mask_probs is not None and theirs.mask_probs is not None:
-            a, b = ours.mask_probs[i], theirs.mask_probs[j]
+            a, b = probabilities(ours, i), probabilities(theirs, j)
             low, high = (a, a) if ours.mask_range is None else ours.mask_range[i]
             same = a.shape == b.shape
-            beyond = np.maximum(low - b.astype(np.float64), b - high) if same else np.array(np.inf)
+            beyond = np.maximum(low - b, b - high) if same else np.array(np.inf)
             gap = float(beyond.max(initial=0.0))
             note = "" if same else f"shape {b.shape} instead of {a.shape}"
             self._judge("mask", "mask_drift", gap, allow.mask_prob, i, j, note)

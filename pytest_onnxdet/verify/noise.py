@@ -16,6 +16,7 @@ from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.models.spec import Tolerance
 from pytest_onnxdet.reference.noise import Arrays, MapNoise, Noise
 from pytest_onnxdet.verify.match import box_distance, match
+from pytest_onnxdet.verify.pixels import probabilities
 from pytest_onnxdet.verify.raw import RawDifference, RawResult
 
 #: How much farther than the noise of the recorded images a detection may be. The noise is the
@@ -84,8 +85,8 @@ def detection_noise(
             box_px, score = max(box_px, gap), max(score, drift)
             box_rel = max(box_rel, gap / max(longer, 1.0))
             if ours.mask_probs is not None and theirs.mask_probs is not None:
-                a, b = ours.mask_probs[i], theirs.mask_probs[j]
-                mask_gap = float(np.abs(a.astype(np.float64) - b).max(initial=0.0))
+                gaps = np.abs(probabilities(ours, i) - probabilities(theirs, j))
+                mask_gap = float(gaps.max(initial=0.0))
                 if mask_gap <= outer.mask_prob:
                     masks = max(masks or 0.0, mask_gap)
     return {

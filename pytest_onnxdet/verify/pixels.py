@@ -15,6 +15,22 @@ from pytest_onnxdet.reference.ties.rounding import LOGIT, PIXEL, mask_slack
 Pixels = NDArray[np.bool_]
 
 
+def probabilities(detections: Detections, at: Any) -> NDArray[np.float64]:
+    """The mask probabilities of some detections, (K, h, w); of maps of logits made of those.
+
+    Args:
+        detections: one image's, with ``mask_probs``.
+        at: which, an index of any kind.
+    """
+    assert detections.mask_probs is not None
+    values = detections.mask_probs[at].astype(np.float64)
+    if detections.frame is None or not detections.frame.maps.logits:
+        return values
+    with np.errstate(over="ignore"):
+        shares: NDArray[np.float64] = 1 / (1 + np.exp(-values))
+    return shares
+
+
 def mask_iou(a: Any, b: Any) -> tuple[float, str]:
     """IoU of two masks (1 when both are empty) and, where they differ, by how many pixels."""
     if a.shape != b.shape:

@@ -176,6 +176,16 @@ def test_boxes_and_scores_are_made_with_the_masks(detector: Any) -> None:
         np.testing.assert_allclose(ours.scores, mmdets.scores, atol=1e-5)
 
 
+def test_scores_lie_within_what_pixels_at_the_threshold_leave_open(detector: Any) -> None:
+    reference, batch = Reference(detector), images()
+    for one in reference.post_process(reference.raw(batch), batch, mask_ranges=True):
+        assert one.score_range is not None
+        low, high = one.score_range.T
+        assert (low <= one.scores + 1e-6).all()
+        assert (one.scores <= high + 1e-6).all()
+        assert (high - low).max() < 0.01
+
+
 def test_what_is_refused_is_named() -> None:
     families = builtin_families()
     with pytest.raises(UnsupportedPart, match=r"num_stuff_classes is 2: panoptic segmentation"):

@@ -1,22 +1,26 @@
-"""Between which scores matrix NMS leaves a mask, however pixels at the threshold are decided.
+"""Between which scores a mask is left, however its pixels at the threshold are decided.
 
 SOLO's score is a class's times the mean of the mask's probabilities above a threshold, and matrix
 NMS (SOLOv2, arXiv:2003.10152, section 3.3) lowers it by how masks above the threshold overlap. A
 pixel within rounding of the threshold belongs to a mask in one runtime and not in another, and of
 a mask of 300 pixels one is 0.3 % of its overlap, which is far more than rounding. The bounds of
-areas, means and overlaps are carried through by interval arithmetic.
+areas, means and overlaps are carried through by interval arithmetic. MaskFormer's scores are
+multiplied by such a mean alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_onnxdet.reference.ties.rounding import mask_slack
+from pytest_onnxdet.reference.ties.rounding import LOGIT, mask_slack
 
 if TYPE_CHECKING:
+    from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.families.family import MapNote
 
 
@@ -50,6 +54,25 @@ def score_ranges(note: MapNote) -> Tensor | None:
     at_most = _decay(least, most.amax(dim=0), made.kernel, made.sigma).amin(dim=0).clamp(max=1)
     ranges = torch.stack([low * at_least, high * at_most], dim=1)
     return ranges[_places(note, order)]
+
+
+def with_weights_ranged(one: Detections) -> Detections:
+    """An image's detections with the ``score_range`` of scores that are weighted by masks.
+
+    Args:
+        one: as the reference finds them; what is weighted by no mask is returned as it is.
+    """
+    frame = one.frame
+    if frame is None or not frame.maps.weighted or one.mask_probs is None or one.masks is None:
+        return one
+    size, threshold = one.masks[0].shape, frame.maps.threshold
+    own, low, high = (
+        frame.certainty(one.mask_probs, size, threshold + by) for by in (0.0, -LOGIT, LOGIT)
+    )
+    # Of a mask without a pixel, or without a sure one, the score is what it is at least or most.
+    base = np.divide(one.scores, own, out=np.zeros_like(own), where=own > 0)
+    ranges = np.stack([np.minimum(low, own) * base, np.maximum(high, own) * base], axis=1)
+    return replace(one, score_range=np.where(own[:, None] > 0, ranges, one.scores[:, None]))
 
 
 def _areas(masks: Tensor) -> tuple[Tensor, Tensor]:
