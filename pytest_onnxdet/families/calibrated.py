@@ -32,6 +32,7 @@ def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegis
     detector = build_detector(replace(spec, weights=None))
     lower(detector, "onnxruntime", families=families)  # a part may be unknown to mmdet, too
     calibration = families.of(detector).calibration(detector)
-    batch = collate([dataset.sample(i) for i in range(min(CALIBRATION, len(dataset)))])
+    count = min(calibration.images or CALIBRATION, len(dataset))
+    batch = collate([dataset.sample(i) for i in range(count)])
     calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)
     return detector

@@ -72,12 +72,13 @@ class YoloxFamily(DenseFamily):
     def calibration(self, detector: nn.Module) -> Calibration:
         """As of all dense heads, with branches that are small beside what they are joined with.
 
-        Fifty random layers in a row make a thousand times as much of rounding.
+        Fifty random layers in a row make a thousand times as much of rounding, and all the more of
+        an image unlike those that normalisation has seen.
         """
         made = super().calibration(detector)
         kind = resolve("mmdet.models.utils.csp_layer.DarknetBottleneck")
         damped = [block.conv2.norm for block in detector.modules() if isinstance(block, kind)]
-        return replace(made, damped=damped)
+        return replace(made, damped=damped, images=4)
 
 
 _READS_NOT = "YOLOX in PyTorch does not read it, and neither does the graph; "

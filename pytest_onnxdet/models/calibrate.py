@@ -86,6 +86,7 @@ class Calibration:
             they add to. Training starts from such weights (Goyal et al., arXiv:1706.02677,
             section 5.1).
         single: whether the detector takes one image at a time.
+        images: how many images it is calibrated on; None: as many as all are.
         unbiased: layers that give nothing where they see nothing: their bias is set to 0.
         still: layers that give 0 whatever they see, up to the pass that they are targets of.
         drawn: what is drawn before anything is looked at.
@@ -94,6 +95,7 @@ class Calibration:
     passes: Sequence[Sequence[Target]]
     damped: Sequence[nn.Module] = ()
     single: bool = False
+    images: int | None = None
     unbiased: Sequence[nn.Module] = ()
     still: Sequence[nn.Module] = ()
     drawn: Sequence[Drawn] = ()
