@@ -178,10 +178,11 @@ class _Image:
         ours, theirs, allow = self.ours, self.theirs, self.tolerance
         ranks = [one.mask_scores for one in (ours, theirs)]
         if ranks[0] is not None or ranks[1] is not None:
-            a, b = (
+            own, other = (
                 np.nan if of is None else float(of[k]) for of, k in zip(ranks, (i, j), strict=True)
             )
-            self._judge("score", "score_drift", abs(a - b), allow.score, i, j, "of the mask")
+            gap = abs(own - other)
+            self._judge("score", "score_drift", gap, allow.score, i, j, "of the mask")
         if (ours.masks is None) != (theirs.masks is None):
             side = "reference" if ours.masks is None else "candidate"
             self._judge("mask_iou", "mask_iou", 0.0, allow.mask_iou, i, j, f"no mask in {side}")
