@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegistry) -> nn.Module:
-    """The spec's detector, calibrated on the first images as its family says.
+    """The spec's detector, calibrated as its family says on a few images from all over the data.
 
     Raises:
         BuildError: it cannot be built.
@@ -33,6 +33,6 @@ def calibrated_detector(spec: ModelSpec, dataset: Dataset, families: FamilyRegis
     lower(detector, "onnxruntime", families=families)  # a part may be unknown to mmdet, too
     calibration = families.of(detector).calibration(detector)
     count = min(calibration.images or CALIBRATION, len(dataset))
-    batch = collate([dataset.sample(i) for i in range(count)])
+    batch = collate([dataset.sample(i * len(dataset) // count) for i in range(count)])
     calibrate(detector, torch.from_numpy(batch.images), batch.metas, calibration)
     return detector

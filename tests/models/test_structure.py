@@ -189,6 +189,30 @@ def test_a_residual_branch_that_mmdet_starts_at_zero_counts() -> None:
     assert all((block.norm1.weight == 1).all() for block in blocks)
 
 
+def test_a_branch_of_another_kind_of_block_is_as_small() -> None:
+    """33 branches as large as their input: PyTorch's float32 is far from float64 then."""
+    from mmdet.models import build_backbone
+
+    from pytest_onnxdet.models.calibrate import BRANCH, BRANCHES, Calibration, calibrate
+
+    settings = {"type": "ResNeXt", "depth": 101, "groups": 4, "base_width": 2, "base_channels": 8}
+    detector = torch.nn.Module()
+    detector.backbone = build_backbone(settings)
+    detector.backbone.eval()
+    detector.extract_feat = detector.backbone.forward
+    norms = [
+        block.norm3
+        for stage in (1, 2, 3, 4)
+        for block in getattr(detector.backbone, f"layer{stage}")
+    ]
+    assert len(norms) == 33 and all((norm.weight == 1).all() for norm in norms)
+    calibrate(detector, torch.rand(1, 3, 64, 64), [{}], Calibration([]))
+    for norm in norms:
+        torch.testing.assert_close(
+            norm.weight, torch.full_like(norm.weight, BRANCH * BRANCHES / 33)
+        )
+
+
 @pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.05)])
 def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> None:
     from types import SimpleNamespace
