@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 900.0
 _REASON = 240  # letters of a reason in a table
+_HEAD = (
+    "| config | alike | outcome | box, px | score | mask | detections | s | why |",
+    f"|---|--:|---|{'--:|' * 5}---|",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds after which a detector counts as failed (default: {_TIMEOUT_S:.0f})",
     )
     parser.add_argument(
+        "--known", action="store_true", help="try nothing: the table of what --log has already"
+    )
+    parser.add_argument(
         "--list", action="store_true", help="only list the structures and their configs"
     )
 
@@ -86,29 +93,34 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"--{name} {getattr(args, name)}: give at least {least}")
     if args.timeout <= 0:
         raise CommandError(f"--timeout {args.timeout:g}: give a number of seconds above 0")
+    if args.known and not args.log:
+        raise CommandError("--known shows what a log has: name it with --log")
     groups = _groups(args.configs)
     if args.list:
         for group in groups:
             say(f"{_shown(group.configs[0])} ({len(group.configs)}): {_parts(group)}")
         return 0
+    by_config = {str(group.configs[0]): group for group in groups}
     with contextlib.ExitStack() as stack:
         results = _read(args.log, args.size) if args.log else {}
-        log = stack.enter_context(_appended(args.log)) if args.log else None
-        todo = [group.configs[0] for group in groups if str(group.configs[0]) not in results]
+        results = {name: one for name, one in results.items() if name in by_config}
+        log = stack.enter_context(_appended(args.log)) if args.log and not args.known else None
+        todo = [] if args.known else [Path(name) for name in by_config if name not in results]
         progress = stack.enter_context(Progress("coverage", len(groups), "detectors"))
         progress.start(len(groups) - len(todo))
+        say("\n".join([*_HEAD, *(row(by_config[name], one) for name, one in results.items())]))
         for one in _tried(todo, args.size, args.timeout, args.processes):
             results[one.config] = one
             if log is not None:
                 log.write(json.dumps({**asdict(one), "size": args.size}) + "\n")
                 log.flush()
+            say(row(by_config[one.config], one))
             progress.advance()
-    covered = [results[str(group.configs[0])] for group in groups]
-    lines = table(groups, covered)
+    known = {name: results[name] for name in by_config if name in results}
+    say("\n".join(["", *summary(by_config, known)]))
     if args.out:
-        Path(args.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say("\n".join(lines))
-    return MISMATCH if any(one.outcome in (DIFFERS, FAILED) for one in covered) else 0
+        Path(args.out).write_text("\n".join(table(by_config, known)) + "\n", encoding="utf-8")
+    return MISMATCH if any(one.outcome in (DIFFERS, FAILED) for one in known.values()) else 0
 
 
 def _groups(names: Sequence[str]) -> list[Structure]:
@@ -189,39 +201,49 @@ def _appended(name: str) -> Any:
         raise CommandError(f"--log {name}: {error.strerror}") from error
 
 
-def table(groups: Sequence[Structure], results: Sequence[Covered]) -> list[str]:
+def table(groups: Mapping[str, Structure], results: Mapping[str, Covered]) -> list[str]:
     """A Markdown table, a row for each structure, and how many came out how.
 
     Args:
-        groups: the structures.
-        results: of each one's first config.
+        groups: the structures, by the config that stands for each.
+        results: of those that were tried.
     """
-    heads = ("config", "alike", "outcome", "box, px", "score", "mask", "detections", "s", "why")
-    lines = [f"| {' | '.join(heads)} |", f"|---|--:|---|{'--:|' * 5}---|"]
-    for group, one in zip(groups, results, strict=True):
-        figures = one.figures or {}
-        numbers = [figures.get(name) for name in ("max_box_px", "max_score", "max_mask")]
-        cells = [
-            _shown(group.configs[0]),
-            str(len(group.configs)),
-            one.outcome,
-            *("" if number is None else f"{number:.1e}" for number in numbers),
-            str(int(figures.get("detections") or 0) or ""),
-            f"{one.seconds:.0f}",
-            _one_cell(one.reason),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    counts = Counter(one.outcome for one in results)
-    configs = Counter[str]()
-    for group, one in zip(groups, results, strict=True):
-        configs[one.outcome] += len(group.configs)
-    lines.append("")
-    lines += [
-        f"- {outcome}: {counts[outcome]} structures, {configs[outcome]} configs: {text}"
-        for outcome, text in OUTCOMES.items()
-        if counts[outcome]
+    rows = [row(group, results.get(config)) for config, group in groups.items()]
+    return [*_HEAD, *rows, "", *summary(groups, results)]
+
+
+def row(group: Structure, one: Covered | None) -> str:
+    """A structure's row; None: it was not tried."""
+    figures = (one.figures if one is not None else None) or {}
+    numbers = [figures.get(name) for name in ("max_box_px", "max_score", "max_mask")]
+    cells = [
+        _shown(group.configs[0]),
+        str(len(group.configs)),
+        "not run" if one is None else one.outcome,
+        *("" if number is None else f"{number:.1e}" for number in numbers),
+        str(int(figures.get("detections") or 0) or ""),
+        "" if one is None else f"{one.seconds:.0f}",
+        "" if one is None else _one_cell(one.reason),
     ]
-    return lines
+    return f"| {' | '.join(cells)} |"
+
+
+def summary(groups: Mapping[str, Structure], results: Mapping[str, Covered]) -> list[str]:
+    """How many came out how, a line for each outcome.
+
+    Args:
+        groups, results: as for :func:`table`.
+    """
+    structures, configs = Counter[str](), Counter[str]()
+    for name, group in groups.items():
+        outcome = results[name].outcome if name in results else "not run"
+        structures[outcome] += 1
+        configs[outcome] += len(group.configs)
+    return [
+        f"- {outcome}: {structures[outcome]} structures, {configs[outcome]} configs: {text}"
+        for outcome, text in {**OUTCOMES, "not run": "not tried yet"}.items()
+        if structures[outcome]
+    ]
 
 
 def _one_cell(text: str) -> str:
