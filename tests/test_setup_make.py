@@ -34,7 +34,7 @@ def sandbox(tmp_path: Path) -> Path:
     """The Makefile beside programs that note how they were called, and fail where FAIL says."""
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    for name in ("python", "pytest"):
+    for name in ("python", "pytest", "onnxdet"):
         program = tmp_path / ".venv/bin" / name
         program.write_text(
             f'#!/bin/sh\nfor word in {name} "$@"; do printf "<%s> " "$word"; done >> calls\n'
@@ -82,10 +82,10 @@ def test_structure_passes_its_arguments(sandbox: Path) -> None:
     assert table == ["python", "tools/structure_table.py", "--models", "ssd,detr"]
 
 
-def test_nightly_runs_four_things_with_their_own_results(sandbox: Path) -> None:
+def test_nightly_runs_five_things_with_their_own_results(sandbox: Path) -> None:
     done = make("nightly", "ARGS=-k ssd", folder=sandbox)
     assert done.returncode == 0, done.stderr
-    _, plain, lowered, opsets, tests = calls(sandbox)
+    _, plain, lowered, opsets, tests, coverage = calls(sandbox)
     assert plain == [
         *("pytest", "--onnxdet", "--onnxdet-backend=onnxruntime", "--onnxdet-batch=1,2,4"),
         *("--onnxdet-report=onnxdet-report/nightly-onnxruntime", "-n", "2", "-k", "ssd"),
@@ -98,6 +98,8 @@ def test_nightly_runs_four_things_with_their_own_results(sandbox: Path) -> None:
     table = "onnxdet-report/nightly-opsets.md"
     assert opsets == ["python", "tools/opset_table.py", "--out", table]
     assert tests == ["pytest", "tests", "-m", "nightly", "-n", "2", "-k", "ssd"]
+    table = "onnxdet-report/nightly-coverage.md"
+    assert coverage == ["onnxdet", "coverage", "-n", "2", "--out", table]
 
 
 @pytest.mark.parametrize("part", ["backend=onnxruntime ", "lowering", "opset_table", "-m nightly"])
@@ -106,7 +108,7 @@ def test_a_part_of_nightly_that_fails_fails_it_after_the_others(
 ) -> None:
     monkeypatch.setenv("FAIL", part)
     assert make("nightly", folder=sandbox).returncode != 0
-    assert len(calls(sandbox)) == 5
+    assert len(calls(sandbox)) == 6
 
 
 def test_a_benchmark_that_does_not_hold_fails_bench_after_the_others(

@@ -105,6 +105,21 @@ def check_targets(
             writable(target, name)
 
 
+def _weights_beside(model: Path) -> list[Path]:
+    """The files that a graph keeps weights in; what is no graph has none, and is refused later."""
+    if model.suffix != ".onnx":
+        return []
+    import onnx
+
+    from pytest_onnxdet.graph.walk import external_files
+
+    try:
+        graph = onnx.load(str(model), load_external_data=False)
+    except Exception:  # whatever protobuf makes of it
+        return []
+    return [model.with_name(name) for name in external_files(graph)]
+
+
 def _inputs(
     args: argparse.Namespace, config: Path, test: Mapping[str, Any], data: Dataset
 ) -> Iterator[tuple[str, str | Path]]:
@@ -112,13 +127,8 @@ def _inputs(
     yield "the config", config
     yield from bases(config)
     yield "the model", args.model
-    if args.model.endswith(".onnx"):
-        import onnx
-
-        from pytest_onnxdet.graph.walk import external_files
-
-        for name in external_files(onnx.load(args.model, load_external_data=False)):
-            yield "weights of the model", Path(args.model).with_name(name)
+    for path in _weights_beside(Path(args.model)):
+        yield "weights of the model", path
     yield "the annotation file", data.spec.annotations
     if proposals := file_of(test, "proposal_file"):
         yield "data.test.proposal_file", proposals

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exporting import exported, run
 from torch import Tensor, nn
 
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.ops.lowering import Lowering, OnnxRuntimeLowering, dets_of
 from pytest_onnxdet.families.ops.lowering_tensorrt import TensorRTLowering
 from pytest_onnxdet.families.settings import suppression
-from tests.families.test_ops import exported, run
 
 COUNT, CLASSES = 120, 3
 LOWERINGS = [

@@ -370,6 +370,7 @@ class Settling:
             proposal_limit=lambda detector: 7,
             head=lambda detector: None,
             final_cut=lambda detector: None,
+            first_choice=lambda detector: None,
         )
 
     def raw(self, batch: Any) -> dict[str, Any]:

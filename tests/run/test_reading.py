@@ -18,6 +18,8 @@ DETECTOR = SimpleNamespace(cfg=SimpleNamespace(model={}))
 class Session:
     device = "cpu"
 
+    artifact = SimpleNamespace(info={})
+
     def __init__(self, ghost: float) -> None:
         self.ghost = ghost
 
