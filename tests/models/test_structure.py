@@ -213,6 +213,32 @@ def test_a_branch_of_another_kind_of_block_is_as_small() -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["DCN", "DCNv2"])
+def test_deformable_convolutions_look_near_by(kind: str) -> None:
+    """With offsets of several cells rounding grew a thousandfold from block to block."""
+    from mmdet.models import build_backbone
+
+    from pytest_onnxdet.models.calibrate import Calibration, calibrate
+
+    settings = {"type": "ResNet", "depth": 50, "base_channels": 8}
+    dcn = {"type": kind, "deform_groups": 1, "fallback_on_stride": False}
+    detector = torch.nn.Module()
+    detector.backbone = build_backbone(
+        {**settings, "dcn": dcn, "stage_with_dcn": (False, True, True, True)}
+    )
+    detector.backbone.init_weights()
+    detector.backbone.eval()
+    detector.extract_feat = detector.backbone.forward
+    layer = detector.backbone.layer3[0].conv2.conv_offset
+    seen: list[torch.Tensor] = []
+    layer.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    images = torch.rand(1, 3, 64, 64)
+    calibrate(detector, images, [{}], Calibration([]))
+    with torch.no_grad():
+        detector.extract_feat(images)
+    assert 1e-4 < float(seen[-1].abs().max()) < 0.5
+
+
 @pytest.mark.parametrize(("name", "share"), [("point_rend", 1.0), ("retinanet", 0.05)])
 def test_what_ties_in_random_weights_is_the_familys(name: str, share: float) -> None:
     from types import SimpleNamespace
