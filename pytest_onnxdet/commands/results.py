@@ -195,7 +195,8 @@ def check_outputs(graph: Artifact, model: Model) -> None:
     """Tells where a graph gives masks and the config's detector finds none, or the reverse.
 
     Raises:
-        CommandError: its masks are maps of the image, and the config has another threshold.
+        CommandError: its masks are maps of the image, and the config has another threshold; or the
+            config's are, and the file cannot say so, as an engine cannot.
     """
     maps, asked = image_maps(graph.info), (model.cfg.model.get("test_cfg") or {}).get("mask_thr")
     if maps is not None and not maps.logits and asked not in (None, maps.threshold):
@@ -204,6 +205,12 @@ def check_outputs(graph: Artifact, model: Model) -> None:
             f"{maps.threshold:g}, which its scores hang on: export it again with this config"
         )
     outputs = graph.info.get("outputs")
+    head = model.cfg.model.get("mask_head") or model.cfg.model.get("panoptic_head")
+    if outputs is None and head:
+        raise CommandError(
+            f"MODEL: {graph.path}: the masks of {model.cfg.model.type} are maps of the image, and an "
+            "engine does not say how they lie over it: give the .onnx file"
+        )
     wanted = has_masks(model.cfg.model)
     if outputs is None or ("masks" in outputs) == wanted:
         return

@@ -256,3 +256,25 @@ def test_which_operators_are_foreign() -> None:
     assert foreign_domains(model, "onnxruntime") == []
     model.functions[0].node[0].domain = "mmcv"
     assert foreign_domains(model, "onnxruntime") == ["mmcv"]
+
+
+def test_an_engine_of_masks_that_are_maps_is_refused(tmp_path: Path) -> None:
+    """Its masks were taken for those of regions."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from mmcv import ConfigDict
+
+    from pytest_onnxdet.commands.common import CommandError
+    from pytest_onnxdet.commands.results import check_outputs
+    from pytest_onnxdet.core.store import Artifact
+
+    engine = Artifact(tmp_path / "net.engine", "", cached=False, info={})
+    for head, refused in (("mask_head", True), ("panoptic_head", True), ("bbox_head", False)):
+        settings = ConfigDict(type="SOLO", **{head: {"type": "Head"}})
+        model: Any = SimpleNamespace(cfg=SimpleNamespace(model=settings), path=tmp_path / "own.py")
+        if not refused:
+            check_outputs(engine, model)
+            continue
+        with pytest.raises(CommandError, match="the masks of SOLO are maps .* give the .onnx file"):
+            check_outputs(engine, model)
