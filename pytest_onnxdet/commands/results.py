@@ -208,8 +208,8 @@ def check_outputs(graph: Artifact, model: Model) -> None:
     head = model.cfg.model.get("mask_head") or model.cfg.model.get("panoptic_head")
     if outputs is None and head:
         raise CommandError(
-            f"MODEL: {graph.path}: the masks of {model.cfg.model.type} are maps of the image, and an "
-            "engine does not say how they lie over it: give the .onnx file"
+            f"MODEL: {graph.path}: the masks of {model.cfg.model.type} are maps of the image, and "
+            "an engine does not say how they lie over it: give the .onnx file"
         )
     wanted = has_masks(model.cfg.model)
     if outputs is None or ("masks" in outputs) == wanted:

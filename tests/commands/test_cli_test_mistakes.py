@@ -276,5 +276,5 @@ def test_an_engine_of_masks_that_are_maps_is_refused(tmp_path: Path) -> None:
         if not refused:
             check_outputs(engine, model)
             continue
-        with pytest.raises(CommandError, match="the masks of SOLO are maps .* give the .onnx file"):
+        with pytest.raises(CommandError, match=r"masks of SOLO are maps .* give the \.onnx file"):
             check_outputs(engine, model)
