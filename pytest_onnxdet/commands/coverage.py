@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.known and not args.log:
         raise CommandError("--known shows what a log has: name it with --log")
     groups = _groups(args.configs)
+    _check_targets(args, groups)
     if args.list:
         for group in groups:
             say(f"{_shown(group.configs[0])} ({len(group.configs)}): {_parts(group)}")
@@ -121,6 +122,20 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         Path(args.out).write_text("\n".join(table(by_config, known)) + "\n", encoding="utf-8")
     return MISMATCH if any(one.outcome in (DIFFERS, FAILED) for one in known.values()) else 0
+
+
+def _check_targets(args: argparse.Namespace, groups: Sequence[Structure]) -> None:
+    """Refuses to write over what is read; raises `CommandError`."""
+    from pytest_onnxdet.commands.common import writable
+    from pytest_onnxdet.commands.targets import bases, require_apart
+
+    configs = [group.configs[0] for group in groups] if args.configs else []
+    read = [one for path in configs for one in (("the config", path), *bases(path))]
+    for option, name in (("--out", args.out), ("--log", args.log)):
+        if name:
+            require_apart(option, writable(Path(name), option), read)
+    if args.out and args.log:
+        require_apart("--out", Path(args.out), [("--log's file", args.log)])
 
 
 def _groups(names: Sequence[str]) -> list[Structure]:

@@ -136,7 +136,12 @@ def run(args: argparse.Namespace) -> int:
     """
     from pytest_onnxdet.commands.caps import take_caps, without_effect
     from pytest_onnxdet.commands.images import pair, readable
-    from pytest_onnxdet.commands.targets import bases, require_apart
+    from pytest_onnxdet.commands.targets import (
+        bases,
+        data_files,
+        require_apart,
+        require_outside_images,
+    )
 
     for name in DEPRECATED:
         if getattr(args, name) is not None:
@@ -154,10 +159,12 @@ def run(args: argparse.Namespace) -> int:
     _require_simplifier(args.simplify)
 
     model = open_config(args.config, args.cfg_options)
-    inherited = [("the config", model.path), *bases(model.path)]
-    require_apart("--output-file", output, inherited)
-    if args.show:
-        require_apart("--show", pictures_at, inherited)
+    test = model.cfg.data.test
+    inherited = [("the config", model.path), *bases(model.path), *data_files(test)]
+    for option, target in (("--output-file", output), ("--show", pictures_at)):
+        if option != "--show" or args.show:
+            require_apart(option, target, inherited)
+            require_outside_images(option, target, test)
     check_views(model, args.strict)
     caps = take_caps(model.cfg)
     detector = build(model, args.checkpoint, args.trust_checkpoint)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import CommandError, writable
-from pytest_onnxdet.data.places import file_of
+from pytest_onnxdet.data.places import IMAGE_SUFFIXES, file_of
 
 if TYPE_CHECKING:
     from pytest_onnxdet.data.datasets import Dataset
@@ -50,6 +50,32 @@ def bases(config: Path) -> Iterator[tuple[str, Path]]:
 
     for base in based_on(config):
         yield "a `_base_` of the config", base
+
+
+def data_files(test: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files that a config's ``data.test`` names, as inputs of :func:`require_apart`."""
+    for key, what in (("ann_file", "the annotation file"), ("proposal_file", None)):
+        if path := file_of(test, key):
+            yield what or f"data.test.{key}", path
+    if isinstance(test.get("classes"), str):
+        yield "data.test.classes", Path(test["classes"])
+
+
+def require_outside_images(option: str, target: Path, test: Mapping[str, Any]) -> None:
+    """Refuses a file to be written in the place of one in the folder of the data set's images.
+
+    Raises:
+        CommandError: the message names the file.
+    """
+    prefix = test.get("img_prefix")
+    if not isinstance(prefix, str) or not prefix or not target.is_file():
+        return
+    folder = Path(test.get("data_root") or "", prefix).resolve()
+    if target.suffix.lower() in IMAGE_SUFFIXES and target.resolve().is_relative_to(folder):
+        raise CommandError(
+            f"{option}: {target} is an image of data.test.img_prefix, and would be written over: "
+            "choose another name"
+        )
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -130,9 +156,6 @@ def _inputs(
     for path in _weights_beside(Path(args.model)):
         yield "weights of the model", path
     yield "the annotation file", data.spec.annotations
-    if proposals := file_of(test, "proposal_file"):
-        yield "data.test.proposal_file", proposals
-    if isinstance(test.get("classes"), str):
-        yield "data.test.classes", test["classes"]
+    yield from data_files(test)
     for index in range(len(data)):
         yield "an image of the data set", data.path(index)

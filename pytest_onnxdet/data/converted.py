@@ -22,11 +22,9 @@ import numpy as np
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.photographs import read_header
+from pytest_onnxdet.data.places import IMAGE_SUFFIXES, why_absent
 from pytest_onnxdet.models.checkpoint import one_line
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
-
-#: Files that count as images in a folder of them.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def folder_as_coco(images: Path, classes: Sequence[str], into: Path) -> Path:
@@ -43,8 +41,13 @@ def folder_as_coco(images: Path, classes: Sequence[str], into: Path) -> Path:
     files = sorted(
         path
         for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
     )
+    for path in files:
+        if not path.exists():
+            raise DataError(f"{path}: a link to a file that is not there: mend it or take it out")
+        if not path.is_file():
+            raise DataError(f"{path}: no image file{why_absent(path)}: take it out")
     if not files:
         raise DataError(
             f"{images}: no images: they are looked for by their endings: "

@@ -252,7 +252,9 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     coco.ann_file = str(spec.annotations)
     if not len(coco):
         raise DataError(f"{spec.annotations}: no images: there would be nothing to compare")
-    dataset = Dataset(spec, coco, pipeline, annotations.notes)
+    # Of a json that was made of a folder there is nothing to say.
+    notes = () if spec.kind == IMAGES_ALONE else annotations.notes
+    dataset = Dataset(spec, coco, pipeline, notes)
     dataset.check_images(masks, present=False)
     return dataset
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from pytest_onnxdet.data.batches import DataError
 
+#: Files that count as images in a folder of them.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),

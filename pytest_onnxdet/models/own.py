@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_onnxdet.models.spec import KnownFailure, Tolerance
+from pytest_onnxdet.models.spec import KnownFailure, Tolerance, is_name
 
 #: The profile of such models.
 OWN = "own"
@@ -43,4 +43,4 @@ class OwnModel:
 def model_name(config: Path) -> str:
     """A config's name as a model's, which is a marker, too: letters, digits and underscores."""
     name = "".join(letter if letter.isalnum() else "_" for letter in config.stem)
-    return name if name.isidentifier() else f"model_{name}"
+    return name if is_name(name) else f"model_{name}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_onnxdet.core.vocabulary import CHECKS, SHAPES
+from pytest_onnxdet.models.own import OWN
 from pytest_onnxdet.run.cases import Case, SettingsError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def refuse_expired(case: Case, check: str | None) -> None:
 
 
 def require_matching(specs: Iterable[ModelSpec], backends: Sequence[str]) -> None:
-    """Refuses a known failure that no case can ever have.
+    """Refuses a known failure, or an own model's tolerances, that no case can ever have.
 
     Args:
         specs: the models.
@@ -50,6 +51,12 @@ def require_matching(specs: Iterable[ModelSpec], backends: Sequence[str]) -> Non
         SettingsError: the message names the model and the entry.
     """
     for spec in specs:
+        for backend in spec.tolerances if spec.profile == OWN else ():
+            if backend not in backends:
+                raise SettingsError(
+                    f"model {spec.name!r}: tolerances of {backend!r}, which is no backend; there "
+                    f"are: {', '.join(backends)}"
+                )
         for known in spec.known_failures:
             for what, value, there in (
                 ("check", known.check, tuple(CHECKS)),

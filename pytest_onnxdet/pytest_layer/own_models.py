@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_onnxdet.models.own import OwnModel
-from pytest_onnxdet.models.spec import KnownFailure, Tolerance
+from pytest_onnxdet.models.own import OWN, OwnModel
+from pytest_onnxdet.models.spec import KnownFailure, Tolerance, is_name
 
 if TYPE_CHECKING:
     from pytest_onnxdet.pytest_layer.values import Values
@@ -36,6 +37,9 @@ def own_models(config: pytest.Config, values: Values) -> tuple[OwnModel, ...]:
             if values.text(name) is not None:
                 values.refuse(name, str(values.text(name)), "give --onnxdet-config, too")
         return _of_table(config)
+    profile = values.word("profile")
+    if profile not in (None, OWN):
+        values.refuse("profile", profile or "", "leave it out beside --onnxdet-config")
     checkpoint = values.text("checkpoint")
     if checkpoint is not None and "://" not in checkpoint:
         checkpoint = str(values.file("checkpoint"))
@@ -54,9 +58,20 @@ def _of_table(config: pytest.Config) -> tuple[OwnModel, ...]:
             document: Any = tomllib.load(file)
         except tomllib.TOMLDecodeError as error:
             raise pytest.UsageError(f"{path}: {error}") from error
-    for key in _TABLE.split("."):
-        document = document.get(key, {})
-    return tuple(_Table(path, name, table).model() for name, table in document.items())
+    tool = document.get("tool", {})
+    if "pytest_onnxdet" in tool:
+        raise pytest.UsageError(f"{path}: [tool.pytest_onnxdet]: write [{_TABLE}.NAME]")
+    own = tool.get("pytest-onnxdet", {"models": None})
+    form = f"give a table [{_TABLE}.NAME] for each detector, with config and checkpoint"
+    if not isinstance(own, Mapping) or set(own) != {"models"}:
+        what = ", ".join(map(repr, own)) if isinstance(own, Mapping) else repr(own)
+        raise pytest.UsageError(f"{path}: [tool.pytest-onnxdet] holds {what or 'nothing'}: {form}")
+    tables = own["models"]
+    if tables is None:
+        return ()
+    if not isinstance(tables, Mapping) or not tables:
+        raise pytest.UsageError(f"{path}: [{_TABLE}] is {tables!r}: {form}")
+    return tuple(_Table(path, name, table).model() for name, table in tables.items())
 
 
 class _Table:
@@ -71,8 +86,12 @@ class _Table:
     def model(self) -> OwnModel:
         known = {field.name for field in fields(OwnModel)} - {"name"}
         self._require_known("", self._table, known)
-        if not self._name.isidentifier():
-            self._refuse("", "a name is letters, digits and underscores, as it is a marker, too")
+        if not is_name(self._name):
+            self._refuse(
+                "",
+                "a name is letters, digits and underscores and starts with a letter, as it is a "
+                "marker, too",
+            )
         if "config" not in self._table:
             self._refuse("", "config is missing")
         config, images, annotations = (self._place(key) for key in _PATHS)
@@ -120,8 +139,8 @@ class _Table:
                 self._refuse(key, "reason is missing: why is it wider?")
             for name, value in table.items():
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                if name != "reason" and not number:
-                    self._refuse(key, f"{name} is {value!r}: give a number")
+                if name != "reason" and not (number and math.isfinite(value) and value >= 0):
+                    self._refuse(key, f"{name} is {value!r}: give a number from 0")
             made[backend] = Tolerance(**table)
         return made
 
@@ -140,6 +159,8 @@ class _Table:
             if isinstance(day, str):
                 with contextlib.suppress(ValueError):
                     day = date.fromisoformat(day)
+            if isinstance(day, datetime):
+                day = day.date()
             if not isinstance(day, date):
                 self._refuse(key, f"expires is {day!r}: give a day, as 2030-01-31")
             made.append(KnownFailure(**{**table, "issue": str(table["issue"]), "expires": day}))

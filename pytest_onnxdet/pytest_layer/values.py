@@ -76,7 +76,7 @@ class Values:
         path = self.path(name, "a folder")
         if path is None:
             return None
-        if exists and not path.is_dir():
+        if exists and not path.exists():
             self.refuse(name, str(path), "there is no such folder")
         if path.exists() and not path.is_dir():
             self.refuse(name, str(path), "this is a file; give a folder")

@@ -56,14 +56,20 @@ def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
     if own.checkpoint is not None:
         named = checkpoint_meta(own.checkpoint, cache / "checkpoints").get("CLASSES")
     names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
+    odd = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
+    if odd:
+        whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
+        raise SettingsError(f"{whose} holds {odd[0]!r}: give texts, each once")
     count = class_count(cfg.model)
     if names and count is not None and len(names) != count:
         if not named and cfg.data.test.get("classes") is None:  # nobody said so: mmdet's class does
             return numbered(count)
-        whose = own.checkpoint if named else f"{own.config}'s data.test"
+        whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
+        listed = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+        remedy = "is it this config's checkpoint?" if named else "correct either of them"
         raise SettingsError(
-            f"{whose} names {len(names)} classes ({', '.join(names[:4])}, ...), and the heads of "
-            f"{own.config} have num_classes={count}: set `classes` in data.test, or num_classes"
+            f"{whose} has {len(names)} names ({listed}), and the heads of {own.config} have "
+            f"num_classes={count}: {remedy}"
         )
     return names or numbered(count or 0)
 

@@ -170,6 +170,18 @@ def test_mistakes_are_told(
     assert not tried
 
 
+def test_nothing_comes_over_a_config(onnxdet: Run, tried: list[str], tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "exact_1")
+    for option in ("--out", "--log"):
+        ran = onnxdet("coverage", path, option, path)
+        assert ran.code == 2 and f"{option}: {path} is the config, and would" in ran.err, ran.err
+    log = tmp_path / "log.jsonl"
+    log.write_text("")
+    ran = onnxdet("coverage", path, "--log", log, "--out", log)
+    assert ran.code == 2 and "is --log's file, and would be written over" in ran.err
+    assert not tried and path.read_text()
+
+
 def test_another_file_is_no_log(onnxdet: Run, tried: list[str], tmp_path: Path) -> None:
     log = tmp_path / "notes.txt"
     log.write_text("remember the milk\n")

@@ -165,6 +165,26 @@ def test_nothing_comes_over_what_a_config_inherits(
     assert base.read_text() == tiny.config.read_text()
 
 
+def test_a_graph_does_not_come_over_the_data(
+    onnxdet: Run, tiny: Tiny, few: Path, images: Path, tmp_path: Path
+) -> None:
+    names, copied = tmp_path / "names.txt", tmp_path / "few.json"
+    names.write_text("circle\nsquare\ntriangle\n")
+    copied.write_bytes(few.read_bytes())
+    options = (f"data.test.ann_file={copied}", f"data.test.classes={names}")
+    options += (f"data.test.img_prefix={images}",)
+    for target, said in (
+        (copied, "the annotation file"),
+        (names, "data.test.classes"),
+        (images / "003.png", "an image of data.test.img_prefix"),
+    ):
+        before = target.read_bytes()
+        words = ("--output-file", target, "--shape", "96", "128", "--cfg-options", *options)
+        ran = onnxdet("export", *tiny, *words)
+        assert ran.code == 2 and f"is {said}, and would be written over" in ran.err, ran.err
+        assert target.read_bytes() == before
+
+
 def test_results_do_not_come_over_weights_beside_the_model(
     onnxdet: Run, tiny: Tiny, dynamic: Path, few: Path, tmp_path: Path
 ) -> None:

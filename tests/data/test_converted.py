@@ -60,6 +60,10 @@ def test_the_same_folder_is_the_same_file(tmp_path: Path) -> None:
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
         folder_as_coco(tmp_path, CLASSES, tmp_path / "made")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(DataError, match=r"gone\.jpg: a link to a file that is not there"):
+        folder_as_coco(tmp_path, CLASSES, tmp_path / "made")
+    (tmp_path / "gone.jpg").unlink()
     (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"broken\.jpg.*is it an image"):
         folder_as_coco(tmp_path, CLASSES, tmp_path / "made")

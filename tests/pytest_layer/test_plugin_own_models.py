@@ -170,7 +170,25 @@ def test_pyproject_names_several(ours: pytest.Pytester) -> None:
         ('"epoch_12.pth"', '"gone.pth"', "models.one] checkpoint: there is no *gone.pth"),
         ("images =", "imges =", "models.one]: no key 'imges'; there are: annotations, checkpoint*"),
         (".one]", ".o-ne]", "models.o-ne]: a name is letters*"),
-        ("0.5", '"0.5"', "models.two] tolerances.onnxruntime: box_px is '0.5': give a number"),
+        (
+            "0.5",
+            '"0.5"',
+            "models.two] tolerances.onnxruntime: box_px is '0.5': give a number from 0",
+        ),
+        ("0.5", "inf", "models.two] tolerances.onnxruntime: box_px is inf: give a number from 0"),
+        ("0.5", "-1", "models.two] tolerances.onnxruntime: box_px is -1: give a number from 0"),
+        (
+            "tolerances.onnxruntime",
+            "tolerances.nope",
+            "*tolerances of 'nope', which is no backend*",
+        ),
+        (".one]", "._one]", "models._one]: a name is letters*"),
+        (".models.one]", ".model.one]", "[[]tool.pytest-onnxdet] holds 'model', 'models': give*"),
+        (
+            "pytest-onnxdet.models.one",
+            "pytest_onnxdet.models.one",
+            "*write [[]tool.pytest-onnxdet*",
+        ),
         (', reason = "a new NPU"', "", "models.two] tolerances.onnxruntime: reason is missing*"),
         ("box_px", "box", "models.two] tolerances.onnxruntime: no key 'box'; there are:*"),
         (", issue = 7", "", "models.two] known_failures[[]0]: issue is missing"),
@@ -195,6 +213,8 @@ def test_mistakes_in_pyproject_are_told(
         (("--onnxdet-checkpoint=epoch_12.pth",), "*give --onnxdet-config, too"),
         (("--onnxdet-config=ours-2.py",), "*no weights: give --onnxdet-checkpoint, or*"),
         (ONE, "*data.test.ann_file is gone.json, which is not there: give --onnxdet-images*"),
+        ((*ONE, "--onnxdet-images=ours-2.py"), "*this is a file; give a folder"),
+        ((*ONE, "--onnxdet-profile=mini"), "*leave it out beside --onnxdet-config"),
         ((*ONE, "--onnxdet-annotations=gone"), "*there is no such file or folder"),
         ((*ONE, "--onnxdet-images=cache"), "*there is no such folder"),
         ((*ONE, "--onnxdet-annotations=photos"), "*no Annotations/?.xml*"),
@@ -217,7 +237,47 @@ def test_class_names_have_to_be_as_many_as_the_heads_tell_apart(ours: pytest.Pyt
         "--onnxdet-images=photos",
     )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*two.pth names 2 classes*have num_classes=3*"])
+    result.stderr.fnmatch_lines(
+        ["*two.pth: meta.CLASSES has 2 names ('a', 'b'), and*num_classes=3*"]
+    )
+
+
+@pytest.mark.parametrize("names", [(1, 2, 3), ("a", "a", "b")])
+def test_class_names_are_texts_each_once(ours: pytest.Pytester, names: tuple[object, ...]) -> None:
+    torch.save({"meta": {"CLASSES": names}, "state_dict": {}}, ours.path / "odd.pth")
+    result = ours.runpytest(
+        "--onnxdet",
+        "--onnxdet-config=ours-2.py",
+        "--onnxdet-checkpoint=odd.pth",
+        "--onnxdet-images=photos",
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"*odd.pth: meta.CLASSES holds {names[0]!r}: give texts, each once"]
+    )
+
+
+@pytest.mark.parametrize("text", ["models = 5", "[[models]]\nconfig = 'ours-2.py'", "[models]"])
+def test_tables_of_another_form_are_told(ours: pytest.Pytester, text: str) -> None:
+    text = text.replace("[models", "[tool.pytest-onnxdet.models")
+    head = "" if text.startswith("[") else "[tool.pytest-onnxdet]\n"
+    pyproject(ours, head + text)
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*[[]tool.pytest-onnxdet.models] is*give a table*"])
+
+
+def test_a_day_may_have_a_time(ours: pytest.Pytester) -> None:
+    pyproject(ours, TWO.replace("2100-01-31", "2100-01-31T00:00:00"))
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q", "--onnxdet-batch=1")
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_a_name_that_is_no_marker_gets_one(ours: pytest.Pytester) -> None:
+    (ours.path / "_ours.py").write_text(CONFIG)
+    words = ("--onnxdet-checkpoint=epoch_12.pth", "--onnxdet-images=photos", "--collect-only", "-q")
+    result = ours.runpytest("--onnxdet", "--onnxdet-config=_ours.py", "-m", "model__ours", *words)
+    result.stdout.fnmatch_lines(["*test_parity[[]model__ours-*"])
 
 
 def test_random_weights_need_no_checkpoint(ours: pytest.Pytester) -> None:
