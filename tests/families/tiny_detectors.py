@@ -123,6 +123,6 @@ def tiny(config: str, overrides: dict[str, Any], **test_cfg: Any) -> Tiny:
     changed = {**overrides, **{f"model.test_cfg.{k}": v for k, v in test_cfg.items()}}
     spec = ModelSpec("tiny", config, overrides=changed, classes=CLASSES, dataset=GRAINED)
     torch.manual_seed(0)
-    dataset = load_dataset(builtin_datasets().get(GRAINED), load_config(spec))
+    dataset = load_dataset(builtin_datasets().get(GRAINED), load_config(spec), limit=2)
     detector = calibrated_detector(spec, dataset, builtin_families())
     return Tiny(detector, collate([dataset.sample(i) for i in range(2)]))
