@@ -14,6 +14,10 @@ from pytest_onnxdet.verify.raw import RawResult
 SAME, EMPTY, TIED, DIFFERENT = "same", "empty", "tied", "different"
 
 
+#: How a blame begins that names no stage.
+_UNNAMED = "naming the stage"
+
+
 @dataclass(frozen=True)
 class ImageVerdict:
     """What became of one image.
@@ -81,16 +85,20 @@ class Verdict:
         if self.ok:
             return
         lines = [f"{case_id}: " + "\n".join(self.faults)]
-        if locate is not None:
-            lines.append(_guarded(locate))
-        raise CheckFailed("\n".join([*lines, self._hint()]), self.metrics, "parity")
+        blame = "" if locate is None else _guarded(locate)
+        hints = [self._hint()]
+        # Where a stage is named nobody has to look for it.
+        if not blame or blame.startswith(_UNNAMED):
+            hints.append(LOOK)
+        lines += filter(None, (blame, "; ".join(filter(None, hints))))
+        raise CheckFailed("\n".join(lines), self.metrics, "parity")
 
     def _hint(self) -> str:
         if self.raw is None:
-            return LOOK
+            return ""
         if self.raw.ok:
-            return "the heads' outputs agree, so decoding or post-processing is at fault; " + LOOK
-        return "the heads' outputs differ already, so post-processing need not be at fault; " + LOOK
+            return "the heads' outputs agree, so decoding or post-processing is at fault"
+        return "the heads' outputs differ already, so post-processing need not be at fault"
 
 
 def _guarded(locate: Callable[[], str]) -> str:
@@ -100,4 +108,4 @@ def _guarded(locate: Callable[[], str]) -> str:
         return locate()
     except Exception as error:
         spent = time.perf_counter() - start
-        return f"naming the stage failed after {spent:.1f} s: {type(error).__name__}: {error}"
+        return f"{_UNNAMED} failed after {spent:.1f} s: {type(error).__name__}: {error}"
