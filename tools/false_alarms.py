@@ -178,9 +178,7 @@ class _Shuffled(Workbench):
             chosen = np.arange(len(made))
             if self.seed is not None:
                 np.random.default_rng(self.seed).shuffle(chosen)
-            chosen = chosen[: self.settings.limit]
-            for name in ("data_infos", "img_ids"):
-                setattr(made.coco, name, [getattr(made.coco, name)[i] for i in chosen])
+            made.keep_only(chosen[: self.settings.limit].tolist())
             return made
 
         return self._once(spec, ("dataset",), load)

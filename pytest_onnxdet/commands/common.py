@@ -239,15 +239,14 @@ def require_detector(model: Model) -> None:
 
 def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:
     """The checkpoint's class names, else the data's; said where they are not as many as scores."""
-    from pytest_onnxdet.models.names import class_names
+    from pytest_onnxdet.models.names import known_names
 
-    named = meta.get("CLASSES")
-    names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
+    names = known_names(meta, cfg)
     model: Any = detector
     heads: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     count = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)
     if names and isinstance(count, int) and len(names) != count:
-        whose = "the checkpoint" if named else "the config's data"
+        whose = "the checkpoint" if meta.get("CLASSES") else "the config's data"
         note(
             f"{whose} names {len(names)} classes and the head's num_classes is {count}: labels "
             "have no names, or wrong ones"

@@ -117,6 +117,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.coco)
 
+    def keep_only(self, chosen: Sequence[int]) -> None:
+        """Leaves the samples of these numbers, in this order."""
+        for name in ("data_infos", "img_ids"):
+            listed = getattr(self.coco, name)
+            setattr(self.coco, name, [listed[number] for number in chosen])
+
     @property
     def image_ids(self) -> list[int]:
         """COCO image ids in sample order."""

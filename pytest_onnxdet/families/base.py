@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pytest_onnxdet.core.patching import overridden
 from pytest_onnxdet.families.ops.lowering import Lowering
 
 
@@ -148,12 +149,6 @@ def split_raw(
     return heads, heads.pop(PROPOSALS, None)
 
 
-@contextlib.contextmanager
-def outputs_replaced(module: nn.Module, outputs: Any) -> Iterator[None]:
+def outputs_replaced(module: nn.Module, outputs: Any) -> AbstractContextManager[None]:
     """For the duration of the block, a module returns these outputs, whatever its inputs."""
-    target: Any = module
-    target.forward = lambda *_: outputs
-    try:
-        yield
-    finally:
-        del target.forward
+    return overridden(module, forward=lambda *_: outputs)

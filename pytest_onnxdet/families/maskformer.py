@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pytest_onnxdet.core.patching import overridden
 from pytest_onnxdet.data.image_maps import ImageMaps
 from pytest_onnxdet.families.base import DeployModel, Limits, features, outputs_replaced
 from pytest_onnxdet.families.classes import UnsupportedPart
@@ -202,14 +203,13 @@ class QueryMaskFamily(Family):
         model: Any = detector
         size = tuple(images.shape[2:])
         given = ([raw["cls_score"]], [raw["mask_pred"]])
-        vars(model)["extract_feat"] = lambda _: ()
-        try:
-            with outputs_replaced(self.head(detector), given):
-                results: list[Any] = model.simple_test(
-                    images, [{**meta, "batch_input_shape": size} for meta in metas], rescale=True
-                )
-        finally:
-            del vars(model)["extract_feat"]
+        with (
+            overridden(model, extract_feat=lambda _: ()),
+            outputs_replaced(self.head(detector), given),
+        ):
+            results: list[Any] = model.simple_test(
+                images, [{**meta, "batch_input_shape": size} for meta in metas], rescale=True
+            )
         return results
 
     def final_cut(self, detector: nn.Module) -> tuple[int, int] | None:

@@ -7,19 +7,17 @@ head has to run on nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from pytest_onnxdet.families.base import PROPOSALS, DeployModel, Limits, features
+from pytest_onnxdet.families.base import DeployModel, Limits, features
 from pytest_onnxdet.families.classes import Kind, UnsupportedPart, at_path, resolve
-from pytest_onnxdet.families.family import Family, Need, Part, Ties
+from pytest_onnxdet.families.family import Need, Part, Ties
 from pytest_onnxdet.families.ops.lowering import Lowering
 from pytest_onnxdet.families.ops.rois import EXTRACTOR_METHODS, EXTRACTORS, level_scales
-from pytest_onnxdet.families.proposals import proposal_network
+from pytest_onnxdet.families.proposals import ProposingFamily, ProposingModel
 from pytest_onnxdet.families.region_masks import masks_of_stages
 from pytest_onnxdet.families.roi_heads import (
     SABL_HEAD,
@@ -73,15 +71,8 @@ def mask_parts(*heads: str) -> tuple[Part, ...]:
     )
 
 
-class TwoStageDetector(DeployModel):
+class TwoStageDetector(ProposingModel):
     """An RoI head of one stage or of several over a proposal network, with boxes only."""
-
-    def raw(self, input: Tensor, image_shape: Tensor) -> dict[str, Tensor]:
-        network = proposal_network(self.detector.rpn_head)
-        outputs = network.outputs(features(self.detector, input), image_shape)
-        boxes, scores, level = network.proposals(outputs, image_shape, self.lowering)
-        columns = [boxes, scores[..., None], level[..., None].to(boxes.dtype)]
-        return {**network.named(outputs), PROPOSALS: torch.cat(columns, dim=2)}
 
     def __init__(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> None:
         super().__init__(detector, lowering, limits)
@@ -95,9 +86,7 @@ class TwoStageDetector(DeployModel):
         self, images: ImageFeatures, image_shape: Tensor, min_slots: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Boxes and labels in the graph contract's form, at least ``min_slots`` slots an image."""
-        network = proposal_network(self.detector.rpn_head)
-        outputs = network.outputs(images.maps, image_shape)
-        boxes, objectness, _ = network.proposals(outputs, image_shape, self.lowering)
+        _, (boxes, objectness, _) = self.proposed(images.maps, image_shape)
         stages, logits = stages_of(self.detector.roi_head), []
         for number, (extractor, head) in enumerate(stages):
             scores, deltas = self.regions.predict(extractor, head, images, boxes)
@@ -134,7 +123,7 @@ class MaskDetector(TwoStageDetector):
 
 
 @dataclass(frozen=True, eq=False)
-class TwoStageFamily(Family):
+class TwoStageFamily(ProposingFamily):
     """Families of a proposal network and an RoI head.
 
     Attributes:
@@ -152,9 +141,7 @@ class TwoStageFamily(Family):
 
     def check(self, detector: nn.Module) -> None:
         require_both_stages(detector)
-        model: Any = detector
-        rpn, roi = model.rpn_head, self.head(detector)
-        network = proposal_network(rpn)
+        roi, network = self.head(detector), self.network(detector)
         super().check(detector)
         network.check()
         require_two_stage(network.settings(), roi.test_cfg)
@@ -175,42 +162,6 @@ class TwoStageFamily(Family):
         kind = self.masks if self.head(detector).with_mask else self.boxes
         return kind(detector, lowering, limits)
 
-    def raw_reference(
-        self, detector: nn.Module, images: Tensor, metas: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Tensor]:
-        """The proposal network's, as all that follows depends on which proposals it picks."""
-        model: Any = detector
-        maps = model.extract_feat(images)
-        return proposal_network(model.rpn_head).raw_reference(maps, metas)
-
-    def post_process(
-        self,
-        detector: nn.Module,
-        raw: Mapping[str, Tensor],
-        images: Tensor,
-        metas: Sequence[dict[str, Any]],
-    ) -> list[Any]:
-        """The detector's results, with the proposal network's outputs given."""
-        model: Any = detector
-        with proposal_network(model.rpn_head).replaced(raw):
-            results: list[Any] = detector(
-                img=[images], img_metas=[list(metas)], return_loss=False, rescale=True
-            )
-        return results
-
-    def candidate_head(self, detector: nn.Module) -> Any:
-        model: Any = detector
-        return proposal_network(model.rpn_head).candidate_head()
-
-    def candidates_of_levels(self, detector: nn.Module, outputs: Any) -> list[list[int]]:
-        """Of the proposal network's levels."""
-        model: Any = detector
-        return proposal_network(model.rpn_head).candidates_of_levels(outputs)
-
-    def proposal_limit(self, detector: nn.Module) -> int | None:
-        model: Any = detector
-        return proposal_network(model.rpn_head).limit()
-
     def min_opset(self, detector: nn.Module, lowering: str) -> Need:
         roi_align = resolve("mmcv.ops.RoIAlign")
         aligned = any(
@@ -222,8 +173,7 @@ class TwoStageFamily(Family):
 
     def calibration(self, detector: nn.Module) -> Calibration:
         """In passes: regions have to exist before a region head can be looked at."""
-        model: Any = detector
-        network = proposal_network(model.rpn_head)
+        network = self.network(detector)
         passes = network.targets()
         for _, head in at_path(detector, "roi_head.bbox_head"):
             passes.append(box_targets(head))

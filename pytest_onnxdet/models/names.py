@@ -26,6 +26,12 @@ def class_names(cfg: Any) -> tuple[str, ...]:
     return tuple(named) if isinstance(named, list | tuple) else ()
 
 
+def known_names(meta: Mapping[str, Any], cfg: Any) -> tuple[str, ...]:
+    """The class names that a checkpoint's ``meta`` says, else :func:`class_names`."""
+    named = meta.get("CLASSES")
+    return (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
+
+
 def class_count(model: Mapping[str, Any]) -> int | None:
     """How many classes a detector's heads tell apart; None where they do not say."""
     heads = [{name: part for name, part in model.items() if str(name).endswith("head")}]

@@ -44,8 +44,6 @@ OUTCOMES = {
 }
 #: The longer side of the images, pixels, and the batch size.
 SIZE, BATCH = 224, 2
-#: Images: two batches, which have sizes of their own where the pipeline lets them.
-IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,10 @@ def _tried(config: Path, size: int, families: FamilyRegistry | None) -> Covered:
 
 
 class _WideAndTall(Workbench):
-    """A workbench with wide images first, then tall ones, so that batches have two sizes."""
+    """A workbench with a batch of wide images, then one of tall ones.
+
+    So they have sizes of their own where the pipeline lets them.
+    """
 
     def dataset(self, spec: ModelSpec) -> Dataset:
         def load() -> Dataset:
@@ -167,13 +168,8 @@ class _WideAndTall(Workbench):
 
             made = load_dataset(self.datasets.get(spec.dataset), load_config(spec))
             wide = [info["width"] > info["height"] for info in made.coco.data_infos]
-            chosen = [
-                number
-                for kind in (True, False)
-                for number in [i for i, one in enumerate(wide) if one is kind][:BATCH]
-            ]
-            for name in ("data_infos", "img_ids"):
-                setattr(made.coco, name, [getattr(made.coco, name)[i] for i in chosen])
+            of_kinds = [[i for i, one in enumerate(wide) if one is kind] for kind in (True, False)]
+            made.keep_only([number for of_kind in of_kinds for number in of_kind[:BATCH]])
             return made
 
         return self._once(spec, ("dataset",), load)
@@ -188,7 +184,7 @@ def _judged(spec: ModelSpec, config: str, families: FamilyRegistry | None) -> Co
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        settings = Settings(cache=folder, limit=IMAGES, batches=(BATCH,))
+        settings = Settings(cache=folder, batches=(BATCH,))
         bench = stack.enter_context(_WideAndTall(settings, builtin_datasets(), 1, families))
         case = Case(spec, OnnxRuntimeBackend("cpu"), "dynamic", BATCH)
         tolerance = spec.tolerance(case.backend.name)

@@ -50,21 +50,20 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
 def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
     """The checkpoint's class names, else the config's; else a number each."""
     from pytest_onnxdet.models.build import checkpoint_meta
-    from pytest_onnxdet.models.names import class_count, class_names, numbered
+    from pytest_onnxdet.models.names import class_count, known_names, numbered
 
-    named: Any = None
+    meta: dict[str, Any] = {}
     if own.checkpoint is not None:
-        named = checkpoint_meta(own.checkpoint, cache / "checkpoints").get("CLASSES")
-    names = (named,) if isinstance(named, str) else tuple(named or class_names(cfg))
+        meta = checkpoint_meta(own.checkpoint, cache / "checkpoints")
+    names, named = known_names(meta, cfg), bool(meta.get("CLASSES"))
+    whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
     odd = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if odd:
-        whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
         raise SettingsError(f"{whose} holds {odd[0]!r}: give texts, each once")
     count = class_count(cfg.model)
     if names and count is not None and len(names) != count:
         if not named and cfg.data.test.get("classes") is None:  # nobody said so: mmdet's class does
             return numbered(count)
-        whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
         listed = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
         remedy = "is it this config's checkpoint?" if named else "correct either of them"
         raise SettingsError(

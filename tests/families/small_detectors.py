@@ -203,3 +203,49 @@ def require_post_processed(detector: Any, batch: Batch) -> None:
     again = reference.post_process(reference.raw(batch), batch, lowest_first=True)
     result = compare_detections(reference_of(detector, batch), again, Tolerance())
     assert result.ok, result.format()
+
+
+def require_narrow_scores(detector: Any, batch: Batch) -> None:
+    """Scores lie within what pixels at the threshold leave open, which is little."""
+    reference = Reference(detector)
+    for one in reference.post_process(reference.raw(batch), batch, mask_ranges=True):
+        assert one.score_range is not None
+        low, high = one.score_range.T
+        assert (low <= one.scores + 1e-6).all()
+        assert (one.scores <= high + 1e-6).all()
+        assert (high - low).max() < 0.01
+
+
+class FamilyTests:
+    """What the small detectors of a family have to keep, each against mmdet's own.
+
+    A subclass's module has a fixture ``detector``.
+
+    Attributes:
+        images: gives a batch of two images.
+        other: (H, W) of an input whose sides are other ones.
+    """
+
+    images = staticmethod(images)
+    other = (128, 96)
+
+    @pytest.mark.parametrize("lowering", LOWERINGS)
+    def test_eager(self, detector: Any, lowering: str) -> None:
+        require_eager(detector, self.images(), lowering)
+        require_eager(detector, self.images(self.other, seed=1), lowering, fixed_shape=True)
+
+    def test_post_processing(self, detector: Any) -> None:
+        require_post_processed(detector, self.images())
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("lowering", LOWERINGS)
+    def test_exported(self, detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
+        require_exported(detector, self.images(), lowering, tmp_path, shape)
+
+
+class CanvasTests(FamilyTests):
+    """:class:`FamilyTests` on images in the middle of canvases, as of CornerNet's pipeline."""
+
+    images = staticmethod(centred)
+    other = (160, 96)

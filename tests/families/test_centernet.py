@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_detectors import (
-    BACKBONE,
-    LOWERINGS,
-    SHAPES,
-    built,
-    centred,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import BACKBONE, CanvasTests, built, centred
 
 from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.registry import builtin_families
@@ -48,25 +38,13 @@ def config() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def detector() -> Any:
-    return built(config(), centred())
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
+    detector = built(config(), centred())
     assert builtin_families().of(detector).name == "centernet"
-    require_eager(detector, centred(), lowering)
-    require_eager(detector, centred((160, 96), seed=1), lowering, fixed_shape=True)
+    return detector
 
 
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, centred())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
-    require_exported(detector, centred(), lowering, tmp_path, shape)
+class TestCenterNet(CanvasTests):
+    """CenterNet."""
 
 
 def test_peaks_are_played_back(detector: Any) -> None:

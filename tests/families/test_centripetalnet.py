@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from small_detectors import (
-    LOWERINGS,
-    SHAPES,
-    built,
-    centred,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import CanvasTests, built, centred
 
 from pytest_onnxdet.families.registry import builtin_families
 
@@ -64,22 +55,10 @@ PIPELINE = [
 
 @pytest.fixture(scope="module")
 def detector() -> Any:
-    return built(config(), centred(), data={"test": {"pipeline": PIPELINE}})
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
+    detector = built(config(), centred(), data={"test": {"pipeline": PIPELINE}})
     assert builtin_families().of(detector).name == "centripetalnet"
-    require_eager(detector, centred(), lowering)
-    require_eager(detector, centred((160, 96), seed=1), lowering, fixed_shape=True)
+    return detector
 
 
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, centred())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
-    require_exported(detector, centred(), lowering, tmp_path, shape)
+class TestCentripetalNet(CanvasTests):
+    """CentripetalNet."""

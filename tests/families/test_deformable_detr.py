@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_detectors import (
-    BACKBONE,
-    LOWERINGS,
-    SHAPES,
-    built,
-    images,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import BACKBONE, FamilyTests, built, images
 
 from pytest_onnxdet.families import UnsupportedPart
 from pytest_onnxdet.families.registry import builtin_families
@@ -108,25 +98,13 @@ def config(kind: str, **head: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def detector(request: pytest.FixtureRequest) -> Any:
-    return built(config(request.param))
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
+    detector = built(config(request.param))
     assert builtin_families().of(detector).name == "deformable_detr"
-    require_eager(detector, images(), lowering)
-    require_eager(detector, images((128, 96), seed=1), lowering, fixed_shape=True)
+    return detector
 
 
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, images())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path, shape)
+class TestDeformableDetr(FamilyTests):
+    """Deformable DETR's kinds."""
 
 
 def test_refusals(detector: Any) -> None:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_detectors import (
-    BACKBONE,
-    built,
-    images,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import BACKBONE, FamilyTests, built, images, require_narrow_scores
 
 from pytest_onnxdet.data.detections import from_outputs
 from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.reference.detector import Reference
 
-LOWERINGS = ("onnxruntime", "tensorrt")
 CLASSES, WIDTH, QUERIES = 3, 16, 12
 NORM = {"type": "GN", "num_groups": 4}
 POSITION = {"type": "SinePositionalEncoding", "num_feats": WIDTH // 2, "normalize": True}
@@ -141,20 +132,8 @@ def detector(request: pytest.FixtureRequest) -> Any:
     return detector
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
-    require_eager(detector, images(), lowering)
-    require_eager(detector, images((128, 96), seed=1), lowering, fixed_shape=True)
-
-
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, images())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path)
+class TestQueryMasks(FamilyTests):
+    """MaskFormer's and Mask2Former's pixel decoders."""
 
 
 def test_boxes_and_scores_are_made_with_the_masks(detector: Any) -> None:
@@ -177,13 +156,7 @@ def test_boxes_and_scores_are_made_with_the_masks(detector: Any) -> None:
 
 
 def test_scores_lie_within_what_pixels_at_the_threshold_leave_open(detector: Any) -> None:
-    reference, batch = Reference(detector), images()
-    for one in reference.post_process(reference.raw(batch), batch, mask_ranges=True):
-        assert one.score_range is not None
-        low, high = one.score_range.T
-        assert (low <= one.scores + 1e-6).all()
-        assert (one.scores <= high + 1e-6).all()
-        assert (high - low).max() < 0.01
+    require_narrow_scores(detector, images())
 
 
 def test_what_is_refused_is_named() -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from small_detectors import (
     BACKBONE,
+    LOWERINGS,
+    FamilyTests,
     built,
     images,
     require_eager,
-    require_exported,
-    require_post_processed,
+    require_narrow_scores,
 )
 from torch.nn import functional
 
@@ -29,7 +30,6 @@ from pytest_onnxdet.families.solo import coordinates
 from pytest_onnxdet.reference.detector import Reference
 from pytest_onnxdet.verify.contract import contract_faults
 
-LOWERINGS = ("onnxruntime", "tensorrt")
 CLASSES = 3
 NORM = {"type": "GN", "num_groups": 4}
 FEATURE = {
@@ -95,31 +95,12 @@ def detector(request: pytest.FixtureRequest) -> Any:
     return detector
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
-    require_eager(detector, images(), lowering)
-    require_eager(detector, images((128, 96), seed=1), lowering, fixed_shape=True)
-
-
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, images())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path)
+class TestSolo(FamilyTests):
+    """SOLO's kinds."""
 
 
 def test_scores_lie_within_what_pixels_at_the_threshold_leave_open(detector: Any) -> None:
-    reference, batch = Reference(detector), images()
-    found = reference.post_process(reference.raw(batch), batch, mask_ranges=True)
-    for one in found:
-        assert one.score_range is not None
-        low, high = one.score_range.T
-        assert (low <= one.scores + 1e-6).all()
-        assert (one.scores <= high + 1e-6).all()
-        assert (high - low).max() < 0.01
+    require_narrow_scores(detector, images())
 
 
 @pytest.mark.filterwarnings("ignore")

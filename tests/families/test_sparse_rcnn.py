@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from small_detectors import (
-    BACKBONE,
-    LOWERINGS,
-    SHAPES,
-    built,
-    images,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import BACKBONE, FamilyTests, built, images
 from torch import Tensor
 
 from pytest_onnxdet.data.batches import alone
@@ -116,25 +106,13 @@ def config(masks: bool, sigmoid: bool = True) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["boxes", "softmax", "masks"])
 def detector(request: pytest.FixtureRequest) -> Any:
-    return built(config(request.param == "masks", sigmoid=request.param != "softmax"))
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
+    detector = built(config(request.param == "masks", sigmoid=request.param != "softmax"))
     assert builtin_families().of(detector).name == "sparse_rcnn"
-    require_eager(detector, images(), lowering)
-    require_eager(detector, images((128, 96), seed=1), lowering, fixed_shape=True)
+    return detector
 
 
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, images())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, shape: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path, shape)
+class TestSparseRcnn(FamilyTests):
+    """Sparse R-CNN, and QueryInst's masks."""
 
 
 def test_unbounded_samples_are_refused_for_tensorrt(detector: Any) -> None:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_detectors import (
-    BACKBONE,
-    built,
-    images,
-    require_eager,
-    require_exported,
-    require_post_processed,
-)
+from small_detectors import BACKBONE, LOWERINGS, FamilyTests, built, images
 
 from pytest_onnxdet.families import UnsupportedPart, lower
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.reference.detector import Reference
 
-LOWERINGS = ("onnxruntime", "tensorrt")
 CLASSES, PROTOTYPES, SIDE = 3, 8, 128
 CELLS = (16, 8, 4, 2, 1)
 
@@ -95,20 +86,8 @@ def detector(request: pytest.FixtureRequest) -> Any:
     return detector
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_eager(detector: Any, lowering: str) -> None:
-    require_eager(detector, images(), lowering)
-    require_eager(detector, images((128, 96), seed=1), lowering, fixed_shape=True)
-
-
-def test_post_processing(detector: Any) -> None:
-    require_post_processed(detector, images())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_exported(detector: Any, lowering: str, tmp_path: Path) -> None:
-    require_exported(detector, images(), lowering, tmp_path)
+class TestYolact(FamilyTests):
+    """YOLACT, by softmax and by sigmoid."""
 
 
 def test_an_image_in_which_nothing_is_found_has_empty_slots() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pytest_onnxdet.core.patching import overridden
+
 
 @contextlib.contextmanager
 def hooked(
@@ -82,7 +84,7 @@ def steps_of(owner: Any, method: str, note: Callable[[Any, Steps], None]) -> Ite
         note(result, seen)
         return result
 
-    with _standing_in(owner, method, watched):
+    with overridden(owner, **{method: watched}):
         yield
 
 
@@ -101,21 +103,5 @@ def called(owner: Any, method: str, note: Callable[..., None]) -> Iterator[None]
         note(*arguments, **named)
         return original(*arguments, **named)
 
-    with _standing_in(owner, method, watched):
+    with overridden(owner, **{method: watched}):
         yield
-
-
-@contextlib.contextmanager
-def _standing_in(owner: Any, method: str, substitute: Any) -> Iterator[None]:
-    """For the duration of the block, an object has another method of its own.
-
-    What it had of its own before, as where somebody else watches it, it has again afterwards.
-    """
-    own = vars(owner)
-    before = {method: own[method]} if method in own else {}
-    own[method] = substitute
-    try:
-        yield
-    finally:
-        del own[method]
-        own.update(before)
