@@ -114,4 +114,5 @@ GRID = GridFamily(
         Part("roi_head.grid_head", ("mmdet.models.GridHead",), ("forward", "get_bboxes")),
         Part("roi_head.grid_roi_extractor", EXTRACTORS, EXTRACTOR_METHODS),
     ),
+    clips=False,  # its boxes are not the coder's
 )

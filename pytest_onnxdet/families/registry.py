@@ -183,8 +183,6 @@ def clips_boxes(detector: nn.Module, families: FamilyRegistry | None = None) -> 
     head: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     if hasattr(head, "__len__"):  # a cascade's, one for each stage
         head = head[-1]
-    if not getattr(head, "with_reg", True):  # Grid R-CNN's boxes are not the coder's
-        return False
     if not getattr(getattr(head, "bbox_coder", None), "clip_border", False):
         return False
     try:

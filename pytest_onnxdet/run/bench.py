@@ -27,7 +27,7 @@ from pytest_onnxdet.reference.recording import packed
 from pytest_onnxdet.run.by_image import ByInput, Known, input_key
 from pytest_onnxdet.run.cases import Case, Settings
 from pytest_onnxdet.run.memo import Key, Memo
-from pytest_onnxdet.run.reading import read_alone, read_outputs
+from pytest_onnxdet.run.reading import read_alone, reader
 from pytest_onnxdet.run.second_export import SecondExport, SecondExporter
 
 if TYPE_CHECKING:
@@ -267,16 +267,13 @@ class Workbench:
         if case.shape == "static":
             return self.candidates(single)
         ran = self._once(case.spec, (*_candidates(single), "alone"), known)
-        detector, batches = self.detector(case.spec), self.batches(case)
-        return packed(read_alone(single, self.session(single), detector, batches, ran))
+        reads = reader(single, self.session(single), self.detector(case.spec), self.families)
+        return packed(read_alone(reads, self.batches(case), ran))
 
     def _run(self, case: Case, session: Session, first: int | None = None) -> list[Detections]:
-        detector = self.detector(case.spec)
-        return packed(
-            image
-            for batch in islice(self.batches(case), first)
-            for image in read_outputs(case, session, detector, batch)
-        )
+        reads = reader(case, session, self.detector(case.spec), self.families)
+        batches = islice(self.batches(case), first)
+        return packed(image for batch in batches for image in reads(batch))
 
     def raw_reference(self, case: Case) -> list[Mapping[str, NDArray[Any]]]:
         """The heads' outputs in PyTorch for the first batches: float32 (N, …) arrays by name."""

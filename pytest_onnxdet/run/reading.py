@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.data.batches import alone
@@ -17,17 +19,25 @@ if TYPE_CHECKING:
 
     from pytest_onnxdet.backends.base import Session
     from pytest_onnxdet.data.batches import Batch, Batches
+    from pytest_onnxdet.families.registry import FamilyRegistry
     from pytest_onnxdet.run.by_image import ByInput
     from pytest_onnxdet.run.cases import Case
 
 
-def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> list[Detections]:
+#: What a batch's images are found to hold, at the original images' sizes.
+Reads = Callable[["Batch"], list[Detections]]
+
+
+def read_outputs(
+    case: Case, session: Session, detector: Any, clips: bool, batch: Batch
+) -> list[Detections]:
     """Runs one batch: its detections at the original images' sizes.
 
     Args:
         case: whose backend this is.
         session: the case's graph.
-        detector: the case's, which knows what its boxes and masks have to be like.
+        detector: the case's, which knows what its masks have to be like.
+        clips: whether its boxes lie inside the images.
         batch: the images.
 
     Raises:
@@ -39,7 +49,7 @@ def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> l
         outputs,
         batch,
         classes=len(spec.classes) or None,
-        clips=clips_boxes(detector),
+        clips=clips,
         slack=spec.tolerance(case.backend.name, case.precision, session.device).box_px,
         logits=maps is not None and maps.logits,
         case_id=case.id,
@@ -47,17 +57,21 @@ def read_outputs(case: Case, session: Session, detector: Any, batch: Batch) -> l
     return from_outputs(outputs, batch, mask_threshold(detector.cfg.model), maps)
 
 
-def read_alone(
-    case: Case,
-    session: Session,
-    detector: Any,
-    batches: Batches,
-    known: ByInput[Detections],
-) -> Iterator[Detections]:
-    """Runs the images of batches one by one, each padded as in its batch.
+def reader(case: Case, session: Session, detector: Any, families: FamilyRegistry) -> Reads:
+    """:func:`read_outputs` of batches of a case, with what is known of its detector.
 
     Args:
         case, session, detector: as for :func:`read_outputs`.
+        families: where the detector's is looked up, which says whether boxes are clipped.
+    """
+    return partial(read_outputs, case, session, detector, clips_boxes(detector, families))
+
+
+def read_alone(reads: Reads, batches: Batches, known: ByInput[Detections]) -> Iterator[Detections]:
+    """Runs the images of batches one by one, each padded as in its batch.
+
+    Args:
+        reads: :func:`read_outputs` of a batch.
         batches: the images.
         known: what the session gave before; is added to.
 
@@ -67,7 +81,7 @@ def read_alone(
     few = batches.images <= PROBABILITY_IMAGES
 
     def run(image: Batch) -> Detections:
-        return read_outputs(case, session, detector, image)[0].packed(few)
+        return reads(image)[0].packed(few)
 
     for batch in batches:
         for image in alone(batch):

@@ -22,6 +22,7 @@ from pytest_onnxdet.families.registry import (
     FamilyRegistry,
     UnknownFamily,
     builtin_families,
+    clips_boxes,
     own_code,
 )
 from pytest_onnxdet.models.build import build_detector, load_config, make_detector
@@ -317,3 +318,11 @@ def test_random_weights_of_a_head_that_nobody_calibrates_are_refused() -> None:
     mine = Mine("mine", ("mmdet.models.RetinaHead",))
     with pytest.raises(NotCalibratedError, match="family 'mine' does not say how random weights"):
         mine.calibration(mini("retinanet"))
+
+
+def test_whether_boxes_are_clipped_is_the_registered_familys_to_say() -> None:
+    detector = mini("retinanet")
+    dense = builtin_families().get("dense")
+    assert clips_boxes(detector)
+    assert not clips_boxes(detector, FamilyRegistry([replace(dense, clips=False)]))
+    assert not builtin_families().get("grid").clips

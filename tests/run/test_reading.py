@@ -35,7 +35,7 @@ def read(ghost: float) -> Any:
     meta = {"img_shape": shape, "ori_shape": shape, "scale_factor": np.ones(4, np.float32)}
     batch = Batch(np.zeros((1, 3, 16, 16), np.float32), np.array([[16, 16]]), [meta])
     session: Any = Session(ghost)
-    return read_outputs(case, session, DETECTOR, batch)
+    return read_outputs(case, session, DETECTOR, False, batch)
 
 
 def test_a_ghost_in_an_empty_slot_fails_the_case() -> None:
