@@ -10,18 +10,8 @@ import numpy as np
 import pytest
 import torch
 from against_mmdet import Mini, exported
-from cli_models import (
-    CLASSES,
-    PIPELINE,
-    SIZE,
-    TINY,
-    Ran,
-    Screen,
-    Tiny,
-    calibrated,
-    data_of,
-    first_annotations,
-)
+from cli_models import SIZE, Ran, Screen, Tiny, calibrated, data_of, first_annotations
+from tiny_retinanet import CLASSES, PIPELINE, TINY
 
 from pytest_onnxdet.cli import main
 from pytest_onnxdet.data.datasets import SHAPES

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_models import PIPELINE, TINY, Ran, Tiny, data_of
+from cli_models import Ran, Tiny, data_of
+from tiny_retinanet import PIPELINE, TINY
 
 from pytest_onnxdet.commands import coverage
 from pytest_onnxdet.data.datasets import SHAPES

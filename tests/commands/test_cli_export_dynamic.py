@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, calibrated, data_of
+from cli_models import SIZE, Ran, Tiny, calibrated, data_of
+from tiny_retinanet import CLASSES, PIPELINE, TINY
 from torch import nn
 
 from pytest_onnxdet.data.datasets import SHAPES

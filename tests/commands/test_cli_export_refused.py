@@ -12,7 +12,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, axes, data_of
+from cli_models import SIZE, Ran, Tiny, axes, data_of
+from tiny_retinanet import CLASSES, PIPELINE, TINY
 
 from pytest_onnxdet.data.datasets import SHAPES
 from pytest_onnxdet.families import UnsupportedPart

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cli_models import PIPELINE, TINY, Ran, Tiny, data_of
+from cli_models import Ran, Tiny, data_of
+from tiny_retinanet import PIPELINE, TINY
 
 from pytest_onnxdet.data.datasets import SHAPES
 

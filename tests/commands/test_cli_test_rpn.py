@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, Ran, data_of
+from cli_models import SIZE, Ran, data_of
+from tiny_retinanet import CLASSES, PIPELINE
 
 from pytest_onnxdet.data.datasets import SHAPES
 

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cli_models import CLASSES, PIPELINE, SIZE, TINY, Ran, Tiny, calibrated, data_of
+from cli_models import SIZE, Ran, Tiny, calibrated, data_of
+from tiny_retinanet import CLASSES, PIPELINE, TINY
 
 from pytest_onnxdet.data.datasets import SHAPES
 

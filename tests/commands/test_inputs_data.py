@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from cli_models import CLASSES, Ran, Tiny
+from cli_models import Ran, Tiny
+from tiny_retinanet import CLASSES
 from PIL import Image
 
 from pytest_onnxdet.data.batches import DataError

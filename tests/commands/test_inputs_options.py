@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from cli_models import CLASSES, Ran, Tiny
+from cli_models import Ran, Tiny
+from tiny_retinanet import CLASSES
 
 Run = Callable[..., Ran]
 ORT = ("--backend", "onnxruntime")

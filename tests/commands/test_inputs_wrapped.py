@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_models import PIPELINE, SIZE, TINY, Ran, Tiny, data_of
+from cli_models import SIZE, Ran, Tiny, data_of
+from tiny_retinanet import PIPELINE, TINY
 
 from pytest_onnxdet.data.datasets import SHAPES
 from pytest_onnxdet.models.wrapped import SeveralDataSets, inner
