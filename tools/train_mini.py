@@ -70,6 +70,10 @@ RECIPES = {
     "cornernet": Recipe(1500, norm=35.0),
     "detr": Recipe(11000, "retinanet", rate=1e-3, batch=8, norm=5.0, dense=True, alike=0.5),
     "point_rend": Recipe(700, "mask_rcnn", rate=1e-3),
+    "yolox": Recipe(2000, batch=8),
+    "atss": Recipe(800, "retinanet"),
+    "deformable_detr": Recipe(3000, "retinanet", rate=1e-3, norm=1.0),
+    "solov2": Recipe(1500, "mask_rcnn"),
 }
 
 
@@ -86,13 +90,27 @@ def training_scenes(quiet: bool) -> list[Scene]:
     return scenes
 
 
-def training_pipeline(cfg: Any) -> tuple[Any, dict[str, Any], int]:
-    """The test pipeline's resizing and normalising, with random flips, for boxes and masks.
+@dataclass(frozen=True)
+class Prepared:
+    """How a batch is made of scenes.
 
-    Returns:
-        The composed transforms, the entries (scale or scale factor) that they expect, and
-        what the padded height and width of a batch are a multiple of.
+    Attributes:
+        transforms: the composed transforms.
+        scale: the entries (scale or scale factor) that they expect.
+        multiple: what the padded height and width are a multiple of.
+        square: whether height and width are padded to the larger of them.
+        padding: the value around an image, before normalising where there is none.
     """
+
+    transforms: Any
+    scale: dict[str, Any]
+    multiple: int
+    square: bool
+    padding: float
+
+
+def training_pipeline(cfg: Any) -> Prepared:
+    """The test pipeline's resizing and normalising, with random flips, for boxes and masks."""
     from mmdet.datasets.pipelines import Compose
 
     test = next(t for t in cfg.data.test.pipeline if t["type"] == "MultiScaleFlipAug")
@@ -104,7 +122,15 @@ def training_pipeline(cfg: Any) -> tuple[Any, dict[str, Any], int]:
     scale_options: dict[str, Any] = {"scale_factor": test.get("scale_factor")}
     if "img_scale" in test:
         scale_options = {"scale": tuple(test["img_scale"])}
-    return Compose([transforms[0], flip, *transforms[1:]]), scale_options, multiple
+    value = pads[0].get("pad_val", 0) if pads else 0
+    value = value.get("img", 0) if isinstance(value, dict) else value
+    return Prepared(
+        transforms=Compose([transforms[0], flip, *transforms[1:]]),
+        scale=scale_options,
+        multiple=multiple,
+        square=any(pad.get("pad_to_square") for pad in pads),
+        padding=float(value[0] if isinstance(value, (tuple, list)) else value),
+    )
 
 
 def recoloured(image: np.ndarray) -> np.ndarray:
@@ -114,11 +140,10 @@ def recoloured(image: np.ndarray) -> np.ndarray:
     return np.where(inverted, 255 - image, image).astype(np.float32)
 
 
-def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: bool) -> Any:
+def training_batch(scenes: list[Scene], prepared: Prepared, masks: bool) -> Any:
     """Arguments of ``forward_train`` for one batch of scenes."""
     from mmdet.core import PolygonMasks
 
-    pipeline, scale_options, multiple = prepared
     done = []
     for scene in scenes:
         image = recoloured(scene.image)
@@ -132,12 +157,15 @@ def training_batch(scenes: list[Scene], prepared: tuple[Any, Any, int], masks: b
             "gt_bboxes": scene.boxes.copy(),
             "mask_fields": ["gt_masks"] if masks else [],
             "gt_masks": PolygonMasks([[p.reshape(-1)] for p in scene.polygons], height, width),
-            **scale_options,
+            **prepared.scale,
         }
-        done.append(pipeline(results))
+        done.append(prepared.transforms(results))
     shapes = np.array([d["img"].shape[:2] for d in done])
-    height, width = (int(v) for v in -(-shapes.max(0) // multiple) * multiple)
-    images = np.zeros((len(done), 3, height, width), np.float32)
+    largest = shapes.max(0)
+    if prepared.square:
+        largest[:] = largest.max()
+    height, width = (int(v) for v in -(-largest // prepared.multiple) * prepared.multiple)
+    images = np.full((len(done), 3, height, width), prepared.padding, np.float32)
     metas = []
     for row, d in enumerate(done):
         h, w = d["img"].shape[:2]
@@ -290,7 +318,8 @@ def store(spec: ModelSpec, model: Any, metrics: dict[str, float], args: argparse
         "seed": str(args.seed),
         "steps": str(args.steps),
         "torch": torch.__version__,
-        **{k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("_mAP")},
+        # 0 where the detector has none of that kind: SOLO's boxes.
+        **{k: f"{v:.4f}" for k, v in metrics.items() if k.endswith("_mAP") and v > 0},
     }
     args.out.mkdir(parents=True, exist_ok=True)
     path: Path = args.out / f"{spec.name}.safetensors"

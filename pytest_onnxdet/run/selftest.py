@@ -23,7 +23,7 @@ from pytest_onnxdet.run.cases import SELFTEST_IMAGES
 from pytest_onnxdet.run.memo import Memo
 from pytest_onnxdet.run.parity import noise_of, sides, tie_proofs
 from pytest_onnxdet.verify.accuracy import AccuracyError, compare_ap
-from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export
+from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, check_export, kinds_of
 from pytest_onnxdet.verify.judge import judge
 from pytest_onnxdet.verify.mutants import Operator
 from pytest_onnxdet.verify.noise import compare_to_exact, narrowed
@@ -201,12 +201,13 @@ class SelfTest:
         )
 
     def _moved(self, candidates: list[Any]) -> float | None:
-        """How far box AP is from the good graph's; None where there is none."""
+        """How far AP, of boxes where there are any, is from the good graph's; None without AP."""
         if is_structure(self.case.spec):
             return None
         coco, good = self.bench.dataset(self.case.spec).coco, self.bench.candidates(self.case)
+        kind = kinds_of(good)[0]
         try:
-            return float(compare_ap(coco, good, candidates, ("bbox",))["bbox_mAP_delta"])
+            return float(compare_ap(coco, good, candidates, (kind,))[f"{kind}_mAP_delta"])
         except AccuracyError:
             return None
 

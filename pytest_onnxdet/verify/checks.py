@@ -112,7 +112,7 @@ def check_accuracy(
         candidate: the backend's.
         tolerance: ``ap`` is the allowance, on the 0-1 scale, in either direction.
         case_id: begins the message.
-        metrics: ``bbox``, ``segm``; None: segm too where the reference has masks.
+        metrics: ``bbox``, ``segm``; None: what the reference has, see :func:`kinds_of`.
 
     Returns:
         bbox_mAP_torch, bbox_mAP, bbox_mAP_delta, likewise segm, unrounded.
@@ -121,9 +121,7 @@ def check_accuracy(
         CheckFailed: AP differs, cannot be computed, or is 0 in PyTorch, where any two broken
             models would agree.
     """
-    if metrics is None:
-        masks = bool(reference) and all(one.masks is not None for one in reference)
-        metrics = ("bbox", "segm") if masks else ("bbox",)
+    metrics = kinds_of(reference) if metrics is None else metrics
     try:
         figures = compare_ap(dataset, reference, candidate, metrics)
     except AccuracyError as error:
@@ -142,6 +140,17 @@ def check_accuracy(
     if lines:
         raise CheckFailed("\n".join([f"{case_id}: " + "\n".join(lines), LOOK]), figures, "accuracy")
     return figures
+
+
+def kinds_of(reference: Sequence[Detections]) -> tuple[str, ...]:
+    """The kinds of AP, ``bbox`` and ``segm``, that PyTorch's detections have.
+
+    Where they have masks and every box is 0, as of SOLO, which has none, it is ``segm`` alone.
+    """
+    if not reference or any(one.masks is None for one in reference):
+        return ("bbox",)
+    boxes = any(one.boxes.any() for one in reference) or not any(map(len, reference))
+    return ("bbox", "segm") if boxes else ("segm",)
 
 
 def _first_line(error: Exception) -> str:

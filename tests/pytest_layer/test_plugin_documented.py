@@ -51,7 +51,7 @@ def documented(project: pytest.Pytester) -> pytest.Pytester:
 
 def config_text() -> str:
     """A config file of one's own: the documented one, thinned as the built-in model is."""
-    from pytest_onnxdet.models.mini.overrides import MINIS
+    from pytest_onnxdet.models.mini import MINIS
 
     mini = MINIS["retinanet"]
     return (

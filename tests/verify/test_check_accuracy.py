@@ -183,3 +183,14 @@ def _from_truth(coco, index, rng):
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.clip(0).astype(int), strict=True):
         mask[y1:y2, x1:x2] = True
     return change(detections(0, 0), boxes=boxes, scores=scores, labels=labels, masks=masks)
+
+
+def test_masks_alone_count_where_there_are_no_boxes(truth):
+    """SOLO: every box is 0 on both sides, and so is their AP."""
+    found = [change(with_masks(one), boxes=np.zeros_like(one.boxes)) for one in GOOD]
+    figures = ap_check(truth, found, found)
+    assert set(figures) == {"segm_mAP_torch", "segm_mAP", "segm_mAP_delta"}
+    assert figures["segm_mAP_torch"] > 0.5
+    with pytest.raises(CheckFailed, match="segm AP is"):
+        worse = [change(one, masks=np.roll(one.masks, 9, axis=2)) for one in found]
+        ap_check(truth, found, worse)

@@ -11,49 +11,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-NUM_CLASSES = 3
-BASE = 12  # channels of the backbone's first stage; they double with each stage
-STAGES = (BASE, BASE * 2, BASE * 4, BASE * 8)
-FPN = 48
-TWO_STAGE_FPN = 32
-SCALE = {"data.test.pipeline.1.img_scale": (160, 128)}
-
-
-def _resnet(style: str = "pytorch", base: int = BASE, **more: Any) -> dict[str, Any]:
-    return {
-        "_delete_": True,
-        "type": "ResNet",
-        "depth": 18,
-        "base_channels": base,
-        "num_stages": 4,
-        "out_indices": (0, 1, 2, 3),
-        "frozen_stages": -1,
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "norm_eval": False,
-        "style": style,
-        "init_cfg": None,
-        **more,
-    }
-
-
-def _dense_head(**more: Any) -> dict[str, Any]:
-    """Overrides of a one-stage head on an FPN of ``FPN`` channels."""
-    return {
-        "model.neck.in_channels": list(STAGES),
-        "model.neck.out_channels": FPN,
-        "model.bbox_head.num_classes": NUM_CLASSES,
-        "model.bbox_head.in_channels": FPN,
-        "model.bbox_head.feat_channels": FPN,
-        "model.bbox_head.stacked_convs": 2,
-        **{f"model.bbox_head.{key}": value for key, value in more.items()},
-        **SCALE,
-    }
+from pytest_onnxdet.models.mini.parts import (
+    NUM_CLASSES,
+    SCALE,
+    STAGES,
+    TWO_STAGE_FPN,
+    attention,
+    dense_head,
+    feed_forward,
+    resnet,
+)
 
 
 # Sampling fewer regions only makes training quicker; it is no part of the test path.
 def _rpn(style: str = "pytorch") -> dict[str, Any]:
     return {
-        "model.backbone": _resnet(style),
+        "model.backbone": resnet(style),
         "model.neck.in_channels": list(STAGES),
         "model.neck.out_channels": TWO_STAGE_FPN,
         "model.rpn_head.in_channels": TWO_STAGE_FPN,
@@ -102,41 +75,22 @@ def _mask_head() -> dict[str, Any]:
 
 def _detr() -> dict[str, Any]:
     width, queries = 64, 12
-
-    def attention() -> dict[str, Any]:
-        return {
-            "type": "MultiheadAttention",
-            "embed_dims": width,
-            "num_heads": 8,
-            "dropout": 0.0,
-        }
-
-    def feed_forward() -> dict[str, Any]:
-        return {
-            "type": "FFN",
-            "embed_dims": width,
-            "feedforward_channels": 256,
-            "num_fcs": 2,
-            "ffn_drop": 0.0,
-            "act_cfg": {"type": "ReLU", "inplace": True},
-        }
-
     encoder = "model.bbox_head.transformer.encoder"
     decoder = "model.bbox_head.transformer.decoder"
     return {
         # Stride 16 for the documented 32: 5 x 4 positions would be too few for six shapes.
-        "model.backbone": _resnet(out_indices=(3,), strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
+        "model.backbone": resnet(out_indices=(3,), strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
         "model.bbox_head.num_classes": NUM_CLASSES,
         "model.bbox_head.in_channels": STAGES[-1],
         "model.bbox_head.num_query": queries,
         f"{encoder}.num_layers": 2,
-        f"{encoder}.transformerlayers.attn_cfgs": [attention()],
-        f"{encoder}.transformerlayers.ffn_cfgs": feed_forward(),
+        f"{encoder}.transformerlayers.attn_cfgs": [attention(width)],
+        f"{encoder}.transformerlayers.ffn_cfgs": feed_forward(width, 256),
         f"{encoder}.transformerlayers.feedforward_channels": 256,
         f"{encoder}.transformerlayers.ffn_dropout": 0.0,
         f"{decoder}.num_layers": 2,
-        f"{decoder}.transformerlayers.attn_cfgs": attention(),
-        f"{decoder}.transformerlayers.ffn_cfgs": feed_forward(),
+        f"{decoder}.transformerlayers.attn_cfgs": attention(width),
+        f"{decoder}.transformerlayers.ffn_cfgs": feed_forward(width, 256),
         f"{decoder}.transformerlayers.feedforward_channels": 256,
         f"{decoder}.transformerlayers.ffn_dropout": 0.0,
         # Finer and coarser waves that differ over 10 cells; the documented ones are for 40, and
@@ -150,21 +104,22 @@ def _detr() -> dict[str, Any]:
     }
 
 
-MINIS: dict[str, dict[str, Any]] = {
+#: Of the documented twelve.
+DOCUMENTED: dict[str, dict[str, Any]] = {
     "retinanet": {
         "config": "retinanet/retinanet_r50_fpn_1x_coco.py",
         "masks": False,
         "overrides": {
-            "model.backbone": _resnet(),
-            **_dense_head(**{"anchor_generator.octave_base_scale": 2}),
+            "model.backbone": resnet(),
+            **dense_head(**{"anchor_generator.octave_base_scale": 2}),
         },
     },
     "fcos": {
         "config": "fcos/fcos_r50_caffe_fpn_gn-head_4x4_1x_coco.py",
         "masks": False,
         "overrides": {
-            "model.backbone": _resnet("caffe"),
-            **_dense_head(
+            "model.backbone": resnet("caffe"),
+            **dense_head(
                 # 48 channels do not divide by the documented 32 groups.
                 norm_cfg={"type": "GN", "num_groups": 8, "requires_grad": True},
                 # Training only: which level learns which size.
@@ -175,7 +130,7 @@ MINIS: dict[str, dict[str, Any]] = {
     "fsaf": {
         "config": "fsaf/fsaf_r50_fpn_1x_coco.py",
         "masks": False,
-        "overrides": {"model.backbone": _resnet(), **_dense_head()},
+        "overrides": {"model.backbone": resnet(), **dense_head()},
     },
     "ssd": {
         "config": "ssd/ssd300_coco.py",
@@ -183,7 +138,7 @@ MINIS: dict[str, dict[str, Any]] = {
         "overrides": {
             # VGG-16's widths are fixed in code (26 M parameters). Stages 2 and 3 of a thin
             # ResNet-18 give the same two maps, 38 and 19 wide for the documented 300 px.
-            "model.backbone": _resnet(base=16, num_stages=3, out_indices=(1, 2))
+            "model.backbone": resnet(base=16, num_stages=3, out_indices=(1, 2))
             | {"strides": (1, 2, 2), "dilations": (1, 1, 1)},
             "model.neck.in_channels": (32, 64),
             "model.neck.out_channels": (32, 64, 64, 64, 64, 64),
@@ -197,7 +152,7 @@ MINIS: dict[str, dict[str, Any]] = {
         "overrides": {
             # Darknet-53's widths are fixed in code (41 M parameters). The last three stages
             # of a thin ResNet-18 have the same strides: 8, 16, 32.
-            "model.backbone": _resnet(out_indices=(1, 2, 3)),
+            "model.backbone": resnet(out_indices=(1, 2, 3)),
             "model.neck.in_channels": [STAGES[3], STAGES[2], STAGES[1]],
             "model.neck.out_channels": [48, 32, 24],
             "model.bbox_head.num_classes": NUM_CLASSES,
