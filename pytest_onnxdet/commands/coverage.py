@@ -11,9 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import MISMATCH, CommandError, say
 from pytest_onnxdet.core.progress import Progress
-from pytest_onnxdet.run.coverage import DIFFERS, FAILED, OUTCOMES, SIZE, Covered
+from pytest_onnxdet.run.apart import ProcessEnded, call_apart
+from pytest_onnxdet.run.coverage import DIFFERS, FAILED, OUTCOMES, SIZE, Covered, cover
 
 if TYPE_CHECKING:
     from pytest_onnxdet.models.structures import Structure
@@ -113,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         for one in _tried(todo, args.size, args.timeout, args.processes):
             results[one.config] = one
             if log is not None:
-                log.write(json.dumps({**asdict(one), "size": args.size}) + "\n")
+                log.write(json.dumps({**asdict(one), "size": args.size}, default=float) + "\n")
                 log.flush()
             say(row(by_config[one.config], one))
             progress.advance()
@@ -170,20 +168,12 @@ def in_a_process(config: Path, size: int, timeout: float) -> Covered:
         size: the longer side of the images, pixels.
         timeout: seconds after which the process is ended.
     """
-    command = [sys.executable, "-m", "pytest_onnxdet.run.coverage", str(config), str(size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Covered(str(config), FAILED, f"took longer than {timeout:g} s", seconds=timeout)
-    lines = done.stdout.splitlines()
-    try:
-        return _covered(json.loads(lines[-1]))
-    except (IndexError, ValueError, TypeError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Covered(str(config), FAILED, f"its process ended with {done.returncode}: {last}")
+        return call_apart(cover, config, size, timeout=timeout)
+    except TimeoutError as error:
+        return Covered(str(config), FAILED, str(error), seconds=timeout)
+    except ProcessEnded as error:
+        return Covered(str(config), FAILED, str(error))
 
 
 def _covered(entry: Mapping[str, Any]) -> Covered:

@@ -1,8 +1,6 @@
 """``onnxdet coverage``: what comes out for a config, the log, the table."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,13 @@ from tiny_retinanet import PIPELINE, TINY
 
 from pytest_onnxdet.commands import coverage
 from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.models.build import config_root
+from pytest_onnxdet.run.apart import ProcessEnded
 from pytest_onnxdet.run.coverage import (
     DIFFERS,
     EXACT,
     FAILED,
+    PROPOSALS,
     REFUSED,
     SIZE,
     UNBUILDABLE,
@@ -200,16 +201,21 @@ def test_structures_are_listed(onnxdet: Run, tried: list[str], tmp_path: Path) -
 def test_a_process_that_dies_or_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def ended(*_: object, **__: object) -> Any:
-        return subprocess.CompletedProcess([], -9, stdout="half a li", stderr="one\nKilled\n")
+    def raising(error: Exception) -> Callable[..., Any]:
+        def call(*_: object, **__: object) -> Any:
+            raise error
 
-    monkeypatch.setattr(coverage.subprocess, "run", ended)
-    one = coverage.in_a_process(tmp_path / "a.py", 320, 5.0)
-    assert (one.outcome, one.reason) == (FAILED, "its process ended with -9: Killed")
+        return call
 
-    def slow(*_: object, **__: object) -> Any:
-        raise subprocess.TimeoutExpired([sys.executable], 5.0)
+    for error, seconds in ((ProcessEnded("ended with -9: Killed"), 0.0), (TimeoutError("slow"), 5)):
+        monkeypatch.setattr(coverage, "call_apart", raising(error))
+        one = coverage.in_a_process(tmp_path / "a.py", 320, 5.0)
+        assert (one.outcome, one.reason, one.seconds) == (FAILED, str(error), seconds)
 
-    monkeypatch.setattr(coverage.subprocess, "run", slow)
-    one = coverage.in_a_process(tmp_path / "a.py", 320, 5.0)
-    assert (one.outcome, one.reason) == (FAILED, "took longer than 5 s")
+
+def test_a_second_stage_has_fewer_proposals() -> None:
+    root = config_root()
+    two_stage = root / "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py"
+    assert covering_spec(two_stage).overrides["model.test_cfg.rpn.max_per_img"] == PROPOSALS
+    for other in ("retinanet/retinanet_r50_fpn_1x_coco.py", "rpn/rpn_r50_fpn_1x_coco.py"):
+        assert not [key for key in covering_spec(root / other).overrides if "rpn" in key]
