@@ -5,7 +5,9 @@ import sys
 import time
 
 import pytest
+import torch
 
+from pytest_onnxdet.families.ops.custom import non_max_suppression
 from pytest_onnxdet.run.apart import ProcessEnded, call_apart
 
 
@@ -43,3 +45,14 @@ def test_a_process_that_ends_says_how(how: str, said: str) -> None:
 def test_one_that_takes_too_long_is_ended() -> None:
     with pytest.raises(TimeoutError, match=r"took longer than 0\.2 s"):
         call_apart(time.sleep, 600, timeout=0.2)
+
+
+def kept_without_dynamo() -> tuple[list[list[int]], bool]:
+    boxes = torch.tensor([[[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 0.0, 30.0, 9.0]]])
+    kept = non_max_suppression(boxes, torch.tensor([[[0.5, 0.6, 0.7]]]), 9, 0.5)
+    return kept.tolist(), "torch._dynamo" in sys.modules
+
+
+def test_an_operator_of_ours_does_not_import_what_compiles() -> None:
+    """It takes as long as importing PyTorch and mmdet, in every process that detects anything."""
+    assert call_apart(kept_without_dynamo, timeout=120) == ([[0, 0, 2], [0, 0, 1]], False)

@@ -20,8 +20,20 @@ from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
 ensure_torchvision()  # mmcv, imported where an operator runs in PyTorch, imports torchvision
 
+# The operators are defined by hand: the first call of a ``torch.library.custom_op`` imports
+# torch._dynamo, which takes as long as importing PyTorch and mmdet.
+_LIBRARY = torch.library.Library("onnxdet", "DEF")
+_LIBRARY.define(
+    "non_max_suppression(Tensor boxes, Tensor scores, int limit, float iou_threshold) -> Tensor"
+)
+_LIBRARY.define(
+    "roi_align(Tensor features, Tensor boxes, Tensor image, int height, int width, float scale, "
+    "int sampling_ratio, bool aligned) -> Tensor"
+)
+_EVERY_DEVICE = "CompositeExplicitAutograd"
 
-@torch.library.custom_op("onnxdet::non_max_suppression", mutates_args=())
+
+@torch.library.impl(_LIBRARY, "non_max_suppression", _EVERY_DEVICE)
 def _non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float) -> Tensor:
     from mmcv.ops import nms
 
@@ -35,7 +47,7 @@ def _non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshol
     return torch.cat(selected) if selected else boxes.new_zeros((0, 3), dtype=torch.int64)
 
 
-@_non_max_suppression.register_fake
+@torch.library.register_fake("onnxdet::non_max_suppression", lib=_LIBRARY)
 def _(boxes: Tensor, scores: Tensor, limit: int, iou_threshold: float) -> Tensor:
     count = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((count, 3), dtype=torch.int64)
@@ -56,11 +68,11 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, limit: int, iou_threshold
     Returns:
         int64 (M, 3): image, class and box index of each kept box, best first per image and class.
     """
-    result: Tensor = _non_max_suppression(boxes, scores, limit, iou_threshold)
+    result: Tensor = torch.ops.onnxdet.non_max_suppression(boxes, scores, limit, iou_threshold)
     return result
 
 
-@torch.library.custom_op("onnxdet::roi_align", mutates_args=())
+@torch.library.impl(_LIBRARY, "roi_align", _EVERY_DEVICE)
 def _roi_align(
     features: Tensor,
     boxes: Tensor,
@@ -82,7 +94,7 @@ def _roi_align(
     return result
 
 
-@_roi_align.register_fake
+@torch.library.register_fake("onnxdet::roi_align", lib=_LIBRARY)
 def _(
     features: Tensor,
     boxes: Tensor,
@@ -119,7 +131,7 @@ def roi_align(
     Returns:
         float32 (R, C, height, width).
     """
-    result: Tensor = _roi_align(
+    result: Tensor = torch.ops.onnxdet.roi_align(
         features, boxes, image, size[0], size[1], scale, sampling_ratio, aligned
     )
     return result
