@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pytest_onnxdet.core.vocabulary import CHECKS, STRUCTURE
+from pytest_onnxdet.models.zoo import DOCUMENTED
 
 SCHEMA = 1
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "error")
@@ -124,12 +125,16 @@ def shape_order(shape: str) -> tuple[int, str]:
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
-    """Sorted by their axes, so that a report does not depend on which worker was faster."""
+    """Sorted by their axes, so that a report does not depend on which worker was faster.
+
+    The documented detectors come before others.
+    """
     return sorted(
         records,
         key=lambda r: (
             r.profile == STRUCTURE,
             r.profile,
+            r.model not in DOCUMENTED,
             r.model,
             r.backend,
             r.device,

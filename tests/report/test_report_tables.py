@@ -381,3 +381,9 @@ def test_what_is_odd_about_data_is_a_remark_once(record):
     said = [remark for remark in summary.remarks if remark.startswith("Data: ")]
     assert said == ["Data: a.json: no area in annotation 3: taken from the box."]
     assert not any("Data: " in remark for remark in summarize([record("ssd")], ENVIRONMENT).remarks)
+
+
+def test_documented_detectors_come_before_others(record):
+    models = ("atss", "yolov3", "detr", "yolox")
+    shuffled = [record(model=model) for model in models]
+    assert [r.model for r in in_order(shuffled)] == ["detr", "yolov3", "atss", "yolox"]
