@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import MISMATCH, CommandError, say
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.core.progress import Progress
 from pytest_onnxdet.run.coverage import DIFFERS, FAILED, OUTCOMES, SIZE, Covered
 
@@ -148,7 +149,8 @@ def _groups(names: Sequence[str]) -> list[Structure]:
     paths = []
     for name in names:
         own = Path(name)
-        paths.append(own.resolve() if own.is_file() else config_path(ModelSpec("model", name)))
+        known = os.path.abspath(name) if no_file(own) else name
+        paths.append(own.resolve() if own.is_file() else config_path(ModelSpec("model", known)))
     return [Structure((), (path,)) for path in dict.fromkeys(paths)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
@@ -44,6 +45,8 @@ def config_path(spec: ModelSpec) -> Path:
         path = config_root() / path
     if path.is_dir():
         raise BuildError(f"{path}: a folder, not a config file (model {spec.name!r})")
+    if kind := no_file(path):
+        raise BuildError(f"{path}: {kind}, not a config file: write it to a file first")
     if not path.is_file():
         raise BuildError(
             f"{path}: no such config file (model {spec.name!r}): give an absolute path, or one "
