@@ -13,6 +13,7 @@ from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
 from pytest_onnxdet.models.file_clients import read_from_disk
 from pytest_onnxdet.models.pipeline_channels import require_deviations
+from pytest_onnxdet.models.pipeline_values import require_values
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
@@ -131,6 +132,7 @@ def require_pipeline(cfg: mmcv.Config, path: Path) -> None:
             f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
         )
     require_deviations(steps, path)
+    require_values(steps, path)
 
 
 def _are_steps(steps: Any) -> bool:

@@ -68,6 +68,7 @@ class Candidates:
         self, generator: Any, maps: Sequence[Tensor], fixed_shape: bool, classes: int = 1
     ) -> None:
         require_generator(generator)
+        require_levels(generator, len(maps))
         self._generator: Any = generator
         self._device = maps[0].device
         self._fixed, self._classes = fixed_shape, classes
@@ -264,6 +265,25 @@ def require_generator(generator: Any) -> None:
     if why is not None:
         raise UnsupportedPart(
             f"the prior generator {type(generator).__name__} has no lowering: {why}"
+        )
+
+
+def require_levels(generator: Any, maps: int) -> None:
+    """Refuses a prior generator for another number of levels than the head has.
+
+    Args:
+        generator: mmdet's.
+        maps: how many levels of outputs the head has.
+
+    Raises:
+        UnsupportedPart: it names the strides.
+    """
+    strides = [stride[0] if len(set(stride)) == 1 else stride for stride in generator.strides]
+    if len(strides) != maps:
+        raise UnsupportedPart(
+            f"{type(generator).__name__} has {len(strides)} strides ({strides}) for {maps} levels "
+            "of the head's outputs, and mmdet asserts that they are as many: correct strides, or "
+            "num_outs of the neck"
         )
 
 
