@@ -325,8 +325,10 @@ def expected_errors() -> tuple[type[Exception], ...]:
     from pytest_onnxdet.data.batches import DataError
     from pytest_onnxdet.export.options import ExportError
     from pytest_onnxdet.models.checkpoint import BuildError
+    from pytest_onnxdet.reference.detector import PyTorchFails
 
-    return (CommandError, BackendError, DataError, StoreError, ExportError, BuildError)
+    own = (CommandError, BackendError, DataError, StoreError, ExportError, BuildError)
+    return (*own, PyTorchFails)
 
 
 def display() -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("size", 32), ("processes", 1)):
         if getattr(args, name) < least:
             raise CommandError(f"--{name} {getattr(args, name)}: give at least {least}")
-    if args.timeout <= 0:
+    if not 0 < args.timeout < math.inf:
         raise CommandError(f"--timeout {args.timeout:g}: give a number of seconds above 0")
     if args.known and not args.log:
         raise CommandError("--known shows what a log has: name it with --log")
