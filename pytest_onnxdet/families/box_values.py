@@ -42,6 +42,25 @@ def require_box_values(detector: Any) -> None:
         _require_priors(generator, path)
 
 
+def require_levels(generator: Any, maps: int) -> None:
+    """Refuses a prior generator for another number of levels than the head has.
+
+    Args:
+        generator: mmdet's.
+        maps: how many levels of outputs the head has.
+
+    Raises:
+        UnsupportedPart: it names the strides.
+    """
+    strides = [stride[0] if len(set(stride)) == 1 else stride for stride in generator.strides]
+    if len(strides) != maps:
+        raise UnsupportedPart(
+            f"{type(generator).__name__} has {len(strides)} strides ({strides}) for {maps} levels "
+            "of the head's outputs, and mmdet asserts that they are as many: correct strides, or "
+            "num_outs of the neck"
+        )
+
+
 def _parts(detector: Any, kinds: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """What parts of a detector hold of these classes, with the paths."""
     classes = tuple(resolve(kind) for kind in kinds)

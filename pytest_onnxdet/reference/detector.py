@@ -67,12 +67,18 @@ class Reference:
         Raises:
             PyTorchFails: there is nothing to compare with.
         """
-        results = functools.partial(self.detector, return_loss=False, rescale=True)
-        return self._detections(
-            batch,
-            mask_ranges,
-            lambda images, metas: results(img=[images], img_metas=[metas]),
-        )
+
+        def results(images: Tensor, metas: list[dict[str, Any]]) -> list[Any]:
+            words: Any = {"return_loss": False, "rescale": True}
+            try:
+                found: list[Any] = self.detector(img=[images], img_metas=[metas], **words)
+            except StageError:
+                raise
+            except Exception as error:  # whatever a network says of an input or of its settings
+                raise PyTorchFails(_why_failing(self.detector, images, error)) from error
+            return found
+
+        return self._detections(batch, mask_ranges, results)
 
     def _detections(
         self,
@@ -97,12 +103,7 @@ class Reference:
             )
             seen = watching.enter_context(_watched_masks(self.detector))
             watching.enter_context(torch.no_grad())
-            try:
-                output = results(images, metas)
-            except StageError:
-                raise
-            except Exception as error:  # whatever a network says of an input or of its settings
-                raise PyTorchFails(_why_failing(self.detector, images, error)) from error
+            output = results(images, metas)
         detections = []
         cfg: Any = getattr(self.detector, "cfg", None)
         masked = any(isinstance(result, tuple) for result in output)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pytest_onnxdet.families.box_values import require_levels
 from pytest_onnxdet.families.classes import UnsupportedPart, nearest, objection, resolve
 
 
@@ -265,25 +266,6 @@ def require_generator(generator: Any) -> None:
     if why is not None:
         raise UnsupportedPart(
             f"the prior generator {type(generator).__name__} has no lowering: {why}"
-        )
-
-
-def require_levels(generator: Any, maps: int) -> None:
-    """Refuses a prior generator for another number of levels than the head has.
-
-    Args:
-        generator: mmdet's.
-        maps: how many levels of outputs the head has.
-
-    Raises:
-        UnsupportedPart: it names the strides.
-    """
-    strides = [stride[0] if len(set(stride)) == 1 else stride for stride in generator.strides]
-    if len(strides) != maps:
-        raise UnsupportedPart(
-            f"{type(generator).__name__} has {len(strides)} strides ({strides}) for {maps} levels "
-            "of the head's outputs, and mmdet asserts that they are as many: correct strides, or "
-            "num_outs of the neck"
         )
 
 
