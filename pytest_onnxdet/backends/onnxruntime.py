@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+#: What is said where a TopK asks for more than there is.
+_TOO_FEW = re.compile(r"k argument \[(\d+)\] should not be greater than .*\[(\d+)\]")
+
+
 class OnnxRuntimeSession(Session):
     """An ``InferenceSession`` that runs on the device it was asked for, or not at all."""
 
@@ -23,7 +29,7 @@ class OnnxRuntimeSession(Session):
 
         self._device = device
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and not printed, too
         if threads is not None:
             options.intra_op_num_threads = threads
         providers: list[Any] = [PROVIDERS[device]]
@@ -59,7 +65,17 @@ class OnnxRuntimeSession(Session):
         return kind(self, feeds)
 
     def _failed(self, error: Exception) -> BackendError:
-        return BackendError(f"ONNX Runtime failed in {self.artifact.path.name}: {error}")
+        failed = f"ONNX Runtime failed in {self.artifact.path.name}: "
+        few = _TOO_FEW.search(str(error))
+        if few is None:
+            return BackendError(f"{failed}{error}")
+        wanted, there = map(int, few.groups())
+        return BackendError(
+            f"{failed}an input is too small: the graph takes the best {wanted} of {there} places, "
+            "where PyTorch fails, too: give images whose sides are at least "
+            f"{math.sqrt(wanted / there):.2f} times as long, or export with a smaller top-k "
+            "(corner_topk, topk in test_cfg)"
+        )
 
 
 class OnnxRuntimeBound(Bound):

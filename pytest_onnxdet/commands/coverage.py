@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import MISMATCH, CommandError, say
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.core.progress import Progress
 from pytest_onnxdet.run.apart import ProcessEnded, call_apart
 from pytest_onnxdet.run.coverage import DIFFERS, FAILED, OUTCOMES, SIZE, Covered, cover
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("size", 32), ("processes", 1)):
         if getattr(args, name) < least:
             raise CommandError(f"--{name} {getattr(args, name)}: give at least {least}")
-    if args.timeout <= 0:
+    if not 0 < args.timeout < math.inf:
         raise CommandError(f"--timeout {args.timeout:g}: give a number of seconds above 0")
     if args.known and not args.log:
         raise CommandError("--known shows what a log has: name it with --log")
@@ -146,7 +149,8 @@ def _groups(names: Sequence[str]) -> list[Structure]:
     paths = []
     for name in names:
         own = Path(name)
-        paths.append(own.resolve() if own.is_file() else config_path(ModelSpec("model", name)))
+        known = os.path.abspath(name) if no_file(own) else name
+        paths.append(own.resolve() if own.is_file() else config_path(ModelSpec("model", known)))
     return [Structure((), (path,)) for path in dict.fromkeys(paths)]
 
 

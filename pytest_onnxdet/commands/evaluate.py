@@ -17,6 +17,7 @@ from pytest_onnxdet.commands.recall import fast_recalls, recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
 from pytest_onnxdet.commands.unopened import why_unopened
+from pytest_onnxdet.core.files import is_file
 from pytest_onnxdet.data.annotations import (
     Annotations,
     check_classes,
@@ -27,8 +28,10 @@ from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
 from pytest_onnxdet.data.pickled import require_data_only
-from pytest_onnxdet.data.places import file_of, is_file, require_local
+from pytest_onnxdet.data.places import file_of, require_local
+from pytest_onnxdet.data.spelling import alike
 from pytest_onnxdet.data.truth import check_truth
+from pytest_onnxdet.data.xml_files import misspelt_names, require_xml
 from pytest_onnxdet.reference.ties.replace import replaced
 
 
@@ -52,6 +55,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     for key in ("ann_file", "proposal_file"):
         if (place := file_of(test, key)) and is_file(place):
             require_data_only(place)
+    require_xml(test)
     masks = "segm" in metrics
     annotations = _annotations(test, masks, objects=bool(metrics))
     with contextlib.ExitStack() as stack:
@@ -76,12 +80,15 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
         raise CommandError(f"{file}: lists no images: nothing to test")
     if not built.CLASSES:
         raise CommandError(f"{model.path}: data.test names no classes: set data.test.classes")
+    names = _mapped(built)
     if hasattr(built, "cat_ids") and len(built.cat_ids) != len(built.CLASSES):
+        listed = [str(one.get("name")) for one in getattr(built.coco, "cats", {}).values()]
+        reason = alike([name for name in built.CLASSES if name not in names], listed)
         raise CommandError(
             f"{file}: has {len(built.cat_ids)} of the {len(built.CLASSES)} classes "
-            f"{', '.join(built.CLASSES[:5])}, ...: set data.test.classes to those of the file"
+            f"{', '.join(built.CLASSES[:5])}, ...{f' ({reason})' if reason else ''}: set "
+            "data.test.classes to those of the file"
         )
-    names = _mapped(built)
     if annotations or sorted(names) == sorted(built.CLASSES):
         check_classes(file, names, built.CLASSES)
     spec = DatasetSpec(
@@ -96,7 +103,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     data = Dataset(spec, built, test["pipeline"], notes)
     data.check_images(masks)
     if metrics and not annotations:
-        data.notes += check_truth(data)
+        data.notes += check_truth(data) + misspelt_names(built)
     for note in data.notes:
         warn(note)
     return data

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_onnxdet.commands.common import CommandError
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.data.batches import Batch, DataError, Sample, collate
 from pytest_onnxdet.data.datasets import SHAPES
 from pytest_onnxdet.data.photographs import require_collected, require_meta, why_unreadable
@@ -31,6 +32,8 @@ def readable(path: Path, option: str) -> Path:
     """
     import cv2
 
+    if kind := no_file(path):
+        raise CommandError(f"{option}: {path}: {kind}, not an image: give a PNG or JPEG")
     if not path.is_file():
         raise CommandError(f"{option}: {path}: no such image")
     try:

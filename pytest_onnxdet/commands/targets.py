@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.commands.common import CommandError, writable
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.data.places import IMAGE_SUFFIXES, file_of
 
 if TYPE_CHECKING:
@@ -89,8 +90,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise CommandError("--eval and --format-only exclude each other: give one of them")
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise CommandError(f"--out: {args.out}: the file's name must end in .pkl or .pickle")
+    if not 0 <= args.show_score_thr <= 1:  # so is NaN
+        raise CommandError(f"--show-score-thr: {args.show_score_thr:g}: give a score from 0 to 1")
     if args.batch_size is not None and args.batch_size < 1:
         raise CommandError(f"--batch-size: {args.batch_size}: give 1 or more")
+    if kind := no_file(Path(args.model)):
+        raise CommandError(f"MODEL: {args.model}: {kind}, not a model's file")
     if not Path(args.model).is_file():
         raise CommandError(f"MODEL: {args.model}: no such file: make it with `onnxdet export`")
 

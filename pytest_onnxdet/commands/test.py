@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--show-score-thr",
         type=float,
         default=0.3,
-        help="least score of a painted detection; default: 0.3",
+        help="least score of a painted detection, from 0 to 1; default: 0.3",
     )
     parser.add_argument(
         "--cfg-options",

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pytest_onnxdet.commands.common import in_words, say
+from pytest_onnxdet.commands.common import say
 from pytest_onnxdet.commands.images import batch_of
 from pytest_onnxdet.commands.results import checked, detections
-from pytest_onnxdet.data.batches import Batch
+from pytest_onnxdet.commands.verdicts import in_a_line
+from pytest_onnxdet.data.batches import Batch, alone
 from pytest_onnxdet.data.image_maps import image_maps
 from pytest_onnxdet.data.masks import mask_threshold
+from pytest_onnxdet.families.base import split_raw
 from pytest_onnxdet.families.registry import clips_boxes
 from pytest_onnxdet.models.spec import GPU, Tolerance
 from pytest_onnxdet.verify.checks import CheckFailed
+from pytest_onnxdet.verify.judge import Sides, TieProofs, judge
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.detections import Detections
     from pytest_onnxdet.export.options import ExportOptions
     from pytest_onnxdet.reference.detector import Reference
-    from pytest_onnxdet.reference.noise import Noise
     from pytest_onnxdet.verify.verdict import Verdict
 
 LARGEST = 1344  # the stock tool's limit for the other size that a dynamic graph is tried at
@@ -123,17 +125,24 @@ def verify(
         for trial in trials(detector, options, images):
             candidates, broken = read(detector, session, trial.batch)
             reference_detections = reference.run(trial.batch)
+            raw = reference.raw(trial.batch)
             # An allowance that somebody chose is not narrowed: see `run.parity`.
             noise = (
-                measure(reference, [trial.batch], [], reference_detections).on(session.device)
+                measure(reference, [trial.batch], [raw], reference_detections).on(session.device)
                 if tolerance in (Tolerance(), GPU)
                 else None
             )
-            verdict = compare(
-                reference, trial, reference_detections, candidates, tolerance, raw_session, noise
+            sides = Sides(
+                reference_detections,
+                candidates,
+                singles=_singles(detector, session, trial.batch, options),
+                raw_reference=[raw],
+                raw=[split_raw(raw_session().run(trial.batch))[0]],
+                noise=noise,
             )
+            verdict = compare(reference, trial, sides, tolerance, raw_session)
             good &= verdict.ok and not broken
-            say(f"verify {trial.title}: {_in_a_line(verdict, broken)}")
+            say(f"verify {trial.title}: {in_a_line(verdict, broken)}")
     return good
 
 
@@ -154,53 +163,62 @@ def read(detector: nn.Module, session: Session, batch: Batch) -> tuple[list[Dete
     return detections(outputs, batch, mask_threshold(cfg.model), maps), broken
 
 
+def _singles(
+    detector: nn.Module, session: Session, batch: Batch, options: ExportOptions
+) -> list[Detections] | None:
+    """The graph's detections of a batch's images one by one, each padded as in the batch.
+
+    None for a batch of one, and where the graph takes no other batch than its own.
+    """
+    if batch.valid == 1 or options.shape == "static":
+        return None
+    return [one for image in alone(batch) for one in read(detector, session, image)[0]]
+
+
 def compare(
     reference: Reference,
     trial: Trial,
-    expected: Sequence[Detections],
-    candidates: Sequence[Detections],
+    sides: Sides,
     tolerance: Tolerance,
     raw_session: Callable[[], Session],
-    noise: Noise | None = None,
 ) -> Verdict:
     """The judge's verdict on one comparison.
 
     Args:
         reference: asked for proofs of ties.
         trial: what both sides ran.
-        expected: PyTorch's detections, one entry per image.
-        candidates: the graph's.
+        sides: what each found in it; the names of classes and images are added.
         tolerance: the allowances.
         raw_session: gives a session of the raw outputs of the same detector.
-        noise: of float32 in this very batch, by which the allowances are narrowed.
     """
     from pytest_onnxdet.reference.detector import max_per_img
     from pytest_onnxdet.run.ties import of_image
-    from pytest_onnxdet.verify.judge import Sides, TieProofs, judge
 
     limit = max_per_img(reference.detector)
 
     def alternatives(index: int, candidate: Detections, singly: bool) -> Sequence[Detections]:
-        return of_image(reference, trial.batch, index, candidate, raw_session, tolerance, limit)
+        batch, place = trial.batch, index
+        if singly:
+            batch, place = list(alone(batch))[index], 0
+        return of_image(reference, batch, place, candidate, raw_session, tolerance, limit)
 
-    sides = Sides(
-        expected,
-        candidates,
+    named = replace(
+        sides,
         classes=tuple(getattr(reference.detector, "CLASSES", ())),
         images=[path.name for path in trial.images],
         max_per_img=limit,
-        noise=noise,
         every_image=True,
     )
     # A share of tied images says nothing of the one or two of a trial: each has its proof.
-    return judge(sides, tolerance, TieProofs(alternatives))
+    return judge(named, tolerance, TieProofs(alternatives))
 
 
 @contextlib.contextmanager
 def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callable[[], Session]]:
     """Gives a session of the detector's raw outputs, which is exported when it is first asked for.
 
-    What the graph chose among proposals or corners is not among its outputs.
+    They are not among the graph's outputs, nor is what it chose among proposals or corners. Where
+    the graph's batch is fixed, so is this one's.
     """
     from pytest_onnxdet.backends.onnxruntime import OnnxRuntimeBackend
     from pytest_onnxdet.core.store import Artifact
@@ -219,49 +237,6 @@ def _raw_session(detector: nn.Module, options: ExportOptions) -> Iterator[Callab
         yield session
 
 
-def _in_a_line(verdict: Verdict, broken: str = "") -> str:
-    """A verdict as it is printed, with how the values depart from the graph's contract, if so."""
-    from pytest_onnxdet.verify.verdict import EMPTY
-
-    result = verdict.detections
-    if result is None:
-        return f"FAILED: {verdict.message}"
-    if not verdict.ok and not result.faults:
-        empty = [image.name for image in verdict.images if image.outcome == EMPTY]
-        return (
-            "FAILED: PyTorch finds nothing in "
-            f"{in_words(list(dict.fromkeys(empty))) or 'these images'}, so nothing was "
-            "compared there: give images with objects (--test-img, and with it --input-img as "
-            "the second one of a batch), or a --shape at which the model finds them"
-        )
-    if not verdict.ok:
-        text = "\n".join(verdict.faults).removeprefix("detections: ")
-        return "DIFFERENT: " + "\n".join(filter(None, [text, broken]))
-    if broken:
-        return f"FAILED: {broken}"
-    worst = [
-        f"{words} {result.worst[key].value:.2g}"
-        for key, words in _WORST.items()
-        if key in result.worst
-    ]
-    remarks = ", ".join([*worst, *_ties(verdict)])
-    return f"the same, {result.matched} detections" + (f" ({remarks})" if remarks else "")
-
-
-def _ties(verdict: Verdict) -> list[str]:
-    """What was accepted with a proof, in words."""
-    sentences = []
-    images, masks = verdict.metrics["tied_images"], verdict.metrics["mask_ties"]
-    if images:
-        sentences.append(
-            f"{images} of {len(verdict.images)} images differ, and PyTorch, deciding float ties "
-            "alike, finds the same"
-        )
-    if masks:
-        sentences.append(f"{masks} of the masks differ only in pixels that tie with the threshold")
-    return sentences
-
-
 def _invalid(path: Path) -> str | None:
     """Why a file is no valid ONNX graph, None where it is one."""
     import onnx
@@ -271,14 +246,6 @@ def _invalid(path: Path) -> str | None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return " ".join(str(error).split())[:300]
     return None
-
-
-_WORST = {
-    "box_px": "boxes within, px:",
-    "score": "scores:",
-    "mask": "mask probabilities:",
-    "mask_iou": "least mask IoU:",
-}
 
 
 def _verify_raw(

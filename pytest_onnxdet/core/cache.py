@@ -7,6 +7,7 @@ bears the name and has the content of an entry is one, and no link is followed.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -71,7 +72,10 @@ def parse_size(text: str) -> int:
     if match is None or (match[3] and not match[2]):
         raise ValueError(f"{text!r}: give a size as 2GB, 500MB or 1.5GiB")
     unit = match[2].upper()
-    return round(float(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit]))
+    size = float(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit])
+    if math.isinf(size):
+        raise ValueError(f"{text[:20]}...: give a size as 2GB, 500MB or 1.5GiB")
+    return round(size)
 
 
 def parse_age(text: str) -> float:
@@ -83,7 +87,10 @@ def parse_age(text: str) -> float:
     match = _AGE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r}: give an age as 30d, 12h or 2w (s, m, h, d, w)")
-    return float(match[1]) * _SPANS[match[2].lower()]
+    age = float(match[1]) * _SPANS[match[2].lower()]
+    if math.isinf(age):
+        raise ValueError(f"{text[:20]}...: give an age as 30d, 12h or 2w (s, m, h, d, w)")
+    return age
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.json_file import is_number, read_json
 from pytest_onnxdet.data.segmentation import mask_area, wrong_segmentation
+from pytest_onnxdet.data.spelling import alike
 
 #: Height and width of a listed image, by its entry.
 Measure = Callable[[Mapping[str, Any]], tuple[int, int]]
@@ -136,10 +137,10 @@ def check_classes(path: Path, mapped: Sequence[str], classes: Sequence[str]) -> 
     if unknown or absent:
         parts = [f"unknown categories {', '.join(unknown)}"] if unknown else []
         parts += [f"no category {', '.join(absent)}"] if absent else []
-        raise DataError(
-            f"{path}: {'; '.join(parts)}; the data set's classes are {', '.join(classes)}: "
-            "correct the file or the classes"
-        )
+        parts.append(f"the data set's classes are {', '.join(classes)}")
+        if reason := alike(absent, unknown):
+            parts.append(reason)
+        raise DataError(f"{path}: {'; '.join(parts)}: correct the file or the classes")
     if list(mapped) != list(classes):
         raise DataError(
             f"{path}: categories in the order {', '.join(mapped)}, but labels follow "

@@ -19,10 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from pytest_onnxdet.core.files import is_file
+from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.photographs import read_header
-from pytest_onnxdet.data.places import IMAGE_SUFFIXES, why_absent
+from pytest_onnxdet.data.pickled import require_data_only
+from pytest_onnxdet.data.places import IMAGE_SUFFIXES, file_of, why_absent
+from pytest_onnxdet.data.xml_files import misspelt_names, require_xml
 from pytest_onnxdet.models.checkpoint import one_line
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 
@@ -124,6 +128,10 @@ def mmdet_as_coco(test: Mapping[str, Any], into: Path) -> Path:
 
     settings = {**{k: v for k, v in test.items() if k != "pipeline"}, "pipeline": []}
     where = f"{test.get('ann_file')} ({test.get('type')})"
+    for key in ("ann_file", "proposal_file"):
+        if (place := file_of(test, key)) and is_file(place):
+            require_data_only(place)
+    require_xml(test)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             data = build_dataset({**settings, "test_mode": True})
@@ -142,6 +150,8 @@ def mmdet_as_coco(test: Mapping[str, Any], into: Path) -> Path:
                 objects += _objects(data.get_ann_info(index), index + 1, len(objects))
     except Exception as error:
         raise DataError(f"{where}: mmdet cannot read it: {one_line(error)}: correct it") from error
+    for said in misspelt_names(data):
+        note(said)
     if not listed:
         raise DataError(f"{where}: no images: there would be nothing to compare")
     return _written(listed, objects, data.CLASSES, into)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.data.batches import DataError
 
 _BOMS = (
@@ -30,6 +31,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], bool]:
         DataError: it cannot be read, or is no table.
     """
     broken = f"{path}: not a COCO annotation file"
+    if kind := no_file(path):
+        raise DataError(f"{path}: is {kind}, not an annotation file: give a COCO json")
     try:
         raw = path.read_bytes()
     except OSError as error:

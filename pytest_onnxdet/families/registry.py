@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_onnxdet.core.registry import Registry
+from pytest_onnxdet.families.box_values import require_box_values
 from pytest_onnxdet.families.classes import UnsupportedPart, name_of, names_of
 from pytest_onnxdet.families.family import Family
 from pytest_onnxdet.families.settings import half_a_detector, parts_of
@@ -140,6 +141,7 @@ class FamilyRegistry(Registry[Family]):
                 f"{type(chosen[0].head(detector)).__name__}: name it in one of them"
             )
         chosen[0].check(detector)
+        require_box_values(detector)
         return chosen[0]
 
     def _no_family(self, detector: nn.Module) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.models.checkpoint import BuildError, one_line, read_checkpoint
 from pytest_onnxdet.models.config import config_path, config_root, load_config
 from pytest_onnxdet.models.cpu_operators import give_cpu_code
@@ -216,6 +217,8 @@ def _read_state(file: Path, trust: bool = False) -> tuple[dict[str, torch.Tensor
     """A file's tensors and its ``meta``."""
     if file.is_dir():
         raise BuildError(f"{file}: a folder, not a weights file: give a .safetensors or .pth file")
+    if kind := no_file(file):
+        raise BuildError(f"{file}: {kind}, not a weights file: write it to a file first")
     if not file.is_file():
         raise BuildError(
             f"{file}: no such weights file: give the path of a .safetensors or .pth file; the "

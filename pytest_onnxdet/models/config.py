@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 from pytest_onnxdet.models.config_file import of_mmdet_3, read_config_file
 from pytest_onnxdet.models.custom_imports import import_custom
 from pytest_onnxdet.models.file_clients import read_from_disk
 from pytest_onnxdet.models.pipeline_channels import require_deviations
+from pytest_onnxdet.models.pipeline_values import require_values
 from pytest_onnxdet.models.spec import ModelSpec
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
 from pytest_onnxdet.models.wrapped import TAKEN_FROM, SeveralDataSets, inner
@@ -44,6 +46,8 @@ def config_path(spec: ModelSpec) -> Path:
         path = config_root() / path
     if path.is_dir():
         raise BuildError(f"{path}: a folder, not a config file (model {spec.name!r})")
+    if kind := no_file(path):
+        raise BuildError(f"{path}: {kind}, not a config file: write it to a file first")
     if not path.is_file():
         raise BuildError(
             f"{path}: no such config file (model {spec.name!r}): give an absolute path, or one "
@@ -128,6 +132,7 @@ def require_pipeline(cfg: mmcv.Config, path: Path) -> None:
             f"{path}: `data.test.pipeline` is {str(steps)[:80]}: give a list of dict(type=...)"
         )
     require_deviations(steps, path)
+    require_values(steps, path)
 
 
 def _are_steps(steps: Any) -> bool:

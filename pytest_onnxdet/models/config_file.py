@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.models.checkpoint import BuildError, one_line
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _require_source(path: Path, above: tuple[Path, ...]) -> None:
     if above and not path.is_file():
         if "::" in str(path):
             raise BuildError(f"{above[-1]}: `_base_` is {path.name!r}: {of_mmdet_3('config')}")
+        if kind := no_file(path):
+            raise BuildError(f"{above[-1]}: its `_base_` {path} is {kind}: give a config file")
         raise BuildError(
             f"{above[-1]}: its `_base_` {path} is not there: correct the path, which is relative "
             "to the file"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from pytest_onnxdet.core.files import no_file
 from pytest_onnxdet.models.own import OWN, OwnModel
 from pytest_onnxdet.models.spec import KnownFailure, Tolerance, is_name
 
@@ -123,6 +124,8 @@ class _Table:
         path = Path(os.path.abspath(self._path.parent / os.path.expanduser(text)))
         if not path.exists():
             self._refuse(key, f"there is no {path}")
+        if (kind := no_file(path)) not in ("", "a folder"):
+            self._refuse(key, f"{path} is {kind}: give a file")
         return path
 
     def _tolerances(self) -> dict[str, Tolerance]:

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import pytest
 
+from pytest_onnxdet.core.files import no_file
+
 #: What options with a path have as metavar.
 PATHS = ("DIR", "FILE", "FILE|URL", "JSON|DIR")
 #: Options with a folder that a run makes where it is missing.
@@ -85,6 +87,8 @@ class Values:
     def file(self, name: str) -> Path | None:
         """A file that exists, None where the option is not set."""
         path = self.path(name, "a file")
+        if path is not None and (kind := no_file(path)):
+            self.refuse(name, str(path), f"this is {kind}; give a file")
         if path is not None and not path.is_file():
             self.refuse(name, str(path), "there is no such file")
         return path

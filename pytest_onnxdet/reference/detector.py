@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pytest_onnxdet.core.errors import StageError
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.masks import THRESHOLD, mask_threshold
+from pytest_onnxdet.models.unbuildable import quoted
 from pytest_onnxdet.reference.ties.decay import score_ranges, with_weights_ranged
 from pytest_onnxdet.reference.ties.points import watched_choices
 from pytest_onnxdet.reference.ties.replace import overridden
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from pytest_onnxdet.data.image_maps import ImageMaps
     from pytest_onnxdet.families.family import Family, MapNote
     from pytest_onnxdet.families.registry import FamilyRegistry
+
+
+class PyTorchFails(StageError):
+    """mmdet's own detector raises; the message names it, the batch and what was raised."""
+
+    stage = "build"
 
 
 class Reference:
@@ -55,13 +63,22 @@ class Reference:
             batch: the images.
             mask_ranges: whether detections get their ``mask_range``, where masks are refined at
                 points that can tie, and their ``score_range``, where scores hang on masks' pixels.
+
+        Raises:
+            PyTorchFails: there is nothing to compare with.
         """
-        results = functools.partial(self.detector, return_loss=False, rescale=True)
-        return self._detections(
-            batch,
-            mask_ranges,
-            lambda images, metas: results(img=[images], img_metas=[metas]),
-        )
+
+        def results(images: Tensor, metas: list[dict[str, Any]]) -> list[Any]:
+            words: Any = {"return_loss": False, "rescale": True}
+            try:
+                found: list[Any] = self.detector(img=[images], img_metas=[metas], **words)
+            except StageError:
+                raise
+            except Exception as error:  # whatever a network says of an input or of its settings
+                raise PyTorchFails(_why_failing(self.detector, images, error)) from error
+            return found
+
+        return self._detections(batch, mask_ranges, results)
 
     def _detections(
         self,
@@ -184,6 +201,14 @@ class Reference:
                 mask_ranges,
                 lambda images, metas: family.post_process(detector, tensors, images, metas),
             )
+
+
+def _why_failing(detector: nn.Module, images: Tensor, error: Exception) -> str:
+    size = " x ".join(map(str, images.shape))
+    return (
+        f"{type(detector).__name__}: mmdet itself fails in PyTorch on a batch of {size} "
+        f"({quoted(error)}): correct the config, or give images that it takes"
+    )
 
 
 def _images(batch: Batch) -> Tensor:

@@ -50,12 +50,15 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
 def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
     """The checkpoint's class names, else the config's; else a number each."""
     from pytest_onnxdet.models.build import checkpoint_meta
-    from pytest_onnxdet.models.names import class_count, known_names, numbered
+    from pytest_onnxdet.models.names import NamesError, class_count, known_names, numbered
 
     meta: dict[str, Any] = {}
     if own.checkpoint is not None:
         meta = checkpoint_meta(own.checkpoint, cache / "checkpoints")
-    names, named = known_names(meta, cfg), bool(meta.get("CLASSES"))
+    try:
+        names, named = known_names(meta, cfg), bool(meta.get("CLASSES"))
+    except NamesError as error:
+        raise SettingsError(f"{own.config}: {error}") from error
     whose = f"{own.checkpoint}: meta.CLASSES" if named else f"{own.config}: data.test.classes"
     odd = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if odd:

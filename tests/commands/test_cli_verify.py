@@ -116,7 +116,7 @@ def test_a_fault_in_one_row_of_the_batch_is_found(
     onnxdet: Run, tiny: Tiny, tmp_path: Path, tampered: Callable[[Tamper], None]
 ) -> None:
     def change(images: Any, found: Any) -> None:
-        if len(images) == 2:
+        if len(images) == 2 and "dets" in found:
             found["dets"][1, 0, :4] += 0.5
 
     tampered(change)
@@ -132,7 +132,7 @@ def test_a_fault_at_the_other_size_is_found(
     onnxdet: Run, tiny: Tiny, tmp_path: Path, tampered: Callable[[Tamper], None]
 ) -> None:
     def change(images: Any, found: Any) -> None:
-        if images.shape[2:] == (128, 192):
+        if images.shape[2:] == (128, 192) and "dets" in found:
             found["dets"][:, 0, 4] -= 0.01
 
     tampered(change)
@@ -181,7 +181,7 @@ def test_one_comparison_of_nothing_is_no_success(
         return found == ((False, False), (False, True), (True, False))[trial]
 
     def change(images: Any, found: Any) -> None:
-        if hit(images):
+        if hit(images) and "dets" in found:
             found["labels"][-1], found["dets"][-1] = -1, 0
 
     honest = Reference.run
@@ -229,6 +229,39 @@ def test_raw_outputs_of_every_row_are_compared(
     ran = export(onnxdet, tiny, tmp_path, "--skip-postprocess")
     own, other, batch = lines(ran)
     assert ran.code == 1 and "DIFFERENT" in batch and "cls_score_1: 1 of" in ran.out
+    assert "the same" in own and "the same" in other
+
+
+def test_raw_outputs_are_compared_beside_detections(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, tampered: Callable[[Tamper], None]
+) -> None:
+    """A place without an object may be wrong with all detections right."""
+
+    def change(images: Any, found: Any) -> None:
+        if len(images) == 2 and "dets" not in found:
+            found["cls_score_1"][1, 0, 0, 0] -= 0.01
+
+    tampered(change)
+    ran = export(onnxdet, tiny, tmp_path)
+    own, other, batch = lines(ran)
+    assert ran.code == 1 and "DIFFERENT: raw outputs of the heads: 1 of 4" in batch
+    assert "4 raw outputs agree" in own and "4 raw outputs agree" in other
+
+
+def test_a_batch_is_compared_with_its_images_one_by_one(
+    onnxdet: Run, tiny: Tiny, tmp_path: Path, tampered: Callable[[Tamper], None]
+) -> None:
+    """An image whose detections hang on what else is in the batch, where it is padded."""
+    padded = tried(tiny)[2].batch.images[1]
+
+    def change(images: Any, found: Any) -> None:
+        if "dets" in found and len(images) == 1 and np.array_equal(images[0], padded):
+            found["dets"][0, 0, :4] += 0.5
+
+    tampered(change)
+    ran = export(onnxdet, tiny, tmp_path)
+    own, other, batch = lines(ran)
+    assert ran.code == 1 and "DIFFERENT: a batch against its images one by one: " in batch
     assert "the same" in own and "the same" in other
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pytest_onnxdet.commands import verify as command
 from pytest_onnxdet.commands.images import SAMPLE
+from pytest_onnxdet.commands.verdicts import in_a_line
 from pytest_onnxdet.commands.verify import Trial, compare
 from pytest_onnxdet.core.store import Artifact
 from pytest_onnxdet.data.batches import Batch
@@ -23,6 +24,7 @@ from pytest_onnxdet.reference.noise import MapNoise, Noise
 from pytest_onnxdet.run import ties
 from pytest_onnxdet.run.by_image import Known
 from pytest_onnxdet.verify.checks import CheckFailed
+from pytest_onnxdet.verify.judge import Sides
 
 ensure_torchvision()  # masks are pasted by mmdet
 
@@ -87,8 +89,9 @@ def by_the_command(
     reference: Any = SimpleNamespace(detector=detector)
     none: Any = None
     trial = Trial("t", none, (SAMPLE,))
-    verdict = compare(reference, trial, [ours], [theirs], Tolerance(), lambda: none, noise)
-    return verdict, command._in_a_line(verdict)
+    sides = Sides([ours], [theirs], noise=noise)
+    verdict = compare(reference, trial, sides, Tolerance(), lambda: none)
+    return verdict, in_a_line(verdict)
 
 
 def by_the_suite(

@@ -1,5 +1,6 @@
 """``onnxdet test`` on folders in VOC's layout as people have them: mmdet's figures, or one line."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,22 @@ def empty_line(voc: Path) -> None:
     edit(voc / "ImageSets/Main/test.txt", "002", "")
 
 
+def a_pipe(voc: Path) -> None:
+    (voc / "Annotations/003.xml").unlink()
+    os.mkfifo(voc / "Annotations/003.xml")
+
+
+def an_image_that_is_a_pipe(voc: Path) -> None:
+    without_size(voc)  # so that mmdet opens the image
+    (voc / "JPEGImages/003.jpg").unlink()
+    os.mkfifo(voc / "JPEGImages/003.jpg")
+
+
+def byte_order_mark(voc: Path) -> None:
+    path = voc / "ImageSets/Main/test.txt"
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+
+
 def nothing_listed(voc: Path) -> None:
     (voc / "ImageSets/Main/test.txt").write_text("")
 
@@ -131,6 +148,9 @@ def nothing_listed(voc: Path) -> None:
         (no_corner, "the objects of 001.jpg cannot be read (AttributeError"),
         (no_image, "003.jpg: no such image"),
         (empty_line, "Annotations/.xml"),
+        (a_pipe, "003.xml: is a named pipe, not an annotation file: replace it"),
+        (an_image_that_is_a_pipe, "003.jpg: is a named pipe, not an image: replace it"),
+        (byte_order_mark, "test.txt: begins with a byte order mark"),
         (nothing_listed, "test.txt: lists no images: nothing to test"),
     ],
 )
@@ -150,3 +170,13 @@ def test_what_cannot_be_read_is_named_before_the_run(
 def test_a_folder_of_coco_is_not_one_of_voc(tried: Callable[..., Ran]) -> None:
     ran = tried("data.test.img_prefix=VOC2007")
     assert ran.code == 2 and "Annotations/000.xml" in ran.err
+
+
+def test_names_in_another_case_are_told(tried: Callable[..., Ran], voc: Path) -> None:
+    """mmdet leaves their objects out without a word."""
+    for path in (voc / "Annotations").iterdir():
+        edit(path, "<name>circle<", "<name>Circle<")
+    ran = tried()
+    assert ran.code == 0, ran.err
+    said = "test.txt: 'Circle' and 'circle' differ in upper and lower case alone, which mmdet tells"
+    assert said in ran.err and "objects of that name do not count" in ran.err, ran.err

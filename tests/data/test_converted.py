@@ -1,6 +1,8 @@
 """Data of other forms, as a COCO json."""
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pytest_onnxdet.core.notes import Note
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.converted import (
     folder_as_coco,
@@ -127,6 +130,35 @@ def test_what_mmdet_cannot_read_is_refused(voc: Path, tmp_path: Path) -> None:
     (voc / "Annotations" / "one.xml").write_text("<annotation>")
     with pytest.raises(DataError, match="mmdet cannot read it"):
         voc_as_coco(voc, CLASSES, tmp_path / "made")
+
+
+def test_a_pipe_among_voc_annotations_is_not_waited_for(voc: Path, tmp_path: Path) -> None:
+    os.mkfifo(voc / "Annotations" / "two.xml")
+    with pytest.raises(DataError, match=r"two\.xml: is a named pipe, not an annotation file"):
+        voc_as_coco(voc, CLASSES, tmp_path / "made")
+
+
+def test_voc_names_in_another_case_are_told(voc: Path, tmp_path: Path) -> None:
+    with pytest.warns(Note, match="'horse' and 'Horse' differ in upper and lower case alone"):
+        voc_as_coco(voc, ("cat", "dog", "Horse"), tmp_path / "made")
+
+
+class Touches:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_of_annotations_runs_no_code(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([Touches(tmp_path / "ran")]))
+    test = {"type": "CustomDataset", "ann_file": str(tmp_path / "a.pkl"), "classes": list(CLASSES)}
+    with pytest.raises(DataError, match="can run code that way"):
+        mmdet_as_coco(test, tmp_path / "made")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_any_class_of_mmdets_is_read(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_cut_is_a_whole_number(model: str, key: str) -> None:
     [
         ("cornernet", "corner_topk", 10**6),
         ("cornernet", "corner_topk", 0),
+        ("cornernet", "corner_topk", 31),
         ("cornernet", "corner_topk", 2.5),
         ("cornernet", "local_maximum_kernel", 2),
         ("cornernet", "local_maximum_kernel", 0),
@@ -127,6 +128,17 @@ def test_a_count_that_does_not_trace_is_refused_by_its_path(
     detector = changed(model, **{key.replace(".", "__"): value})
     with pytest.raises(UnsupportedPart, match=f"^model.test_cfg.{key} is {value}.*: give a"):
         lower(detector, lowering)
+
+
+@pytest.mark.parametrize("count", [31, 32])
+def test_so_many_corners_mmdet_needs(count: int) -> None:
+    """It takes the best 1,000 of all pairs."""
+    detector = changed("cornernet", corner_topk=count)
+    if count < 32:
+        with pytest.raises(RuntimeError, match="k out of range"):
+            in_mmdet(detector)
+    else:
+        assert len(found(detector, "onnxruntime")) and len(in_mmdet(detector))
 
 
 def test_more_than_detr_has_is_refused_by_name() -> None:

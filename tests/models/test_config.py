@@ -109,6 +109,47 @@ def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
     assert "std of 0 ([0, 1, 1])" in refusal(written(tmp_path, WHOLE + f"{data}\n"))
 
 
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        ("dict(type='MultiScaleFlipAug', img_scale=(0, 0), transforms=[])", "img_scale"),
+        ("dict(type='MultiScaleFlipAug', img_scale=[(64, 64), (64, -1)])", "img_scale"),
+        ("dict(type='MultiScaleFlipAug', img_scale=640)", "img_scale"),
+        ("dict(type='MultiScaleFlipAug', scale_factor=float('nan'))", "scale_factor"),
+        ("dict(type='MultiScaleFlipAug', flip='no')", "flip"),
+        ("dict(type='Resize', img_scale=(640,))", "img_scale"),
+        ("dict(type='Resize', keep_ratio='yes')", "keep_ratio"),
+        ("dict(type='Pad', size_divisor=0)", "size_divisor"),
+        ("dict(type='Pad', size_divisor=-32)", "size_divisor"),
+        ("dict(type='Pad', size_divisor=2.5)", "size_divisor"),
+        ("dict(type='Pad', size=(0, 64))", "size"),
+        ("dict(type='Normalize', mean=[0, float('nan'), 0], std=[1, 1, 1])", "mean"),
+        ("dict(type='Normalize', mean=[0, 0, 0], std=[1, 'x', 1])", "std"),
+    ],
+)
+def test_numbers_that_prepare_no_image_are_refused(tmp_path: Path, step: str, key: str) -> None:
+    """Also where nothing is prepared: an export would show nothing of it."""
+    data = f"data = dict(test=dict(pipeline=[{step}]))\n"
+    kind = step.partition("'")[2].partition("'")[0]
+    said = refusal(written(tmp_path, WHOLE + data))
+    assert f"{kind} in the test pipeline has {key}=" in said and ": give " in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "dict(type='MultiScaleFlipAug', img_scale=[(64, 48), (96, 72)], flip=True)",
+        "dict(type='Resize', img_scale=(float('inf'), 640), keep_ratio=True)",
+        "dict(type='Pad', size=(64, 64), size_divisor=None)",
+        "dict(type='Pad', size_divisor=32.0)",
+    ],
+)
+def test_numbers_that_mmdet_takes_are_read(tmp_path: Path, step: str) -> None:
+    cfg = loaded(written(tmp_path, WHOLE + f"data = dict(test=dict(pipeline=[{step}]))\n"))
+    assert len(cfg.data.test.pipeline) == 1
+
+
 def test_windows_line_ends_and_a_path_of_other_letters(tmp_path: Path) -> None:
     folder = tmp_path / "gr\u00f6\u00dfe \u6a21\u578b"
     folder.mkdir()

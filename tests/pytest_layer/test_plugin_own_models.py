@@ -1,5 +1,6 @@
 """Detectors that a user names by config and checkpoint, with nothing to write."""
 
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -189,6 +190,9 @@ def test_mistakes_in_pyproject_are_told(
         ((*ONE, "--onnxdet-images=ours-2.py"), "*this is a file; give a folder"),
         ((*ONE, "--onnxdet-profile=mini"), "*leave it out beside --onnxdet-config"),
         ((*ONE, "--onnxdet-annotations=gone"), "*there is no such file or folder"),
+        (("--onnxdet-config=pipe",), "*--onnxdet-config: *pipe: this is a named pipe; give a file"),
+        ((ONE[0], "--onnxdet-checkpoint=pipe"), "*pipe: this is a named pipe; give a file"),
+        ((*ONE, "--onnxdet-annotations=pipe"), "*pipe: is a named pipe, not an annotation file*"),
         ((*ONE, "--onnxdet-images=cache"), "*there is no such folder"),
         ((*ONE, "--onnxdet-annotations=photos"), "*no Annotations/?.xml*"),
     ],
@@ -196,9 +200,31 @@ def test_mistakes_in_pyproject_are_told(
 def test_mistakes_on_the_command_line_are_told(
     ours: pytest.Pytester, words: tuple[str, ...], said: str
 ) -> None:
+    os.mkfifo(ours.path / "pipe")
     result = ours.runpytest("--onnxdet", "--collect-only", "-q", *words)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([said])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\ufeffcircle\nsquare\ntriangle\n", "begins with a byte order mark"),
+        ("circle\nsquare\ntriangle\n\n", "line 4 is empty"),
+        (None, "a named pipe, not a file of class names"),
+    ],
+)
+def test_a_file_of_class_names_that_mmdet_reads_otherwise(
+    ours: pytest.Pytester, text: str | None, said: str
+) -> None:
+    names = ours.path / "names.txt"
+    os.mkfifo(names) if text is None else names.write_text(text, encoding="utf-8")
+    (ours.path / "ours-2.py").write_text(f"{CONFIG}data['test']['classes'] = {str(names)!r}\n")
+    state = torch.load(ours.path / "epoch_12.pth")["state_dict"]
+    torch.save({"state_dict": state}, ours.path / "epoch_12.pth")
+    result = ours.runpytest("--onnxdet", "--collect-only", *ONE, "--onnxdet-images=photos")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*ours-2.py: data.test.classes is *names.txt: {said}*"])
 
 
 def test_class_names_have_to_be_as_many_as_the_heads_tell_apart(ours: pytest.Pytester) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pytest_onnxdet.families.box_values import require_levels
 from pytest_onnxdet.families.classes import UnsupportedPart, nearest, objection, resolve
 
 
@@ -68,6 +69,7 @@ class Candidates:
         self, generator: Any, maps: Sequence[Tensor], fixed_shape: bool, classes: int = 1
     ) -> None:
         require_generator(generator)
+        require_levels(generator, len(maps))
         self._generator: Any = generator
         self._device = maps[0].device
         self._fixed, self._classes = fixed_shape, classes
