@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from cli_models import Ran, Tiny
-from tiny_retinanet import CLASSES
 from PIL import Image
+from tiny_retinanet import CLASSES
 
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import SHAPES, DatasetSpec

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import pytest
 from cli_models import Ran, Tiny
-from tiny_retinanet import CLASSES
 from PIL import Image
+from tiny_retinanet import CLASSES
 
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.datasets import DatasetSpec, check_coco
