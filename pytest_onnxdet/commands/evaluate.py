@@ -16,7 +16,6 @@ from pytest_onnxdet.commands.eval_options import COCO, from_config, metrics_of
 from pytest_onnxdet.commands.recall import fast_recalls, recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
-from pytest_onnxdet.commands.unopened import why_unopened
 from pytest_onnxdet.data.annotations import (
     Annotations,
     check_classes,
@@ -29,6 +28,7 @@ from pytest_onnxdet.data.photographs import measure_by
 from pytest_onnxdet.data.pickled import require_data_only
 from pytest_onnxdet.data.places import file_of, is_file, require_local
 from pytest_onnxdet.data.truth import check_truth
+from pytest_onnxdet.data.unopened import why_unopened
 from pytest_onnxdet.reference.ties.replace import replaced
 
 

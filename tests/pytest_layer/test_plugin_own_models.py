@@ -215,6 +215,43 @@ def test_class_names_have_to_be_as_many_as_the_heads_tell_apart(ours: pytest.Pyt
     )
 
 
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("'circle'", "data.test.classes is 'circle': a text is the path of a file*"),
+        ("5", "data.test.classes is 5: give a list of names"),
+        ("'names.txt'", None),
+    ],
+)
+def test_the_configs_class_names_are_a_list_or_a_file(
+    ours: pytest.Pytester, classes: str, said: str | None
+) -> None:
+    (ours.path / "ours-2.py").write_text(CONFIG.replace("gone.json'", f"x', classes={classes}"))
+    (ours.path / "names.txt").write_text("one\ntwo\nthree\n")
+    torch.save({"state_dict": {}}, ours.path / "epoch_12.pth")
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q", *ONE, "--onnxdet-images=photos")
+    if said is None:
+        assert result.ret == pytest.ExitCode.OK
+    else:
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*ours-2.py: {said}"])
+
+
+def test_of_several_data_sets_one_is_to_be_named(ours: pytest.Pytester) -> None:
+    json = SHAPES / "annotations.json"
+    both = f"ann_file=['{json}', '{json}'], img_prefix='{SHAPES / 'val'}'"
+    (ours.path / "ours-2.py").write_text(
+        CONFIG.replace("ann_file='gone.json', img_prefix='gone'", both)
+    )
+    result = ours.runpytest("--onnxdet", "--collect-only", *ONE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*data.test is one with several files of 2 data sets: set it to one, or give --onnxdet*"]
+    )
+    result = ours.runpytest("--onnxdet", "--collect-only", *ONE, "--onnxdet-images=photos")
+    assert result.ret == pytest.ExitCode.OK
+
+
 @pytest.mark.parametrize("names", [(1, 2, 3), ("a", "a", "b")])
 def test_class_names_are_texts_each_once(ours: pytest.Pytester, names: tuple[object, ...]) -> None:
     torch.save({"meta": {"CLASSES": names}, "state_dict": {}}, ours.path / "odd.pth")
