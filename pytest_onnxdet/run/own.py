@@ -38,7 +38,7 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
         str(own.config),
         profile=OWN,
         weights=own.checkpoint,
-        dataset=name,
+        dataset=_data_name(name),
         tolerances=own.tolerances,
         known_failures=own.known_failures,
     )
@@ -47,6 +47,11 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
     classes = _classes(own, cfg, cache)
     dataset = _dataset(own, cfg, name, classes, cache / "data")
     return replace(spec, classes=dataset.classes, masks=has_masks(cfg.model)), dataset
+
+
+def _data_name(model: str) -> str:
+    """The name of a model's data set, which no other one has."""
+    return f"{OWN}:{model}"
 
 
 def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
@@ -83,13 +88,15 @@ def _dataset(
 
     if own.annotations is not None and own.annotations.is_dir():
         file = converted.voc_as_coco(own.annotations, classes, folder, own.images)
-        return DatasetSpec(name, file, own.images or own.annotations, classes=classes)
+        return DatasetSpec(_data_name(name), file, own.images or own.annotations, classes=classes)
     if own.annotations is not None:
         file = converted.subset_as_coco(own.annotations, classes, folder)
-        return DatasetSpec(name, file, own.images or own.annotations.parent, classes=classes)
+        return DatasetSpec(
+            _data_name(name), file, own.images or own.annotations.parent, classes=classes
+        )
     if own.images is not None:
         file = converted.folder_as_coco(own.images, classes, folder)
-        return DatasetSpec(name, file, own.images, kind=IMAGES_ALONE, classes=classes)
+        return DatasetSpec(_data_name(name), file, own.images, kind=IMAGES_ALONE, classes=classes)
     return _of_config(own, cfg, name, classes, folder)
 
 
@@ -120,6 +127,6 @@ def _of_config(
     assert annotations is not None
     if test.get("type") == "CocoDataset":
         file = converted.subset_as_coco(annotations, classes, folder)
-        return DatasetSpec(name, file, images, classes=classes)
+        return DatasetSpec(_data_name(name), file, images, classes=classes)
     file = converted.mmdet_as_coco({**test, "classes": list(classes)}, folder)
-    return DatasetSpec(name, file, images, classes=classes)
+    return DatasetSpec(_data_name(name), file, images, classes=classes)

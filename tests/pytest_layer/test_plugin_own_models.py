@@ -95,6 +95,27 @@ def test_the_ini_file_may_say_it_all(ours: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*test_parity[[]ours_2-onnxruntime-static-b1[]]"])
 
 
+def test_pyprojects_ini_options_are_texts(ours: pytest.Pytester) -> None:
+    table = '[tool.pytest.ini_options]\nonnxdet = true\nonnxdet_images = "photos"\n'
+    table += 'onnxdet_checkpoint = "epoch_12.pth"\nonnxdet_config = {}\n'
+    pyproject(ours, table.format('"ours-2.py"'))
+    result = ours.runpytest("--collect-only", "-q", "-m", "ours_2 and parity and batch1")
+    result.stdout.fnmatch_lines(["*test_parity[[]ours_2-onnxruntime-static-b1[]]"])
+    pyproject(ours, table.format('["ours-2.py"]'))
+    result = ours.runpytest("--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*onnxdet_config in *pyproject.toml: [[]'ours-2.py'[]]: give one*"]
+    )
+
+
+def test_a_model_may_be_called_what_a_shipped_data_set_is(ours: pytest.Pytester) -> None:
+    (ours.path / "shapes.py").write_text(CONFIG)
+    words = ("--onnxdet-checkpoint=epoch_12.pth", "--onnxdet-images=photos", "--collect-only", "-q")
+    result = ours.runpytest("--onnxdet", "--onnxdet-config=shapes.py", "-m", "parity", *words)
+    result.stdout.fnmatch_lines(["*test_parity[[]shapes-*"])
+
+
 def pyproject(ours: pytest.Pytester, text: str) -> None:
     (ours.path / "pyproject.toml").write_text(textwrap.dedent(text))
 
