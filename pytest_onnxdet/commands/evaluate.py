@@ -16,7 +16,6 @@ from pytest_onnxdet.commands.eval_options import COCO, from_config, metrics_of
 from pytest_onnxdet.commands.recall import fast_recalls, recalls
 from pytest_onnxdet.commands.results import mmdet_result
 from pytest_onnxdet.commands.streamed import is_streamed, streamed
-from pytest_onnxdet.commands.unopened import why_unopened
 from pytest_onnxdet.core.files import is_file
 from pytest_onnxdet.data.annotations import (
     Annotations,
@@ -31,6 +30,7 @@ from pytest_onnxdet.data.pickled import require_data_only
 from pytest_onnxdet.data.places import file_of, require_local
 from pytest_onnxdet.data.spelling import alike
 from pytest_onnxdet.data.truth import check_truth
+from pytest_onnxdet.data.unopened import why_unopened
 from pytest_onnxdet.data.xml_files import misspelt_names, require_xml
 from pytest_onnxdet.reference.ties.replace import replaced
 

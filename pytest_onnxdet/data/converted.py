@@ -26,6 +26,7 @@ from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.photographs import read_header
 from pytest_onnxdet.data.pickled import require_data_only
 from pytest_onnxdet.data.places import IMAGE_SUFFIXES, file_of, why_absent
+from pytest_onnxdet.data.unopened import why_unopened
 from pytest_onnxdet.data.xml_files import misspelt_names, require_xml
 from pytest_onnxdet.models.checkpoint import one_line
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
@@ -88,13 +89,16 @@ def subset_as_coco(annotations: Path, classes: Sequence[str], into: Path) -> Pat
     return _saved({**document, "categories": kept, "annotations": objects}, into)
 
 
-def voc_as_coco(folder: Path, classes: Sequence[str], into: Path) -> Path:
+def voc_as_coco(
+    folder: Path, classes: Sequence[str], into: Path, images: Path | None = None
+) -> Path:
     """The boxes of a folder of Pascal VOC's form: ``Annotations/*.xml`` and ``JPEGImages``.
 
     Args:
         folder: the folder that holds both.
         classes: category names in label order; objects of others are left out, as mmdet does.
         into: where the json is written.
+        images: the folder of the images, or that of ``JPEGImages``, where they lie elsewhere.
 
     Raises:
         DataError: there are none, or mmdet cannot read them.
@@ -108,59 +112,84 @@ def voc_as_coco(folder: Path, classes: Sequence[str], into: Path) -> Path:
         listed = Path(place) / "names.txt"
         listed.write_text("\n".join(names), encoding="utf-8")
         test = {"type": "XMLDataset", "ann_file": str(listed), "img_prefix": str(folder)}
-        return mmdet_as_coco({**test, "classes": list(classes)}, into)
+        if images is not None and not (images / "JPEGImages").is_dir():
+            test["img_subdir"] = ""
+        return mmdet_as_coco({**test, "classes": list(classes)}, into, folder)
 
 
-def mmdet_as_coco(test: Mapping[str, Any], into: Path) -> Path:
+def mmdet_as_coco(test: Mapping[str, Any], into: Path, where: Path | None = None) -> Path:
     """Boxes and masks of any data set class of mmdet's, as that class reads them.
 
-    Objects that it says to ignore are crowds, which match and do not count.
+    Objects that it says to ignore are crowds, which match and do not count, and so are groups.
 
     Args:
-        test: a config's ``data.test`` without a pipeline.
+        test: a config's ``data.test``; its pipeline does not count.
         into: where the json is written.
+        where: what messages name; None: the annotation file.
 
     Raises:
-        DataError: mmdet cannot read it.
+        DataError: mmdet cannot read it, or it holds what can run code.
     """
     ensure_torchvision()
     from mmdet.datasets import build_dataset
 
-    settings = {**{k: v for k, v in test.items() if k != "pipeline"}, "pipeline": []}
-    where = f"{test.get('ann_file')} ({test.get('type')})"
+    settings = {**test, "pipeline": [], "test_mode": True}
+    if "hierarchy_file" in settings:  # Open Images'; it counts in mmdet's own evaluation alone
+        settings |= {"hierarchy_file": None, "get_supercategory": False}
     for key in ("ann_file", "proposal_file"):
         if (place := file_of(test, key)) and is_file(place):
             require_data_only(place)
     require_xml(test)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            data = build_dataset({**settings, "test_mode": True})
-            listed: list[dict[str, Any]] = []
-            objects: list[dict[str, Any]] = []
-            for index in range(len(data)):
-                info = data.data_infos[index]
-                listed.append(
-                    {
-                        "id": index + 1,
-                        "file_name": info["filename"],
-                        "height": int(info["height"]),
-                        "width": int(info["width"]),
-                    }
-                )
-                objects += _objects(data.get_ann_info(index), index + 1, len(objects))
+            data = build_dataset(settings)
     except Exception as error:
-        raise DataError(f"{where}: mmdet cannot read it: {one_line(error)}: correct it") from error
+        raise DataError(why_unopened(test, error, where)) from error
     for said in misspelt_names(data):
         note(said)
+    listed: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    try:
+        for index in range(len(data)):
+            image, scale = _image(data, index)
+            listed.append(image)
+            known = data.get_ann_info(index)
+            objects += _objects(known, index + 1, len(objects), scale)
+    except DataError:
+        raise
+    except Exception as error:
+        name = where or test.get("ann_file")
+        raise DataError(
+            f"{name}: {test.get('type')} cannot read it: {one_line(error)}: correct it"
+        ) from error
     if not listed:
-        raise DataError(f"{where}: no images: there would be nothing to compare")
+        raise DataError(
+            f"{where or test.get('ann_file')}: no images: there would be nothing to compare"
+        )
     return _written(listed, objects, data.CLASSES, into)
 
 
-def _objects(known: Mapping[str, Any], image: int, before: int) -> list[dict[str, Any]]:
+def _image(data: Any, index: int) -> tuple[dict[str, Any], tuple[int, int]]:
+    """An image in COCO's form, and what its boxes are to be multiplied with across and down.
+
+    Annotations that do not have the images' sizes, Open Images', have boxes in parts of them.
+    """
+    info = data.data_infos[index]
+    info = info.get("img_info", info)
+    image = {"id": index + 1, "file_name": info["filename"]}
+    if "height" in info and "width" in info:
+        return {**image, "height": int(info["height"]), "width": int(info["width"])}, (1, 1)
+    size = _size(Path(data.img_prefix or "", info["filename"]))
+    return {**image, **size}, (size["width"], size["height"])
+
+
+def _objects(
+    known: Mapping[str, Any], image: int, before: int, scale: tuple[int, int]
+) -> list[dict[str, Any]]:
     """An image's objects in COCO's form."""
+    groups = known.get("gt_is_group_ofs", np.zeros(len(known["bboxes"])))
     masks = known.get("masks") or ()
-    rows = [(box, label, 0) for box, label in zip(known["bboxes"], known["labels"], strict=True)]
+    rows = list(zip(known["bboxes"], known["labels"], map(int, groups), strict=True))
     ignored = np.reshape(known.get("bboxes_ignore", ()), (-1, 4))
     labels = known.get("labels_ignore")
     rows += [
@@ -168,7 +197,7 @@ def _objects(known: Mapping[str, Any], image: int, before: int) -> list[dict[str
     ]
     objects = []
     for number, (box, label, crowd) in enumerate(rows):
-        left, top, right, bottom = (float(value) for value in box)
+        left, top, right, bottom = (float(v) * by for v, by in zip(box, 2 * scale, strict=True))
         one = {
             "id": before + number + 1,
             "image_id": image,

@@ -22,17 +22,18 @@ _PATHS = ("data_root", "ann_file", "img_prefix", "proposal_file")
 _FILES = {"ann_file": "an annotation file", "proposal_file": "a file of proposals"}
 
 
-def require_local(test: Mapping[str, Any], where: str) -> None:
+def require_local(test: Mapping[str, Any], where: str, files: bool = True) -> None:
     """Refuses a data set whose files are not this machine's, or are no files.
 
     Args:
         test: the config's ``data.test``.
         where: the config's file.
+        files: False: of its class names alone, where other images are run.
 
     Raises:
         DataError: the message names the key and its value.
     """
-    for key in _PATHS:
+    for key in _PATHS if files else ():
         value = test.get(key)
         if key not in _FILES and not isinstance(value, str | os.PathLike | None):
             raise DataError(f"{where}: data.test.{key} is {value!r}: give a folder's path")
@@ -48,7 +49,7 @@ def require_local(test: Mapping[str, Any], where: str) -> None:
                 f"{where}: data.test.{key} is {value}: a share of Windows' network: mount it, and "
                 "give that folder"
             )
-    for key, what in _FILES.items():
+    for key, what in _FILES.items() if files else ():
         path = file_of(test, key)
         if path is not None and (kind := no_file(path)):
             raise DataError(f"{path}: is {kind}, not {what}: set data.test.{key}")

@@ -23,7 +23,7 @@ from pytest_onnxdet.families.base import (
     named_levels,
 )
 from pytest_onnxdet.families.dense_calibration import calibration_of
-from pytest_onnxdet.families.family import Family
+from pytest_onnxdet.families.family import DECODING_METHODS, Family
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     decode,
@@ -210,13 +210,15 @@ def foreground(head: Any) -> int:
 class DenseFamily(Family):
     """Families of a dense head that a :class:`DenseDetector` lowers.
 
-    Another head of the same form joins with ``replace(family, name=..., heads=(...,))``: its own
-    ``forward`` is what runs, so only what follows has to be as in mmdet's ``BaseDenseHead``.
+    The head's own ``forward`` is what runs, so only what follows has to be as in mmdet's
+    ``BaseDenseHead``. Another head of that form joins with ``replace(family, name=...,
+    heads=(...,))``.
 
     Attributes:
         model: what lowers it.
     """
 
+    head_methods: tuple[str, ...] = DECODING_METHODS
     model: type[DenseDetector] = DenseDetector
 
     def lower(self, detector: nn.Module, lowering: Lowering, limits: Limits) -> DeployModel:

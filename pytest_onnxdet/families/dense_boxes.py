@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily
-from pytest_onnxdet.families.family import HEAD_METHODS, Part
+from pytest_onnxdet.families.family import DECODING_METHODS, Part
 from pytest_onnxdet.families.ops.boxes import clip, decode, require_coder
 
 
@@ -77,19 +77,19 @@ class RepPointsDetector(DenseDetector):
 GFL = DenseFamily(
     name="gfl",
     heads=("mmdet.models.GFLHead",),
-    head_methods=(*HEAD_METHODS, "anchor_center"),
+    head_methods=(*DECODING_METHODS, "anchor_center"),
     parts=(Part("bbox_head.integral", ("mmdet.models.dense_heads.gfl_head.Integral",)),),
     model=GflDetector,
 )
 FOVEA = DenseFamily(
     name="fovea",
     heads=("mmdet.models.FoveaHead",),
-    head_methods=(*HEAD_METHODS, "_bbox_decode"),
+    head_methods=(*DECODING_METHODS, "_bbox_decode"),
     model=FoveaDetector,
 )
 REPPOINTS = DenseFamily(
     name="reppoints",
     heads=("mmdet.models.RepPointsHead",),
-    head_methods=(*HEAD_METHODS, "_bbox_decode"),
+    head_methods=(*DECODING_METHODS, "_bbox_decode"),
     model=RepPointsDetector,
 )

@@ -20,7 +20,7 @@ from pytest_onnxdet.families.base import features, joined, named_levels
 from pytest_onnxdet.families.classes import UnsupportedPart
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily, Maps
 from pytest_onnxdet.families.dense_boxes import require_sigmoid
-from pytest_onnxdet.families.family import HEAD_METHODS, Ties
+from pytest_onnxdet.families.family import DECODING_METHODS, HEAD_METHODS, Ties
 from pytest_onnxdet.families.ops.boxes import (
     corners,
     decode,
@@ -212,7 +212,7 @@ class GuidedFamily(PriorFamily):
 PAA = PriorFamily(
     name="paa",
     heads=("mmdet.models.PAAHead",),
-    head_methods=(*HEAD_METHODS, "score_voting"),
+    head_methods=(*DECODING_METHODS, "score_voting"),
     ties=Ties(moved=True),
     model=PaaDetector,
 )

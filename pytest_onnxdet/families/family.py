@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from pytest_onnxdet.families.ops.lowering import Lowering
     from pytest_onnxdet.models.calibrate import Calibration
 
-#: What inference uses of a dense head of mmdet's.
-HEAD_METHODS = (
-    "forward",
-    "forward_single",
+#: What of a dense head of mmdet's comes after its ``forward`` when it detects.
+DECODING_METHODS = (
     "simple_test",
     "simple_test_bboxes",
     "get_bboxes",
     "_get_bboxes_single",
     "_bbox_post_process",
 )
+#: The same and ``forward``, for lowerings that do not run the head's own.
+HEAD_METHODS = ("forward", "forward_single", *DECODING_METHODS)
 #: What inference uses of a detector.
 DETECTOR_METHODS = ("forward", "forward_test", "simple_test", "extract_feat")
 

@@ -20,7 +20,7 @@ from pytest_onnxdet.families.classes import (
     overridden,
     resolve,
 )
-from pytest_onnxdet.families.family import HEAD_METHODS
+from pytest_onnxdet.families.family import DECODING_METHODS
 from pytest_onnxdet.families.ops.boxes import (
     Candidates,
     decode,
@@ -141,7 +141,7 @@ class PlainNetwork(ProposalNetwork):
     """``RPNHead`` (Faster R-CNN, arXiv:1506.01497): one layer on each level of a pyramid."""
 
     kind = "mmdet.models.RPNHead"
-    methods = (*HEAD_METHODS, "simple_test_rpn")
+    methods = (*DECODING_METHODS, "simple_test_rpn")
     opened = True
 
     def check(self) -> None:
@@ -158,7 +158,7 @@ class PlainNetwork(ProposalNetwork):
     def proposals(
         self, outputs: Any, image_shape: Tensor, lowering: Lowering, min_slots: int = 1
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scores, deltas = outputs
+        scores, deltas = outputs[:2]  # mmdet's RPNHead looks at no more, either
         candidates = Candidates(self.head.prior_generator, scores, lowering.fixed_shape)
         return best_boxes(
             self.head,

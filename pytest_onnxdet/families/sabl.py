@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily, Maps
-from pytest_onnxdet.families.family import HEAD_METHODS
+from pytest_onnxdet.families.family import DECODING_METHODS
 from pytest_onnxdet.families.ops.buckets import decode_buckets, require_buckets
 
 
@@ -50,6 +50,6 @@ class SablFamily(DenseFamily):
 SABL = SablFamily(
     name="sabl",
     heads=("mmdet.models.SABLRetinaHead",),
-    head_methods=(*HEAD_METHODS, "get_anchors"),
+    head_methods=(*DECODING_METHODS, "get_anchors"),
     model=SablDetector,
 )

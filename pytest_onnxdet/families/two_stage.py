@@ -39,8 +39,8 @@ ROI_HEAD_METHODS = (
     "_bbox_forward",
     "_mask_forward",
 )
-BOX_HEAD_METHODS = ("forward", "get_bboxes", "regress_by_class", "bbox_pred_split")
-MASK_HEAD_METHODS = ("forward", "get_seg_masks")
+BOX_HEAD_METHODS = ("get_bboxes", "regress_by_class", "bbox_pred_split")
+MASK_HEAD_METHODS = ("get_seg_masks",)
 PROPOSALS_TIE = Ties(proposals=True, levels=True)
 BOX_HEADS = ("mmdet.models.BBoxHead", "mmdet.models.ConvFCBBoxHead")
 MASK_HEADS = ("mmdet.models.FCNMaskHead", "mmdet.models.CoarseMaskHead")

@@ -19,7 +19,7 @@ from pytest_onnxdet.families.base import (
     joined,
     named_levels,
 )
-from pytest_onnxdet.families.family import Family, Part, Ties
+from pytest_onnxdet.families.family import DECODING_METHODS, Family, Part, Ties
 from pytest_onnxdet.families.ops.boxes import Candidates, require_generator, take_rows
 from pytest_onnxdet.families.ops.lowering import Lowering, dets_of, just_below, sigmoid
 from pytest_onnxdet.families.settings import (
@@ -122,6 +122,7 @@ class YoloFamily(Family):
 YOLO = YoloFamily(
     name="yolo",
     heads=("mmdet.models.YOLOV3Head",),
+    head_methods=DECODING_METHODS,
     parts=(Part("bbox_head.bbox_coder", ("mmdet.core.bbox.coder.YOLOBBoxCoder",), ("decode",)),),
     ties=Ties(confidence="conf_thr"),
     ignored={

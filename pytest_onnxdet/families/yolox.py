@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pytest_onnxdet.families.base import features, joined
 from pytest_onnxdet.families.classes import resolve
 from pytest_onnxdet.families.dense import Chosen, DenseDetector, DenseFamily
-from pytest_onnxdet.families.family import HEAD_METHODS, Ties
+from pytest_onnxdet.families.family import DECODING_METHODS, Ties
 from pytest_onnxdet.families.ops.lowering import just_below, sigmoid
 from pytest_onnxdet.families.settings import TEST_CFG, require_settings, suppression
 from pytest_onnxdet.models.calibrate import Calibration
@@ -85,7 +85,7 @@ _READS_NOT = "YOLOX in PyTorch does not read it, and neither does the graph; "
 YOLOX = YoloxFamily(
     name="yolox",
     heads=("mmdet.models.YOLOXHead",),
-    head_methods=(*HEAD_METHODS, "_bbox_decode", "_bboxes_nms"),
+    head_methods=(*DECODING_METHODS, "_bbox_decode", "_bboxes_nms"),
     model=YoloxDetector,
     ties=Ties(products=True),
     ignored={

@@ -15,6 +15,8 @@ from pytest_onnxdet.models.checkpoint import BuildError, one_line
 
 #: Packages that configs of MMDetection 2 import, and the release that goes with it.
 _RELEASES = {"mmcls": "mmcls<1", "mmtrack": "mmtrack<1", "mmselfsup": "mmselfsup<1"}
+#: Folders of configs that are on the module path on their behalf.
+_APPENDED: set[Path] = set()
 _FORM = "write custom_imports = dict(imports=['package.module'], allow_failed_imports=False)"
 
 
@@ -37,8 +39,16 @@ def import_custom(wanted: Any, path: Path) -> None:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BuildError(f"{path}: custom_imports.imports is {names!r}: {_FORM}")
+    folder = path.absolute().parent
     for name in names:
-        _make_importable(name.partition(".")[0], path.absolute().parent)
+        top = name.partition(".")[0]
+        _make_importable(top, folder)
+        if other := _taken_from(top, folder):
+            raise BuildError(
+                f"{path}: custom_imports: {top} is {other / top}, as another config of this run "
+                f"has it, and {folder} has a {top} of its own: rename one, or verify the two in "
+                "runs of their own"
+            )
         why = _failure(name, path)
         if why is None:
             continue
@@ -50,9 +60,26 @@ def import_custom(wanted: Any, path: Path) -> None:
 def _make_importable(top: str, folder: Path) -> None:
     """Appends a config's folder to the module path where it alone has a package of this name."""
     invalidate_caches()  # a module may have been written since this process last looked
-    beside = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
-    if beside and top not in sys.modules and find_spec(top) is None:
+    if _is_in(folder, top) and top not in sys.modules and find_spec(top) is None:
         sys.path.append(str(folder))
+        _APPENDED.add(folder)
+
+
+def _is_in(folder: Path, top: str) -> bool:
+    return (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+
+
+def _taken_from(top: str, folder: Path) -> Path | None:
+    """Another config's folder, where a name means what lies there and not what lies beside this."""
+    if not _is_in(folder, top):
+        return None
+    loaded = sys.modules.get(top)
+    spec = find_spec(top) if loaded is None else getattr(loaded, "__spec__", None)
+    if spec is None:
+        return None
+    places = spec.submodule_search_locations or filter(None, [spec.origin])
+    folders = [Path(place).absolute().parent for place in places]
+    return next((one for one in folders if one in _APPENDED and one != folder), None)
 
 
 def _failure(name: str, path: Path) -> str | None:

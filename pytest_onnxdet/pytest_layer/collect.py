@@ -89,7 +89,7 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     chosen, missing = choose_backends(settings, backends.as_dict())
     _require_datasets((spec.dataset for spec in specs), datasets)
     cases = make_cases(settings, specs, chosen)
-    require_matching(specs, backends.names())
+    require_matching(specs, backends.as_dict())
     if settings.strict and not hasattr(config, "workerinput"):
         _require_one_view(specs)
     names = [spec.name for spec in models]

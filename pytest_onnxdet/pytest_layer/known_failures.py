@@ -6,7 +6,7 @@ passes fails. On top of that an excuse ends on its day, and one that speaks of n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from pytest_onnxdet.models.own import OWN
 from pytest_onnxdet.run.cases import Case, SettingsError
 
 if TYPE_CHECKING:
+    from pytest_onnxdet.backends.base import Backend
     from pytest_onnxdet.models.spec import KnownFailure, ModelSpec
 
 
@@ -40,12 +41,12 @@ def refuse_expired(case: Case, check: str | None) -> None:
         )
 
 
-def require_matching(specs: Iterable[ModelSpec], backends: Sequence[str]) -> None:
+def require_matching(specs: Iterable[ModelSpec], backends: Mapping[str, Backend]) -> None:
     """Refuses a known failure, or an own model's tolerances, that no case can ever have.
 
     Args:
         specs: the models.
-        backends: names of all there are, whether a run asks for them or not.
+        backends: all there are by name, whether a run asks for them or not.
 
     Raises:
         SettingsError: the message names the model and the entry.
@@ -58,15 +59,16 @@ def require_matching(specs: Iterable[ModelSpec], backends: Sequence[str]) -> Non
                     f"are: {', '.join(backends)}"
                 )
         for known in spec.known_failures:
+            building = [name for name, one in backends.items() if one.builds]
             for what, value, there in (
                 ("check", known.check, tuple(CHECKS)),
-                ("backend", known.backend, backends),
+                ("backend", known.backend, building if known.check == "build" else backends),
                 ("shape", known.shape, SHAPES),
             ):
                 if not any(fnmatchcase(one, value) for one in there):
                     raise SettingsError(
                         f"model {spec.name!r}: the known failure {str(known)!r} matches nothing: "
-                        f"{what} {value!r}; there are: {', '.join(there)}"
+                        f"{what} {value!r}; there are: {', '.join(there) or 'none'}"
                     )
 
 

@@ -44,7 +44,14 @@ class Values:
     def text(self, name: str) -> str | None:
         """The value of an option of one value, as it stands."""
         value = self._config.getoption(f"onnxdet_{name}")
-        return value if value is not None else self._config.getini(f"onnxdet_{name}") or None
+        return value if value is not None else self._of_ini(name)
+
+    def _of_ini(self, name: str) -> str | None:
+        """The ini file's value of an option of one value; pyproject.toml may hold anything."""
+        value = self._config.getini(f"onnxdet_{name}")
+        if value and not isinstance(value, str):
+            self.refuse(name, repr(value), "give one text")
+        return value or None
 
     def word(self, name: str) -> str | None:
         """One word, or None where the option is not set."""
@@ -98,7 +105,7 @@ class Values:
         value = self._config.getoption(f"onnxdet_{name}")
         base = self._config.invocation_params.dir
         if value is None:
-            value = self._config.getini(f"onnxdet_{name}") or None
+            value = self._of_ini(name)
             base = self._config.inipath.parent if self._config.inipath else base
         if value is None:
             return None

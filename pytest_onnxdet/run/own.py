@@ -29,6 +29,7 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
         SettingsError: it is not known what to run it on.
     """
     from pytest_onnxdet.data.masks import has_masks
+    from pytest_onnxdet.data.places import require_local
     from pytest_onnxdet.models.build import load_config
 
     name = own.name or model_name(own.config)
@@ -37,14 +38,20 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
         str(own.config),
         profile=OWN,
         weights=own.checkpoint,
-        dataset=name,
+        dataset=_data_name(name),
         tolerances=own.tolerances,
         known_failures=own.known_failures,
     )
     cfg = load_config(spec)
+    require_local(cfg.data.test, str(own.config), files=own.images is None is own.annotations)
     classes = _classes(own, cfg, cache)
     dataset = _dataset(own, cfg, name, classes, cache / "data")
     return replace(spec, classes=dataset.classes, masks=has_masks(cfg.model)), dataset
+
+
+def _data_name(model: str) -> str:
+    """The name of a model's data set, which no other one has."""
+    return f"{OWN}:{model}"
 
 
 def _classes(own: OwnModel, cfg: mmcv.Config, cache: Path) -> tuple[str, ...]:
@@ -83,14 +90,16 @@ def _dataset(
     from pytest_onnxdet.data.datasets import IMAGES_ALONE, DatasetSpec
 
     if own.annotations is not None and own.annotations.is_dir():
-        file = converted.voc_as_coco(own.annotations, classes, folder)
-        return DatasetSpec(name, file, own.images or own.annotations, classes=classes)
+        file = converted.voc_as_coco(own.annotations, classes, folder, own.images)
+        return DatasetSpec(_data_name(name), file, own.images or own.annotations, classes=classes)
     if own.annotations is not None:
         file = converted.subset_as_coco(own.annotations, classes, folder)
-        return DatasetSpec(name, file, own.images or own.annotations.parent, classes=classes)
+        return DatasetSpec(
+            _data_name(name), file, own.images or own.annotations.parent, classes=classes
+        )
     if own.images is not None:
         file = converted.folder_as_coco(own.images, classes, folder)
-        return DatasetSpec(name, file, own.images, kind=IMAGES_ALONE, classes=classes)
+        return DatasetSpec(_data_name(name), file, own.images, kind=IMAGES_ALONE, classes=classes)
     return _of_config(own, cfg, name, classes, folder)
 
 
@@ -100,10 +109,15 @@ def _of_config(
     """The config's ``data.test``."""
     from pytest_onnxdet.data import converted
     from pytest_onnxdet.data.datasets import DatasetSpec
-    from pytest_onnxdet.data.places import file_of, require_local
+    from pytest_onnxdet.data.places import file_of
+    from pytest_onnxdet.models.wrapped import TAKEN_FROM
 
     test: Any = cfg.data.test
-    require_local(test, str(own.config))
+    if (taken := cfg.data.get(TAKEN_FROM, {})).get("count", 1) > 1:
+        raise SettingsError(
+            f"model {name!r}: {own.config}: data.test is {taken['wrapper']} of {taken['count']} "
+            "data sets: set it to one, or give --onnxdet-annotations and --onnxdet-images"
+        )
     annotations = file_of(test, "ann_file")
     images = Path(test.get("data_root") or "", test.get("img_prefix") or "")
     for what, path in (("ann_file", annotations), ("img_prefix", images)):
@@ -116,6 +130,6 @@ def _of_config(
     assert annotations is not None
     if test.get("type") == "CocoDataset":
         file = converted.subset_as_coco(annotations, classes, folder)
-        return DatasetSpec(name, file, images, classes=classes)
+        return DatasetSpec(_data_name(name), file, images, classes=classes)
     file = converted.mmdet_as_coco({**test, "classes": list(classes)}, folder)
-    return DatasetSpec(name, file, images, classes=classes)
+    return DatasetSpec(_data_name(name), file, images, classes=classes)

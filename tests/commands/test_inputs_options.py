@@ -182,7 +182,7 @@ def test_data_that_do_not_open_get_the_remedy_that_fits(
 
 
 def test_a_package_that_is_missing_is_to_be_installed() -> None:
-    from pytest_onnxdet.commands.unopened import why_unopened
+    from pytest_onnxdet.data.unopened import why_unopened
 
     said = why_unopened({"type": "LVISDataset"}, ImportError('Package lvis is not installed. Run"'))
     assert "(ImportError: Package lvis is not installed." in said

@@ -1,5 +1,6 @@
 """Data of other forms, as a COCO json."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -128,7 +129,7 @@ def test_a_folder_without_voc_annotations_is_refused(tmp_path: Path) -> None:
 
 def test_what_mmdet_cannot_read_is_refused(voc: Path, tmp_path: Path) -> None:
     (voc / "Annotations" / "one.xml").write_text("<annotation>")
-    with pytest.raises(DataError, match="mmdet cannot read it"):
+    with pytest.raises(DataError, match=r"/voc: the test data cannot .*: correct the annotations"):
         voc_as_coco(voc, CLASSES, tmp_path / "made")
 
 
@@ -143,22 +144,54 @@ def test_voc_names_in_another_case_are_told(voc: Path, tmp_path: Path) -> None:
         voc_as_coco(voc, ("cat", "dog", "Horse"), tmp_path / "made")
 
 
-class Touches:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
+def test_voc_images_may_lie_elsewhere(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (voc / "JPEGImages").rename(tmp_path / "other" / "JPEGImages")
+    for folder, name in (("other", "JPEGImages/one.jpg"), ("other/JPEGImages", "one.jpg")):
+        made = voc_as_coco(voc, CLASSES, tmp_path / "made", tmp_path / folder)
+        assert [one["file_name"] for one in read(made)["images"]] == [name]
 
 
-def test_a_pickle_of_annotations_runs_no_code(tmp_path: Path) -> None:
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps([Touches(tmp_path / "ran")]))
-    test = {"type": "CustomDataset", "ann_file": str(tmp_path / "a.pkl"), "classes": list(CLASSES)}
-    with pytest.raises(DataError, match="can run code that way"):
-        mmdet_as_coco(test, tmp_path / "made")
+def test_a_pickle_that_can_run_code_is_refused_unread(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    file = tmp_path / "mine.pkl"
+    file.write_bytes(pickle.dumps([Code()]))
+    test = {"type": "CustomDataset", "ann_file": "mine.pkl", "data_root": str(tmp_path)}
+    with pytest.raises(DataError, match=r"mine\.pkl: holds posix\.mkdir"):
+        mmdet_as_coco({**test, "classes": CLASSES}, tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+    if importlib.util.find_spec("lvis"):
+        pytest.skip("lvis is there")
+    test = {"type": "LVISV1Dataset", "ann_file": str(SHAPES / "annotations.json")}
+    with pytest.raises(
+        DataError, match=r"annotations\.json.*lvis.*install what LVISV1Dataset needs"
+    ):
+        mmdet_as_coco({**test, "classes": CLASSES}, tmp_path)
+
+
+OPEN_IMAGES = """ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,a,b,c,d,e
+one,x,/m/2,1,0.25,0.5,0.2,0.6,0,0,0,0,0
+one,x,/m/1,1,0.125,0.5,0.2,0.4,0,0,1,0,0
+"""
+
+
+def test_boxes_in_parts_of_an_image_become_pixels_and_groups_do_not_count(tmp_path: Path) -> None:
+    image(tmp_path / "img" / "one.jpg")
+    (tmp_path / "boxes.csv").write_text(OPEN_IMAGES)
+    (tmp_path / "names.csv").write_text("/m/1,cat\n/m/2,dog\n")
+    test = {"type": "OpenImagesDataset", "ann_file": str(tmp_path / "boxes.csv")}
+    test |= {"img_prefix": str(tmp_path / "img"), "label_file": str(tmp_path / "names.csv")}
+    document = read(mmdet_as_coco({**test, "hierarchy_file": "gone.json"}, tmp_path / "made"))
+    assert document["images"] == [{"id": 1, "file_name": "one.jpg", "height": 30, "width": 40}]
+    found = [(o["category_id"], o["bbox"], o["iscrowd"]) for o in document["annotations"]]
+    assert [(category, crowd) for category, _, crowd in found] == [(2, 0), (1, 1)]
+    assert np.allclose([box for _, box, _ in found], [[10, 6, 10, 12], [5, 6, 15, 6]], atol=1e-4)
 
 
 def test_any_class_of_mmdets_is_read(tmp_path: Path) -> None:

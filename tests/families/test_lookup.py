@@ -126,7 +126,6 @@ def test_other_documented_configs(config: str, name: str) -> None:
             "double_heads/dh_faster_rcnn_r50_fpn_1x_coco.py",
             "DoubleHeadRoIHead overrides StandardRoIHead._bbox_forward",
         ),
-        ("autoassign/autoassign_r50_fpn_8x2_1x_coco.py", "overrides FCOSHead.forward_single"),
         ("htc/htc_without_semantic_r50_fpn_1x_coco.py", "HybridTaskCascadeRoIHead overrides "),
         ("ms_rcnn/ms_rcnn_r50_fpn_1x_coco.py", "overrides StandardRoIHead.simple_test_mask"),
     ],
@@ -250,15 +249,15 @@ def test_the_nearest_class_decides_and_a_name_is_taken_once() -> None:
     from mmdet.models import RetinaHead
 
     class Mine(RetinaHead):  # type: ignore[misc]
-        def forward_single(self, x: Any) -> Any:
-            return super().forward_single(x)
+        def get_bboxes(self, *args: Any, **more: Any) -> Any:
+            return super().get_bboxes(*args, **more)
 
     registry = builtin_families()
     dense = registry.get("dense")
     mine = replace(dense, name="mine", heads=(Mine,))
     detector = mini("retinanet")
     detector.bbox_head.__class__ = Mine
-    with pytest.raises(UnsupportedPart, match=r"RetinaHead\.forward_single"):
+    with pytest.raises(UnsupportedPart, match=r"RetinaHead\.get_bboxes"):
         registry.of(detector)
     registry.register(mine)
     assert registry.of(detector) is mine

@@ -245,6 +245,25 @@ def test_a_package_beside_the_config_is_found(tmp_path: Path) -> None:
         sys.modules.pop("parts_beside_it", None)
 
 
+def test_two_packages_of_one_name_beside_two_configs_are_told_apart(tmp_path: Path) -> None:
+    """The first one's parts would have been the second one's, without a word."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "parts_of_both.py").write_text("VALUE = 1\n")
+    before = list(sys.path)
+    try:
+        loaded(written(one, custom(["parts_of_both"])))
+        loaded(written(one, custom(["parts_of_both"])))
+        message = refusal(written(two, custom(["parts_of_both"])))
+        assert f"parts_of_both is {one / 'parts_of_both'}, as another config" in message
+        sys.modules.pop("parts_of_both")
+        assert "rename one, or verify the two in runs" in refusal(two / "config.py")
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("parts_of_both", None)
+
+
 @pytest.mark.parametrize("value", ["'ourheads'", "dict(imports=3)", "dict(imports=[3])"])
 def test_custom_imports_of_another_form(tmp_path: Path, value: str) -> None:
     message = refusal(written(tmp_path, WHOLE + f"custom_imports = {value}\n"))

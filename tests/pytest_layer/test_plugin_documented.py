@@ -24,8 +24,8 @@ def documented(project: pytest.Pytester) -> pytest.Pytester:
         files[name] = files.get(name, "") + text if continued else text
     assert sorted(files) == [
         "conftest.py",
+        "detector/counting.py",
         "detector/heads.py",
-        "detector/steady.py",
         "pytest.ini",
         "tests/test_product.py",
         "tests/test_runtime.py",
@@ -99,7 +99,7 @@ def test_the_head_is_lowered_as_its_family_says(documented: pytest.Pytester, low
         assert text.count("def pytest_onnxdet_families") == 1
         text = text.replace("def pytest_onnxdet_families", "def no_hook")
     conftest.write_text(
-        text.replace('"shape_finder"', '"steady_finder"').replace("config.py", "steady.py")
+        text.replace('"shape_finder"', '"counting_finder"').replace("config.py", "counting.py")
     )
     result = documented.runpytest_subprocess(
         "--onnxdet", "-m", "(export or parity) and dynamic and batch1 and onnxruntime"
@@ -108,7 +108,7 @@ def test_the_head_is_lowered_as_its_family_says(documented: pytest.Pytester, low
         result.assert_outcomes(passed=2)
     else:
         result.assert_outcomes(errors=2)
-        result.stdout.fnmatch_lines(["*SteadyHead overrides RetinaHead.forward_single*"])
+        result.stdout.fnmatch_lines(["*CountingHead overrides RetinaHead.get_bboxes*"])
 
 
 def test_what_the_commands_collect(documented: pytest.Pytester) -> None:

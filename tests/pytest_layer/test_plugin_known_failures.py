@@ -88,6 +88,7 @@ def test_one_that_has_expired_fails_whatever_the_check_says(
     [
         ("partiy", "", "check 'partiy'; there are: export, build, parity"),
         ("parity", ', backend="tory"', "backend 'tory'; there are:"),
+        ("build", ', backend="toy"', "backend 'toy'; there are: none"),
         ("parity", ', shape="dynamik"', "shape 'dynamik'; there are: static, dynamic"),
     ],
 )

@@ -96,6 +96,27 @@ def test_the_ini_file_may_say_it_all(ours: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*test_parity[[]ours_2-onnxruntime-static-b1[]]"])
 
 
+def test_pyprojects_ini_options_are_texts(ours: pytest.Pytester) -> None:
+    table = '[tool.pytest.ini_options]\nonnxdet = true\nonnxdet_images = "photos"\n'
+    table += 'onnxdet_checkpoint = "epoch_12.pth"\nonnxdet_config = {}\n'
+    pyproject(ours, table.format('"ours-2.py"'))
+    result = ours.runpytest("--collect-only", "-q", "-m", "ours_2 and parity and batch1")
+    result.stdout.fnmatch_lines(["*test_parity[[]ours_2-onnxruntime-static-b1[]]"])
+    pyproject(ours, table.format('["ours-2.py"]'))
+    result = ours.runpytest("--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*onnxdet_config in *pyproject.toml: [[]'ours-2.py'[]]: give one*"]
+    )
+
+
+def test_a_model_may_be_called_what_a_shipped_data_set_is(ours: pytest.Pytester) -> None:
+    (ours.path / "shapes.py").write_text(CONFIG)
+    words = ("--onnxdet-checkpoint=epoch_12.pth", "--onnxdet-images=photos", "--collect-only", "-q")
+    result = ours.runpytest("--onnxdet", "--onnxdet-config=shapes.py", "-m", "parity", *words)
+    result.stdout.fnmatch_lines(["*test_parity[[]shapes-*"])
+
+
 def pyproject(ours: pytest.Pytester, text: str) -> None:
     (ours.path / "pyproject.toml").write_text(textwrap.dedent(text))
 
@@ -239,6 +260,43 @@ def test_class_names_have_to_be_as_many_as_the_heads_tell_apart(ours: pytest.Pyt
     result.stderr.fnmatch_lines(
         ["*two.pth: meta.CLASSES has 2 names ('a', 'b'), and*num_classes=3*"]
     )
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("'circle'", "data.test.classes is 'circle': a text is the path of a file*"),
+        ("5", "data.test.classes is 5: give a list of names"),
+        ("'names.txt'", None),
+    ],
+)
+def test_the_configs_class_names_are_a_list_or_a_file(
+    ours: pytest.Pytester, classes: str, said: str | None
+) -> None:
+    (ours.path / "ours-2.py").write_text(CONFIG.replace("gone.json'", f"x', classes={classes}"))
+    (ours.path / "names.txt").write_text("one\ntwo\nthree\n")
+    torch.save({"state_dict": {}}, ours.path / "epoch_12.pth")
+    result = ours.runpytest("--onnxdet", "--collect-only", "-q", *ONE, "--onnxdet-images=photos")
+    if said is None:
+        assert result.ret == pytest.ExitCode.OK
+    else:
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*ours-2.py: {said}"])
+
+
+def test_of_several_data_sets_one_is_to_be_named(ours: pytest.Pytester) -> None:
+    json = SHAPES / "annotations.json"
+    both = f"ann_file=['{json}', '{json}'], img_prefix='{SHAPES / 'val'}'"
+    (ours.path / "ours-2.py").write_text(
+        CONFIG.replace("ann_file='gone.json', img_prefix='gone'", both)
+    )
+    result = ours.runpytest("--onnxdet", "--collect-only", *ONE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*data.test is one with several files of 2 data sets: set it to one, or give --onnxdet*"]
+    )
+    result = ours.runpytest("--onnxdet", "--collect-only", *ONE, "--onnxdet-images=photos")
+    assert result.ret == pytest.ExitCode.OK
 
 
 @pytest.mark.parametrize("names", [(1, 2, 3), ("a", "a", "b")])

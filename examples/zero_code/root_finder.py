@@ -1,0 +1,2 @@
+_base_ = "shape_finder.py"
+model = dict(bbox_head=dict(type="RootHead"))
