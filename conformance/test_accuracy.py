@@ -38,6 +38,7 @@ def test_accuracy(
         onnxdet_found,
         tolerance=case.spec.tolerance(case.backend.name, case.precision, onnxdet_session.device),
         case_id=case.id,
+        metrics=onnxdet_dataset.metrics,
     )
     seconds = time.perf_counter() - start
     said = {**said_of_views(case.spec), **onnxdet_dataset.said}

@@ -192,12 +192,14 @@ class SelfTest:
     def _accuracy(self, candidates: list[Any]) -> None:
         """As conformance/test_accuracy.py, where PyTorch's AP on these images is not 0."""
         bench, case = self.bench, self.case
+        dataset = bench.dataset(case.spec)
         check_accuracy(
-            bench.dataset(case.spec).coco,
+            dataset.coco,
             bench.results(case),
             candidates,
             tolerance=self._tolerance(),
             case_id=case.id,
+            metrics=dataset.metrics,
         )
 
     def _moved(self, candidates: list[Any]) -> float | None:
