@@ -89,6 +89,18 @@ def subset_as_coco(annotations: Path, classes: Sequence[str], into: Path) -> Pat
     return _saved({**document, "categories": kept, "annotations": objects}, into)
 
 
+def has_outlines(annotations: Path) -> bool:
+    """Whether any object of a COCO json has a segmentation, or whether there is no object.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    objects = read_json(annotations)[0].get("annotations")
+    if not isinstance(objects, list) or not objects:
+        return True  # who reads it says what is wrong
+    return any(not isinstance(one, Mapping) or one.get("segmentation") for one in objects)
+
+
 def voc_as_coco(
     folder: Path, classes: Sequence[str], into: Path, images: Path | None = None
 ) -> Path:

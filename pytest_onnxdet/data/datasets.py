@@ -41,6 +41,9 @@ SHAPES = Path(__file__).parent / "shapes"
 STATIC_MULTIPLE = 32
 #: The kind of a data set without annotations.
 IMAGES_ALONE = "images"
+#: Of one whose objects have boxes and no outlines.
+BOXES_ALONE = "boxes"
+_KINDS = ("coco", IMAGES_ALONE, BOXES_ALONE)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class DatasetSpec:
         annotations: COCO json.
         images: folder that the json's file names are relative to.
         kind: the annotation format: "coco"; "images" where the json lists images alone, so that
-            there is no AP.
+            there is no AP; "boxes" where no object has an outline, so that there is none of masks.
         classes: category names, in the order of the json's categories, which is label order.
         grain: standard deviation, in grey levels, of noise added to each image as it is read, the
             same at every reading. In an even area all pixels, features and scores are equal, and
@@ -158,6 +161,11 @@ class Dataset:
         return Sample(np.ascontiguousarray(image.numpy(), np.float32), dict(meta))
 
     @property
+    def metrics(self) -> tuple[str, ...] | None:
+        """The kinds of AP that the annotations allow; None: any."""
+        return ("bbox",) if self.spec.kind == BOXES_ALONE else None
+
+    @property
     def said(self) -> dict[str, Any]:
         """What a record says of the data: ``data_notes``, where there are any."""
         return {"data_notes": list(self.notes)} if self.notes else {}
@@ -234,7 +242,7 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     from mmdet.datasets import build_dataset
 
     pipeline = copy.deepcopy(cfg.data.test.pipeline)
-    masks = has_masks(cfg.get("model") or {})
+    masks = has_masks(cfg.get("model") or {}) and spec.kind != BOXES_ALONE
     annotations = check_coco(spec, masks, measure_by(pipeline, spec.images))
     # The first step reads the image.
     if spec.grain:
@@ -260,6 +268,8 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
         raise DataError(f"{spec.annotations}: no images: there would be nothing to compare")
     # Of a json that was made of a folder there is nothing to say.
     notes = () if spec.kind == IMAGES_ALONE else annotations.notes
+    if spec.kind == BOXES_ALONE and has_masks(cfg.get("model") or {}):
+        notes = (*notes, f"{spec.annotations}: no segmentations: AP is that of boxes alone")
     dataset = Dataset(spec, coco, pipeline, notes)
     dataset.check_images(masks, present=False)
     return dataset
@@ -305,9 +315,9 @@ def check_coco(
     Raises:
         DataError: the spec's files are not there, or do not say what the spec says.
     """
-    if spec.kind not in ("coco", IMAGES_ALONE):
+    if spec.kind not in _KINDS:
         raise DataError(
-            f"data set {spec.name!r}: kind {spec.kind!r}: 'coco' and {IMAGES_ALONE!r} are read"
+            f"data set {spec.name!r}: kind {spec.kind!r}: give one of {', '.join(_KINDS)}"
         )
     if not spec.annotations.is_file():
         raise DataError(

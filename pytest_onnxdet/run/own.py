@@ -28,6 +28,8 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
         DataError: the annotations or images cannot be read.
         SettingsError: it is not known what to run it on.
     """
+    from pytest_onnxdet.data import converted
+    from pytest_onnxdet.data.datasets import BOXES_ALONE, IMAGES_ALONE
     from pytest_onnxdet.data.masks import has_masks
     from pytest_onnxdet.data.places import require_local
     from pytest_onnxdet.models.build import load_config
@@ -45,8 +47,10 @@ def specs_of(own: OwnModel, cache: Path) -> tuple[ModelSpec, DatasetSpec]:
     cfg = load_config(spec)
     require_local(cfg.data.test, str(own.config), files=own.images is None is own.annotations)
     classes = _classes(own, cfg, cache)
-    dataset = _dataset(own, cfg, name, classes, cache / "data")
-    return replace(spec, classes=dataset.classes, masks=has_masks(cfg.model)), dataset
+    dataset, masks = _dataset(own, cfg, name, classes, cache / "data"), has_masks(cfg.model)
+    if masks and dataset.kind != IMAGES_ALONE and not converted.has_outlines(dataset.annotations):
+        dataset = replace(dataset, kind=BOXES_ALONE)
+    return replace(spec, classes=dataset.classes, masks=masks), dataset
 
 
 def _data_name(model: str) -> str:

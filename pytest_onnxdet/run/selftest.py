@@ -192,12 +192,17 @@ class SelfTest:
     def _accuracy(self, candidates: list[Any]) -> None:
         """As conformance/test_accuracy.py, where PyTorch's AP on these images is not 0."""
         bench, case = self.bench, self.case
+        dataset, reference = bench.dataset(case.spec), bench.results(case)
+        kinds = kinds_of(reference, dataset.metrics)
+        if not kinds:
+            return
         check_accuracy(
-            bench.dataset(case.spec).coco,
-            bench.results(case),
+            dataset.coco,
+            reference,
             candidates,
             tolerance=self._tolerance(),
             case_id=case.id,
+            metrics=kinds,
         )
 
     def _moved(self, candidates: list[Any]) -> float | None:

@@ -142,15 +142,22 @@ def check_accuracy(
     return figures
 
 
-def kinds_of(reference: Sequence[Detections]) -> tuple[str, ...]:
+def kinds_of(
+    reference: Sequence[Detections], allowed: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """The kinds of AP, ``bbox`` and ``segm``, that PyTorch's detections have.
 
     Where they have masks and every box is 0, as of SOLO, which has none, it is ``segm`` alone.
+
+    Args:
+        reference: one entry per image.
+        allowed: the kinds that the annotations have; None: both.
     """
-    if not reference or any(one.masks is None for one in reference):
-        return ("bbox",)
-    boxes = any(one.boxes.any() for one in reference) or not any(map(len, reference))
-    return ("bbox", "segm") if boxes else ("segm",)
+    kinds: tuple[str, ...] = ("bbox",)
+    if reference and all(one.masks is not None for one in reference):
+        boxes = any(one.boxes.any() for one in reference) or not any(map(len, reference))
+        kinds = ("bbox", "segm") if boxes else ("segm",)
+    return tuple(kind for kind in kinds if allowed is None or kind in allowed)
 
 
 def _first_line(error: Exception) -> str:

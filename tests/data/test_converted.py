@@ -16,6 +16,7 @@ from pytest_onnxdet.core.notes import Note
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.converted import (
     folder_as_coco,
+    has_outlines,
     mmdet_as_coco,
     subset_as_coco,
     voc_as_coco,
@@ -90,6 +91,18 @@ def test_a_file_of_just_these_classes_is_itself(tmp_path: Path) -> None:
     names = [one["name"] for one in read(whole)["categories"]]
     assert subset_as_coco(whole, names, tmp_path) == whole
     assert subset_as_coco(whole, [*names, "more"], tmp_path) == whole
+
+
+def test_whether_objects_have_outlines(tmp_path: Path) -> None:
+    document = read(SHAPES / "annotations.json")
+    assert has_outlines(SHAPES / "annotations.json")
+    for one in document["annotations"]:
+        one.pop("segmentation", None)
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(document))
+    assert not has_outlines(file)
+    file.write_text(json.dumps({**document, "annotations": []}))
+    assert has_outlines(file)
 
 
 VOC = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>

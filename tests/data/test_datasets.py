@@ -201,7 +201,7 @@ def test_annotations_that_do_not_hold_together(
 
 
 def test_files_that_are_not_there(copy: DatasetSpec, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'coco' and 'images' are read"):
+    with pytest.raises(DataError, match="give one of coco, images, boxes"):
         load_dataset(replace(copy, kind="voc"), config())
     with pytest.raises(DataError, match=r"none: no such image folder"):
         load_dataset(replace(copy, images=tmp_path / "none"), config())

@@ -1,5 +1,6 @@
 """Detectors that a user names by config and checkpoint, with nothing to write."""
 
+import json
 import os
 import shutil
 import textwrap
@@ -15,6 +16,7 @@ from pytest_onnxdet.data.datasets import SHAPES, builtin_datasets, load_dataset
 from pytest_onnxdet.families.calibrated import calibrated_detector
 from pytest_onnxdet.families.registry import builtin_families
 from pytest_onnxdet.models.build import load_config
+from pytest_onnxdet.models.registry import builtin_registry
 from pytest_onnxdet.models.spec import ModelSpec
 
 DATA = """
@@ -80,6 +82,43 @@ def test_with_annotations_there_is_ap(ours: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
     (accuracy,) = cases(ours.path / "out")
     assert accuracy["metrics"]["bbox_mAP_delta"] == 0
+
+
+MASKS = """
+from mmcv import Config
+from pytest_onnxdet.models.build import config_root
+_cfg = Config.fromfile(str(config_root() / {config!r}))
+_cfg.merge_from_dict({overrides!r})
+model, data = _cfg.model.to_dict(), _cfg.data.to_dict()
+data["test"]["classes"] = ("circle", "square", "triangle")
+"""
+
+
+def test_masks_without_outlines_to_compare_with_have_the_ap_of_their_boxes(
+    project: pytest.Pytester,
+) -> None:
+    spec = builtin_registry().get("mask_rcnn", "mini")
+    text = MASKS.format(config=spec.config, overrides=dict(spec.overrides))
+    (project.path / "masky.py").write_text(text)
+    document = json.loads((SHAPES / "annotations.json").read_text())
+    for one in document["annotations"]:
+        one.pop("segmentation", None)
+    (project.path / "boxes.json").write_text(json.dumps(document))
+    result = project.runpytest_subprocess(
+        *FAST,
+        "--onnxdet-config=masky.py",
+        f"--onnxdet-checkpoint={spec.weights}",
+        "--onnxdet-annotations=boxes.json",
+        f"--onnxdet-images={SHAPES / 'val'}",
+        "--onnxdet-limit=4",
+        "-m",
+        "accuracy",
+        "--onnxdet-report=out",
+    )
+    result.assert_outcomes(passed=1)
+    (accuracy,) = cases(project.path / "out")
+    assert accuracy["metrics"]["bbox_mAP_delta"] == 0 and "segm_mAP" not in accuracy["metrics"]
+    assert "no segmentations: AP is that of boxes alone" in str(accuracy["metrics"]["data_notes"])
 
 
 def test_the_ini_file_may_say_it_all(ours: pytest.Pytester) -> None:
@@ -285,8 +324,8 @@ def test_the_configs_class_names_are_a_list_or_a_file(
 
 
 def test_of_several_data_sets_one_is_to_be_named(ours: pytest.Pytester) -> None:
-    json = SHAPES / "annotations.json"
-    both = f"ann_file=['{json}', '{json}'], img_prefix='{SHAPES / 'val'}'"
+    file = SHAPES / "annotations.json"
+    both = f"ann_file=['{file}', '{file}'], img_prefix='{SHAPES / 'val'}'"
     (ours.path / "ours-2.py").write_text(
         CONFIG.replace("ann_file='gone.json', img_prefix='gone'", both)
     )

@@ -8,7 +8,7 @@ import pytest
 from verify_samples import CLASSES, TOLERANCE, change, detections, empty
 
 from pytest_onnxdet.verify.accuracy import AccuracyError, average_precision, compare_ap
-from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy
+from pytest_onnxdet.verify.checks import CheckFailed, check_accuracy, kinds_of
 
 GOOD = [detections(s) for s in range(4)]
 
@@ -194,3 +194,11 @@ def test_masks_alone_count_where_there_are_no_boxes(truth):
     with pytest.raises(CheckFailed, match="segm AP is"):
         worse = [change(one, masks=np.roll(one.masks, 9, axis=2)) for one in found]
         ap_check(truth, found, worse)
+
+
+def test_kinds_of_ap_are_those_of_detections_and_annotations():
+    masked = [with_masks(one) for one in GOOD]
+    alone = [change(one, boxes=np.zeros_like(one.boxes)) for one in masked]
+    assert kinds_of(GOOD) == kinds_of(masked, ("bbox",)) == ("bbox",)
+    assert kinds_of(masked) == ("bbox", "segm")
+    assert kinds_of(alone) == ("segm",) and kinds_of(alone, ("bbox",)) == ()
