@@ -36,6 +36,7 @@ from pytest_onnxdet.data.photographs import (
 from pytest_onnxdet.data.places import why_absent
 from pytest_onnxdet.data.scenes import CLASSES
 from pytest_onnxdet.models.torchvision_stub import ensure_torchvision
+from pytest_onnxdet.models.unbuildable import quoted, unwrapped
 
 SHAPES = Path(__file__).parent / "shapes"
 STATIC_MULTIPLE = 32
@@ -250,16 +251,22 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     if spec.enlarged != 1:
         pipeline.insert(1, _Enlarged(spec.enlarged))
     with contextlib.redirect_stdout(io.StringIO()), for_mmdet(annotations) as file:
-        coco = build_dataset(
-            {
-                "type": "CocoDataset",
-                "ann_file": str(file),
-                "img_prefix": str(spec.images),
-                "classes": spec.classes,
-                "pipeline": pipeline,
-                "test_mode": True,
-            }
-        )
+        try:
+            coco = build_dataset(
+                {
+                    "type": "CocoDataset",
+                    "ann_file": str(file),
+                    "img_prefix": str(spec.images),
+                    "classes": spec.classes,
+                    "pipeline": pipeline,
+                    "test_mode": True,
+                }
+            )
+        except Exception as error:  # the annotations were looked at: it is the pipeline
+            raise DataError(
+                f"{spec.annotations}: the test data cannot be opened "
+                f"({quoted(unwrapped(error)[1])}): correct data.test.pipeline of the config"
+            ) from error
     if limit is not None:
         coco.data_infos = coco.data_infos[:limit]
         coco.img_ids = coco.img_ids[:limit]

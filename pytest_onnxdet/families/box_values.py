@@ -34,6 +34,8 @@ def require_box_values(detector: Any) -> None:
         for name, key in _OF_SIDES.items():
             if hasattr(coder, name):
                 _require_sides(getattr(coder, name), f"{path}.{key}", name in _DIVISORS)
+        if not _is_number(clamp := getattr(coder, "ctr_clamp", 32)):
+            raise UnsupportedPart(f"{path}.ctr_clamp is {clamp!r}: give a number of pixels")
         for name in _FLAGS:
             value = getattr(coder, name, False)
             if not isinstance(value, bool | int):
@@ -93,8 +95,8 @@ def _require_priors(generator: Any, path: str) -> None:
         sides = base[:, 2:] - base[:, :2]
         if not bool(base.isfinite().all()) or not bool((sides > 0).all()):
             raise UnsupportedPart(
-                f"{path} makes anchors without a size (level {level}: {base.tolist()}): give "
-                "scales and ratios above 0"
+                f"{path} makes anchors without a size (those of level {level}): give scales and "
+                "ratios above 0"
             )
 
 

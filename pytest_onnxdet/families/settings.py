@@ -22,7 +22,11 @@ SUCCESSORS = {
     "max_num": "max_per_img",
     "nms_post": "max_per_img",
 }
+MOST = 2**31 - 1  # boxes; nobody has so many, and runtimes count no farther
 _BRINGS = {"nms": ("nms_thr",), "max_per_img": ("max_num", "nms_post")}
+
+
+_NUMBERS = ("sigma", "min_score", "score_threshold")
 
 
 def require_settings(cfg: Any, path: str, keys: Iterable[str]) -> None:
@@ -155,6 +159,8 @@ def require_rpn(rpn: Any) -> None:
         UnsupportedPart: the message names the key's path.
     """
     require_settings(rpn, RPN, ("nms", "max_per_img", "min_bbox_size"))
+    require_real(rpn.min_bbox_size, RPN, "min_bbox_size")
+    require_number(rpn.get("nms_pre", -1), RPN, "nms_pre")  # not positive: all
     suppression(rpn, RPN)
     require_slice(rpn, RPN, "max_per_img")
 
@@ -209,6 +215,15 @@ def require_number(value: Any, path: str, key: str) -> None:
     """Refuses a cut that is no whole number; raises `UnsupportedPart` with the key's path."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number")
+    if abs(value) > MOST:
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a whole number up to {MOST}")
+
+
+def require_real(value: Any, path: str, key: str) -> None:
+    """Refuses what is no number, as is NaN; raises `UnsupportedPart` with the key's path."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value != value:
+        raise UnsupportedPart(f"{path}.{key} is {value!r}: give a number")
 
 
 def require_count(
@@ -255,6 +270,15 @@ def suppression(cfg: Any, path: str = TEST_CFG, sliced: bool = False) -> Suppres
     threshold = nms.pop("iou_threshold", nms.pop("iou_thr", 0.3 if soft else None))
     if threshold is not None:
         require_share(threshold, path, "nms.iou_threshold")
+    for key in _NUMBERS:
+        if key in nms:
+            require_real(nms[key], path, f"nms.{key}")
+    for key in ("max_num", "split_thr"):
+        if key in nms:
+            require_number(nms[key], path, f"nms.{key}")
+    agnostic = nms.get("class_agnostic", False)
+    if not isinstance(agnostic, bool | int):
+        raise UnsupportedPart(f"{path}.nms.class_agnostic is {agnostic!r}: give True or False")
     read = {
         "class_agnostic": bool(nms.pop("class_agnostic", False)),
         "split_thr": nms.pop("split_thr", SPLIT),

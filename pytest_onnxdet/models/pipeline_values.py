@@ -68,8 +68,18 @@ def _are_numbers(value: Any) -> bool:
 
 _SIZES = (_are_sizes, "width and height in px, from 1: img_scale=(1333, 800)")
 _FLAG = (lambda value: isinstance(value, bool | int), "True or False")
+_COLOURS = (
+    "color",
+    "grayscale",
+    "unchanged",
+    "color_ignore_orientation",
+    "grayscale_ignore_orientation",
+)
 #: Which values the steps take, and what to say of others.
 _FORMS: dict[str, dict[str, tuple[Any, str]]] = {
+    "LoadImageFromFile": {
+        "color_type": (lambda value: value in _COLOURS, f"one of {', '.join(_COLOURS)}"),
+    },
     "MultiScaleFlipAug": {
         "img_scale": _SIZES,
         "scale_factor": (_are_factors, "a number above 0, or several"),

@@ -16,6 +16,7 @@ from pytest_onnxdet.core.files import no_file
 PATHS = ("DIR", "FILE", "FILE|URL", "JSON|DIR")
 #: Options with a folder that a run makes where it is missing.
 MADE = ("cache", "report")
+_DIGITS = 9  # of a number; Python takes no text of thousands for one
 #: Where pytest looks for its ini options.
 INI_FILES = ("pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 
@@ -74,8 +75,9 @@ class Values:
         """A list of whole numbers from 1."""
         words = self.words(name)
         for word in words:
-            if not (word.isascii() and word.isdigit() and int(word) > 0):
-                self.refuse(name, repr(word), "give whole numbers from 1, separated by commas")
+            plain = word.isascii() and word.isdigit() and len(word) <= _DIGITS
+            if not plain or int(word) < 1:
+                self.refuse(name, repr(word[:40]), "give whole numbers from 1, separated by commas")
         if name == "limit" and len(words) > 1:
             self.refuse(name, repr(",".join(words)), "give one whole number from 1")
         return list(dict.fromkeys(map(int, words)))

@@ -240,6 +240,14 @@ def test_each_image_is_opened_once_as_long_as_it_is_the_same(
     assert opened[4:] == ["000.png"]
 
 
+def test_a_step_that_there_is_not_is_named(copied: DatasetSpec) -> None:
+    cfg = load_config(builtin_registry().get("retinanet"))
+    cfg.data.test.pipeline[1].transforms[0]["type"] = "Nope"
+    said = r"cannot be opened \(KeyError: Nope is not in the pipeline registry\): correct "
+    with pytest.raises(DataError, match=said):
+        load_dataset(copied, cfg)
+
+
 def test_a_named_pipe_among_the_images_is_not_waited_for(copied: DatasetSpec) -> None:
     (copied.images / "001.png").unlink()
     os.mkfifo(copied.images / "001.png")

@@ -34,6 +34,7 @@ def overridden(model: str, overrides: dict[str, Any]) -> Any:
         ("faster_rcnn", "rpn_head.bbox_coder.target_means", [float("nan")] * 4, "four numbers"),
         ("retinanet", "bbox_head.bbox_coder.clip_border", "nope", "give True or False"),
         ("fsaf", "bbox_head.bbox_coder.normalizer", 0.0, "no detector was trained with a 0"),
+        ("retinanet", "bbox_head.bbox_coder.ctr_clamp", "a", "give a number of pixels"),
         ("fcos", "bbox_head.bbox_coder.clip_border", "no", "give True or False"),
     ],
 )

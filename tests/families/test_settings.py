@@ -255,6 +255,30 @@ def test_an_overlap_is_a_share(value: Any) -> None:
         lower(detector)
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    ("model", "key", "value", "said"),
+    [
+        ("retinanet", "nms.max_num", "a", "give a whole number"),
+        ("retinanet", "nms.score_threshold", "a", "give a number"),
+        ("retinanet", "nms.class_agnostic", "maybe", "give True or False"),
+        ("faster_rcnn", "rcnn.nms.split_thr", 2.5, "give a whole number"),
+        ("yolov3", "nms.score_threshold", float("nan"), "give a number"),
+        ("faster_rcnn", "rpn.min_bbox_size", "a", "give a number"),
+        ("faster_rcnn", "rpn.min_bbox_size", float("nan"), "give a number"),
+        ("retinanet", "nms_pre", 10**20, "give a whole number up to 2147483647"),
+        ("faster_rcnn", "rpn.nms_pre", 10**20, "give a whole number up to 2147483647"),
+        ("fcos", "max_per_img", 10**20, "give a whole number up to 2147483647"),
+    ],
+)
+def test_what_is_no_number_of_that_kind_is_refused_by_its_path(
+    model: str, key: str, value: Any, said: str, lowering: str
+) -> None:
+    detector = changed(model, **{key.replace(".", "__"): value})
+    with pytest.raises(UnsupportedPart, match=rf"^model\.test_cfg\.{re.escape(key)} is .*: {said}"):
+        lower(detector, lowering)
+
+
 @pytest.mark.parametrize("value", ["x", None, True, [0.1]])
 def test_a_threshold_is_a_number(value: Any) -> None:
     with pytest.raises(UnsupportedPart, match=r"^model\.test_cfg\.score_thr is .*: give a number"):

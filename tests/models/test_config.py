@@ -119,6 +119,7 @@ def test_a_deviation_of_zero_is_refused(tmp_path: Path) -> None:
         ("dict(type='MultiScaleFlipAug', flip='no')", "flip"),
         ("dict(type='Resize', img_scale=(640,))", "img_scale"),
         ("dict(type='Resize', keep_ratio='yes')", "keep_ratio"),
+        ("dict(type='LoadImageFromFile', color_type='rgb')", "color_type"),
         ("dict(type='Pad', size_divisor=0)", "size_divisor"),
         ("dict(type='Pad', size_divisor=-32)", "size_divisor"),
         ("dict(type='Pad', size_divisor=2.5)", "size_divisor"),

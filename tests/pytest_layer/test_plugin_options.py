@@ -124,6 +124,10 @@ def test_checkpoints_replace_every_weights_file(toy: pytest.Pytester) -> None:
         (["--onnxdet-shape=square"], "*--onnxdet-shape: 'square'*static, dynamic*"),
         (["--onnxdet-shape="], "*--onnxdet-shape: an empty value: leave the option out*"),
         (["--onnxdet-batch=0"], "*--onnxdet-batch: '0': give whole numbers from 1*"),
+        (
+            ["--onnxdet-batch=" + "9" * 5000],
+            "*--onnxdet-batch: '999*9': give whole numbers from 1*",
+        ),
         (["--onnxdet-batch=1,two"], "*--onnxdet-batch: 'two': give whole numbers from 1*"),
         (["--onnxdet-limit=none"], "*--onnxdet-limit: 'none'*"),
         (["--onnxdet-limit=1,2"], "*--onnxdet-limit: '1,2': give one whole number*"),

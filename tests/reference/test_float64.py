@@ -66,3 +66,17 @@ def test_noise_is_measured_on_pixels_a_step_of_float32_off():
         steps = np.abs(moved - images)[images != 0] / np.spacing(np.abs(images[images != 0]))
         assert steps.min() >= 0.5 and steps.max() <= 1
         assert 0.3 < (moved > images)[images != 0].mean() < 0.7
+
+
+def test_what_mmdet_computes_in_float32_alone_has_no_noise_of_detections() -> None:
+    """Its own error is passed over, any other is not."""
+    from pytest_onnxdet.reference.detector import PyTorchFails
+    from pytest_onnxdet.run.noise import _float32_alone
+
+    def fail(cause: Exception) -> None:
+        raise PyTorchFails("mmdet fails") from cause
+
+    with _float32_alone():
+        fail(RuntimeError("expected scalar type Float but found Double"))
+    with pytest.raises(PyTorchFails), _float32_alone():
+        fail(AssertionError())
