@@ -38,8 +38,9 @@ OUTCOMES = {
 }
 #: The longer side of the images, pixels, and the batch size.
 SIZE, BATCH = 224, 2
-#: Proposals of an image at most: of a small image they take most of the time.
-PROPOSALS = 256
+#: Proposals and detections of an image at most, where there is a second stage: of a small image its
+#: regions take most of the time.
+PROPOSALS, DETECTIONS = 256, 32
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Covered:
 
 
 def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
-    """A spec of a config with random weights, small images and at most `PROPOSALS` of each.
+    """A spec of a config with random weights and small images, and fewer regions of each.
 
     Args:
         config: the file.
@@ -81,7 +82,7 @@ def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
     spec = structure_spec(
         replace(
             plain,
-            overrides={**dict(_smaller(cfg.data.test.pipeline, size)), **_fewer_proposals(cfg)},
+            overrides={**dict(_smaller(cfg.data.test.pipeline, size)), **dict(_fewer_regions(cfg))},
             classes=numbered(class_count(cfg.model) or 0),
             masks=has_masks(cfg.model),
         ),
@@ -90,15 +91,15 @@ def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
     return replace(spec, weights=f"{spec.weights}, {size} px")
 
 
-def _fewer_proposals(cfg: Any) -> dict[str, Any]:
-    """Overrides after which a second stage has at most `PROPOSALS`."""
+def _fewer_regions(cfg: Any) -> Iterator[tuple[str, Any]]:
+    """Overrides after which a second stage has at most `PROPOSALS`, and gives `DETECTIONS`."""
     if not cfg.model.get("roi_head"):
-        return {}
+        return
     for place, owner in (("model.test_cfg", cfg.model), ("test_cfg", cfg)):
-        rpn = (owner.get("test_cfg") or {}).get("rpn") or {}
-        if (rpn.get("max_per_img") or 0) > PROPOSALS:
-            return {f"{place}.rpn.max_per_img": PROPOSALS}
-    return {}
+        for stage, limit in (("rpn", PROPOSALS), ("rcnn", DETECTIONS)):
+            settings = (owner.get("test_cfg") or {}).get(stage) or {}
+            if (settings.get("max_per_img") or 0) > limit:
+                yield f"{place}.{stage}.max_per_img", limit
 
 
 def _smaller(pipeline: Sequence[Any], size: int) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from pytest_onnxdet.data.datasets import SHAPES
 from pytest_onnxdet.models.build import config_root
 from pytest_onnxdet.run.apart import ProcessEnded
 from pytest_onnxdet.run.coverage import (
+    DETECTIONS,
     DIFFERS,
     EXACT,
     FAILED,
@@ -213,9 +214,11 @@ def test_a_process_that_dies_or_hangs_is_a_failure(
         assert (one.outcome, one.reason, one.seconds) == (FAILED, str(error), seconds)
 
 
-def test_a_second_stage_has_fewer_proposals() -> None:
+def test_a_second_stage_has_fewer_regions() -> None:
     root = config_root()
     two_stage = root / "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py"
-    assert covering_spec(two_stage).overrides["model.test_cfg.rpn.max_per_img"] == PROPOSALS
+    overrides = covering_spec(two_stage).overrides
+    assert overrides["model.test_cfg.rpn.max_per_img"] == PROPOSALS
+    assert overrides["model.test_cfg.rcnn.max_per_img"] == DETECTIONS
     for other in ("retinanet/retinanet_r50_fpn_1x_coco.py", "rpn/rpn_r50_fpn_1x_coco.py"):
-        assert not [key for key in covering_spec(root / other).overrides if "rpn" in key]
+        assert not [key for key in covering_spec(root / other).overrides if "max_per_img" in key]
