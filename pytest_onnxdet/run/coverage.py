@@ -37,7 +37,7 @@ OUTCOMES = {
     FAILED: "neither verified nor refused by name",
 }
 #: The longer side of the images, pixels, and the batch size.
-SIZE, BATCH = 224, 2
+SIZE, BATCH = 192, 2
 #: Proposals and detections of an image at most, where there is a second stage: of a small image its
 #: regions take most of the time.
 PROPOSALS, DETECTIONS = 256, 32
