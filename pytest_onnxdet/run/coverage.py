@@ -37,10 +37,12 @@ OUTCOMES = {
     FAILED: "neither verified nor refused by name",
 }
 #: The longer side of the images, pixels, and the batch size.
-SIZE, BATCH = 192, 2
+SIZE, BATCH = 160, 2
 #: Proposals and detections of an image at most, where there is a second stage: of a small image its
 #: regions take most of the time.
-PROPOSALS, DETECTIONS = 256, 32
+PROPOSALS, DETECTIONS = 256, 16
+#: Layers of a backbone at most: deeper ones repeat the same blocks.
+DEPTH = 50
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Covered:
 
 
 def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
-    """A spec of a config with random weights and small images, and fewer regions of each.
+    """A spec of a config with random weights, small images, fewer regions and no deep backbone.
 
     Args:
         config: the file.
@@ -82,13 +84,23 @@ def covering_spec(config: Path, size: int = SIZE) -> ModelSpec:
     spec = structure_spec(
         replace(
             plain,
-            overrides={**dict(_smaller(cfg.data.test.pipeline, size)), **dict(_fewer_regions(cfg))},
+            overrides={
+                **dict(_smaller(cfg.data.test.pipeline, size)),
+                **dict(_fewer_regions(cfg)),
+                **_shallower(cfg),
+            },
             classes=numbered(class_count(cfg.model) or 0),
             masks=has_masks(cfg.model),
         ),
         GRAINED,
     )
     return replace(spec, weights=f"{spec.weights}, {size} px")
+
+
+def _shallower(cfg: Any) -> dict[str, Any]:
+    """Overrides after which a ResNet, or what has its depths, has at most `DEPTH` layers."""
+    depth = (cfg.model.get("backbone") or {}).get("depth")
+    return {"model.backbone.depth": DEPTH} if isinstance(depth, int) and depth > DEPTH else {}
 
 
 def _fewer_regions(cfg: Any) -> Iterator[tuple[str, Any]]:

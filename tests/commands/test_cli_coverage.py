@@ -214,11 +214,13 @@ def test_a_process_that_dies_or_hangs_is_a_failure(
         assert (one.outcome, one.reason, one.seconds) == (FAILED, str(error), seconds)
 
 
-def test_a_second_stage_has_fewer_regions() -> None:
+def test_a_second_stage_has_fewer_regions_and_a_deep_backbone_fewer_layers() -> None:
     root = config_root()
     two_stage = root / "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py"
     overrides = covering_spec(two_stage).overrides
     assert overrides["model.test_cfg.rpn.max_per_img"] == PROPOSALS
     assert overrides["model.test_cfg.rcnn.max_per_img"] == DETECTIONS
+    deep = covering_spec(root / "gn/mask_rcnn_r101_fpn_gn-all_2x_coco.py").overrides
+    assert deep["model.backbone.depth"] == 50 and "model.backbone.depth" not in overrides
     for other in ("retinanet/retinanet_r50_fpn_1x_coco.py", "rpn/rpn_r50_fpn_1x_coco.py"):
         assert not [key for key in covering_spec(root / other).overrides if "max_per_img" in key]
