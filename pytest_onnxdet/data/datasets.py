@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_onnxdet.core.registry import Registry
+from pytest_onnxdet.data.altered import Enlarged, Grain
 from pytest_onnxdet.data.annotations import (
     Annotations,
     Measure,
@@ -247,9 +247,9 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     annotations = check_coco(spec, masks, measure_by(pipeline, spec.images))
     # The first step reads the image.
     if spec.grain:
-        pipeline.insert(1, _Grain(spec.grain))
+        pipeline.insert(1, Grain(spec.grain))
     if spec.enlarged != 1:
-        pipeline.insert(1, _Enlarged(spec.enlarged))
+        pipeline.insert(1, Enlarged(spec.enlarged))
     with contextlib.redirect_stdout(io.StringIO()), for_mmdet(annotations) as file:
         try:
             coco = build_dataset(
@@ -280,33 +280,6 @@ def load_dataset(spec: DatasetSpec, cfg: Any, limit: int | None = None) -> Datas
     dataset = Dataset(spec, coco, pipeline, notes)
     dataset.check_images(masks, present=False)
     return dataset
-
-
-@dataclass(frozen=True)
-class _Enlarged:
-    """A pipeline step that makes images larger, as if they had been read so."""
-
-    times: int
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        import cv2
-
-        image = cv2.resize(results["img"], None, fx=self.times, fy=self.times)
-        return {**results, "img": image, "img_shape": image.shape, "ori_shape": image.shape}
-
-
-@dataclass(frozen=True)
-class _Grain:
-    """A pipeline step that adds normal noise to grey levels, seeded by the image's file name."""
-
-    deviation: float
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        image = results["img"]
-        seed = zlib.crc32(results["img_info"]["filename"].encode())
-        noise = np.random.default_rng(seed).normal(0.0, self.deviation, image.shape)
-        grained = np.clip(np.round(image + noise), 0, 255).astype(image.dtype)
-        return {**results, "img": grained}
 
 
 def check_coco(
