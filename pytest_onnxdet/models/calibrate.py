@@ -34,6 +34,10 @@ BRANCHES = 16
 WOKEN = 0.02
 
 
+class DetectorFails(Exception):
+    """The detector itself fails on the images it is calibrated on; they may be too small for it."""
+
+
 @dataclass(frozen=True)
 class Target:
     """How one layer's outputs should be spread.
@@ -119,7 +123,24 @@ def calibrate(
         metas: their img_metas.
         calibration: what to set.
         seed: of the noise for layers that start at zero.
+
+    Raises:
+        DetectorFails: it does not run on them.
     """
+    try:
+        _calibrate(detector, images, metas, calibration, seed)
+    except (RuntimeError, ValueError, IndexError) as error:
+        size = " x ".join(map(str, images.shape[2:]))
+        raise DetectorFails(f"PyTorch fails on images of {size}: {error}") from error
+
+
+def _calibrate(
+    detector: nn.Module,
+    images: Tensor,
+    metas: Sequence[Mapping[str, Any]],
+    calibration: Calibration,
+    seed: int,
+) -> None:
     torch.manual_seed(seed)
     with torch.no_grad():
         _wake(detector, seed)

@@ -11,8 +11,12 @@ from tiny_retinanet import PIPELINE, TINY
 
 from pytest_onnxdet.commands import coverage
 from pytest_onnxdet.data.datasets import SHAPES
+from pytest_onnxdet.models import calibrate as calibrating
 from pytest_onnxdet.models.build import config_root
+from pytest_onnxdet.reference.noise import Noise
+from pytest_onnxdet.run import coverage as covering
 from pytest_onnxdet.run.apart import ProcessEnded
+from pytest_onnxdet.run.bench import Workbench
 from pytest_onnxdet.run.coverage import (
     DETECTIONS,
     DIFFERS,
@@ -22,10 +26,12 @@ from pytest_onnxdet.run.coverage import (
     REFUSED,
     SIZE,
     UNBUILDABLE,
+    UNDECIDED,
     Covered,
     cover,
     covering_spec,
 )
+from pytest_onnxdet.verify.verdict import Verdict
 
 Run = Callable[..., Ran]
 
@@ -224,3 +230,47 @@ def test_a_second_stage_has_fewer_regions_and_a_deep_backbone_fewer_layers() -> 
     assert deep["model.backbone.depth"] == 50 and "model.backbone.depth" not in overrides
     for other in ("retinanet/retinanet_r50_fpn_1x_coco.py", "rpn/rpn_r50_fpn_1x_coco.py"):
         assert not [key for key in covering_spec(root / other).overrides if "max_per_img" in key]
+
+
+def test_larger_images_are_tried_where_nothing_can_be_decided(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes: list[int] = []
+
+    def outcome(config: Path, size: int, families: object) -> Covered:
+        sizes.append(size)
+        return Covered(str(config), UNDECIDED if size < 300 else EXACT)
+
+    monkeypatch.setattr(covering, "_tried", outcome)
+    assert cover(tmp_path / "a.py", 160).outcome == EXACT
+    assert sizes == [160, 256, 448]
+    assert cover(tmp_path / "a.py", 40).outcome == UNDECIDED
+
+
+@pytest.mark.parametrize(("same", "outcome"), [(9, DIFFERS), (8, UNDECIDED), (0, DIFFERS)])
+def test_what_float64_does_not_find_decides_nothing(same: int, outcome: str) -> None:
+    wrong = Verdict({"detections": 10}, faults=["detections: 3 of 10 differ"])
+    noise = Noise(detections=same)
+    found = covering._covered(wrong, "a.py", ((96, 160),), 10, noise)
+    assert found.outcome == outcome and found.reason
+    assert covering._covered(Verdict({}), "a.py", (), 10, noise).outcome == EXACT
+
+
+def test_a_detector_that_fails_on_images_so_small_decides_nothing(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("smaller than kernel")
+
+    monkeypatch.setattr(calibrating, "_calibrate", fails)
+    found = cover(tiny.config, 64)
+    assert found.outcome == UNDECIDED and "PyTorch fails on images of " in found.reason
+
+
+def test_an_image_without_a_detection_decides_nothing(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workbench, "results", lambda *_: [[1], [], [1], [1]])
+    monkeypatch.setattr(covering, "LARGER", (1.0,))
+    found = cover(tiny.config, 64)
+    assert found.outcome == UNDECIDED and found.reason.startswith("PyTorch finds nothing in ")
