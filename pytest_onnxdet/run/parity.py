@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_onnxdet.core.vocabulary import DEFAULT_PRECISION
 from pytest_onnxdet.run.eager import Eager
+from pytest_onnxdet.run.guilty import guilty_node
 from pytest_onnxdet.run.ties import alternatives, max_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
 from pytest_onnxdet.verify.noise import narrowed
@@ -69,7 +70,7 @@ def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
 
 
 def blame(bench: Workbench, case: Case) -> str:
-    """Which stage changes the detections: lowering, export or runtime, in words."""
+    """Which stage changes the detections, lowering, export or runtime, and which node, in words."""
     from pytest_onnxdet.families import lower
     from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
 
@@ -87,22 +88,22 @@ def blame(bench: Workbench, case: Case) -> str:
     def of_stage(stage: Stage, index: int, candidate: Detections) -> Iterable[Detections]:
         return alternatives(bench, case, tolerance, index, candidate, raw_session=stage.raw)
 
-    return str(
-        localize(
-            bench.results(case),
-            standard_stages(
-                Eager(deploy),
-                bench.artifact(case),
-                session,
-                bench.batches(case),
-                raw_lowered=lambda: Eager(deploy, raw=True),
-                raw_artifact=lambda: bench.artifact(case, postprocess=False),
-                raw_session=lambda: bench.session(case, postprocess=False),
-            ),
-            tolerance if noise is None else narrowed(tolerance, noise),
-            classes=case.spec.classes,
-            images=bench.names(case),
-            max_per_img=bench.max_per_img(case.spec),
-            alternatives=of_stage,
-        )
+    stage = localize(
+        bench.results(case),
+        standard_stages(
+            Eager(deploy),
+            bench.artifact(case),
+            session,
+            bench.batches(case),
+            raw_lowered=lambda: Eager(deploy, raw=True),
+            raw_artifact=lambda: bench.artifact(case, postprocess=False),
+            raw_session=lambda: bench.session(case, postprocess=False),
+        ),
+        tolerance if noise is None else narrowed(tolerance, noise),
+        classes=case.spec.classes,
+        images=bench.names(case),
+        max_per_img=bench.max_per_img(case.spec),
+        alternatives=of_stage,
     )
+    node = guilty_node(bench, case, stage, deploy)
+    return "\n".join(filter(None, (str(stage), node)))
