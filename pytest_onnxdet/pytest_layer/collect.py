@@ -1,11 +1,10 @@
-"""An enabled run: its cases, how tests are run for them, and what is said at the end.
+"""An enabled run: its cases, and how tests are run for them.
 
 Only a run with ``--onnxdet`` imports this module.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from pytest_onnxdet.pytest_layer.known_failures import (
 )
 from pytest_onnxdet.pytest_layer.options import read_settings
 from pytest_onnxdet.pytest_layer.outcome import Collector, case_of, check_of, judge
+from pytest_onnxdet.pytest_layer.reporting import Reporter
 from pytest_onnxdet.pytest_layer.stash import SUITE, Suite
 from pytest_onnxdet.pytest_layer.third_party import contain, contained
 from pytest_onnxdet.run.cases import (
@@ -56,15 +56,12 @@ def start(config: pytest.Config) -> Settings:
     config.stash[SUITE] = suite
     plugin = SuitePlugin(config, suite)
     config.pluginmanager.register(plugin, "onnxdet-suite")
+    config.pluginmanager.register(Reporter(config, suite, plugin.collector), "onnxdet-report")
     config.add_cleanup(show_uncaptured())  # downloads take minutes, and pytest captures
     if settings.baseline is not None and not hasattr(config, "workerinput"):
         from pytest_onnxdet.pytest_layer.gate import BaselineGate
-        from pytest_onnxdet.report import ReportError
 
-        try:
-            gate = BaselineGate(settings.baseline, plugin.collector.records)
-        except ReportError as error:
-            raise pytest.UsageError(f"--onnxdet-baseline: {error}") from error
+        gate = BaselineGate(settings.baseline, plugin.collector.records)
         config.pluginmanager.register(gate, "onnxdet-baseline")
     return settings
 
@@ -86,9 +83,9 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     config.hook.pytest_onnxdet_families(registry=families)
     _add_own(models, datasets, settings)
     specs = choose_models(settings, models)
-    chosen, missing = choose_backends(settings, backends.as_dict())
+    chosen = choose_backends(settings, backends.as_dict(), _ran_before(settings))
     _require_datasets((spec.dataset for spec in specs), datasets)
-    cases = make_cases(settings, specs, chosen)
+    cases = make_cases(settings, specs, chosen.run)
     require_matching(specs, backends.as_dict())
     if settings.strict and not hasattr(config, "workerinput"):
         _require_one_view(specs)
@@ -98,7 +95,20 @@ def make_suite(config: pytest.Config, settings: Settings) -> Suite:
     _require_writable(settings.cache, "--onnxdet-cache")
     if settings.report is not None:
         _require_writable(settings.report, "--onnxdet-report")
-    return Suite(settings, cases, missing, datasets, families)
+    return Suite(settings, cases, chosen.skipped, chosen.absent, datasets, families)
+
+
+def _ran_before(settings: Settings) -> set[str]:
+    """The backends that ran in the run to compare with."""
+    if settings.baseline is None:
+        return set()
+    from pytest_onnxdet.report import ReportError, read_report
+
+    try:
+        _, before = read_report(settings.baseline)
+    except ReportError as error:
+        raise pytest.UsageError(f"--onnxdet-baseline: {error}") from error
+    return {record.backend for record in before if record.outcome != "skipped"}
 
 
 def _add_own(models: ModelRegistry, datasets: DatasetRegistry, settings: Settings) -> None:
@@ -196,6 +206,7 @@ class SuitePlugin:
         counts = ", ".join(f"{len(values)} {name}" for name, values in axes.items())
         profiles = ", ".join(sorted({case.spec.profile for case in cases}))
         lines = [f"onnxdet: {len(cases)} cases of profile {profiles} ({counts})"]
+        lines += [f"onnxdet: without {name}: {why}" for name, why in self.suite.absent.items()]
         if settings.random_weights:
             lines.append("onnxdet: random weights: graphs are compared with PyTorch, AP is not")
         if settings.limit is not None:
@@ -308,33 +319,3 @@ class SuitePlugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gathers the records, from every worker."""
         self.collector.add(report)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Writes the report; a run that was to verify something and did not is not a success."""
-        if hasattr(self.config, "workerinput") or self.config.getoption("collectonly"):
-            return
-        records = self.collector.records()
-        if self.suite.settings.report is not None:
-            from pytest_onnxdet import report
-
-            try:
-                report.write_report(records, report.environment(), self.suite.settings.report)
-            except report.ReportError as error:
-                raise pytest.UsageError(str(error)) from error
-        ran = [record for record in records if record.outcome != "skipped"]
-        if not ran and exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Prints the tables, the reasons and where the report lies."""
-        if self.config.getoption("collectonly"):
-            return
-        from pytest_onnxdet import report
-
-        terminalreporter.section("onnxdet")
-        for line, markup in report.summary_lines(self.collector.records(), report.environment()):
-            terminalreporter.write_line(line, **markup)
-        if self.suite.settings.report is not None:
-            where = os.path.relpath(self.suite.settings.report, self.config.invocation_params.dir)
-            terminalreporter.write_line(f"Report: {where}")

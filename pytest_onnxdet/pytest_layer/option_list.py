@@ -67,9 +67,9 @@ OPTIONS = (
         "NAME,...",
         True,
         "Verify only these backends; one that is missing is an error. "
-        "Default: onnxruntime, tensorrt and what a conftest registered; one that is missing is a "
-        "skip. Only by name: 'onnxruntime[tensorrt-lowering]', TensorRT's graphs on ONNX Runtime, "
-        "which is slow.",
+        "Default: onnxruntime, tensorrt and what a conftest registered; one that is missing makes "
+        "no tests, and a line says why. Only by name: 'onnxruntime[tensorrt-lowering]', TensorRT's "
+        "graphs on ONNX Runtime, which is slow.",
     ),
     Option(
         "shape",

@@ -21,6 +21,7 @@ class Suite:
         settings: the request.
         cases: every case, in order.
         missing: by backend name, why its cases are skipped.
+        absent: by name, why a backend that nobody asked for has no cases.
         datasets: where data sets are looked up.
         families: how detectors are lowered.
     """
@@ -28,6 +29,7 @@ class Suite:
     settings: Settings
     cases: tuple[Case, ...]
     missing: dict[str, str]
+    absent: dict[str, str]
     datasets: DatasetRegistry
     families: FamilyRegistry
 

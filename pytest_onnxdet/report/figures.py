@@ -72,13 +72,20 @@ def builds(records: Sequence[Record], notes: Notes) -> Table | None:
             group = [r for r in in_place if Target.of(r) == target]
             cells.append(judged(", ".join(_engine(r) for r in group if _engine(r)), group, notes))
         rows.append((Cell(clean(model)), Cell(shape), Cell(f"b{batch}"), *cells))
-    engines = by(built, _one_engine)
-    passed = sum(worst(r.outcome for r in same) == "passed" for same in engines.values())
     headings = ("model", "shape", "batch", *(labels.target(t) for t in columns))
-    counted = f"{passed} of {len(engines)} engines built"
-    counted += "; a dynamic one serves every batch size." if len(engines) < len(built) else "."
-    remarks = (counted, *labels.remarks(built))
+    remarks = (engines(built), *labels.remarks(built))
     return Table("Engines built ahead of time", headings, tuple(rows), keys=3, remarks=remarks)
+
+
+def engines(records: Sequence[Record]) -> str:
+    """One sentence on how many engines were built; empty without a build."""
+    built = [r for r in records if r.check == "build"]
+    if not built:
+        return ""
+    each = by(built, _one_engine)
+    passed = sum(worst(r.outcome for r in same) == "passed" for same in each.values())
+    counted = f"{passed} of {len(each)} engines built"
+    return counted + ("; a dynamic one serves every batch size." if len(each) < len(built) else ".")
 
 
 def details(records: Sequence[Record], notes: Notes) -> list[Table]:
@@ -142,8 +149,13 @@ def ties(records: Sequence[Record]) -> str:
     )
 
 
-def unreached(records: Sequence[Record]) -> str:
-    """One sentence on the limits that no image reached; empty where each was reached somewhere."""
+def unreached(records: Sequence[Record], most: int | None = None) -> str:
+    """One sentence on the limits that no image reached; empty where each was reached somewhere.
+
+    Args:
+        records: any.
+        most: more models than these are counted, not named; None: all are named.
+    """
     greatest: dict[tuple[str, str], int] = {}
     for record in records:
         reached = record.metrics.get("cuts_reached") if record.check == "parity" else None
@@ -154,9 +166,14 @@ def unreached(records: Sequence[Record]) -> str:
     for (cut, model), images in greatest.items():
         if not images:
             without.setdefault(cut, []).append(model)
-    parts = [f"{cut} ({', '.join(models)})" for cut, models in without.items()]
+    parts = []
+    for cut, models in without.items():
+        few = most is None or len(models) <= most
+        parts.append(f"{cut} ({', '.join(models) if few else many(len(models), 'model')})")
     if not parts:
         return ""
+    if most is not None:
+        return f"No image reached these limits: {'; '.join(parts)}."
     return f"No image reached these limits, so nothing shows that they hold: {'; '.join(parts)}."
 
 

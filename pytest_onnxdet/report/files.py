@@ -18,7 +18,10 @@ class ReportError(Exception):
 
 
 def write_report(
-    records: Iterable[Record], environment: Mapping[str, Any], directory: Path
+    records: Iterable[Record],
+    environment: Mapping[str, Any],
+    directory: Path,
+    absent: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Writes report.json, report.md and report.html, each whole or not at all.
 
@@ -26,6 +29,7 @@ def write_report(
         records: any; they are sorted by their axes.
         environment: as :func:`~pytest_onnxdet.report.environment` returns it.
         directory: created if missing.
+        absent: by name, why a backend has no cases.
 
     Returns:
         The files' paths.
@@ -38,9 +42,10 @@ def write_report(
     data = {
         "schema": SCHEMA,
         "environment": dict(environment),
+        "absent": dict(absent or {}),
         "cases": [record.to_json() for record in ordered],
     }
-    summary = summarize(ordered, environment)
+    summary = summarize(ordered, environment, absent)
     contents = {
         "report.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": markdown.render(summary),

@@ -36,6 +36,12 @@ DISTRIBUTIONS = (
     "hotcoco",
 )
 
+#: Of these the ones that run a detector.
+RUNNING = (
+    "torch",
+    *(name for name in DISTRIBUTIONS if name.startswith(("onnxruntime", "tensorrt"))),
+)
+
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -58,13 +64,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def describe(environment: Mapping[str, Any]) -> str:
-    """One line of an :func:`environment`, for people. Other keys and missing ones are fine."""
+def describe(environment: Mapping[str, Any], brief: bool = False) -> str:
+    """One line of an :func:`environment`, for people. Other keys and missing ones are fine.
+
+    Args:
+        environment: what ran where.
+        brief: only what runs detectors, and on what.
+    """
     parts = []
     versions = environment.get("versions")
     if isinstance(versions, Mapping):
-        parts += [f"{name} {version}" for name, version in versions.items()]
-    if environment.get("platform"):
+        shown = [name for name in versions if not brief or name in RUNNING]
+        parts += [f"{name} {versions[name]}" for name in shown]
+    if environment.get("platform") and not brief:
         parts.append(str(environment["platform"]))
     cpu = environment.get("cpu")
     if isinstance(cpu, Mapping):

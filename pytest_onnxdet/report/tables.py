@@ -24,6 +24,7 @@ from pytest_onnxdet.report.records import Record, check_order, shape_order, wors
 Key = TypeVar("Key", bound=Hashable)
 
 _SOURCE = f"Documented: {TUTORIAL}; of FSAF, SSD and YOLOv3 it tested older checkpoints."
+RESULTS = "Results: AP x 100"
 METRICS = {"bbox_mAP": "box AP", "segm_mAP": "mask AP"}
 
 
@@ -57,22 +58,28 @@ def support(records: Sequence[Record], notes: Notes) -> list[Table]:
     return tables
 
 
-def results(records: Sequence[Record], notes: Notes) -> Table | None:
+def results(records: Sequence[Record], notes: Notes, documented: bool = True) -> Table | None:
     """Model by metric: AP times 100 of PyTorch and of each backend; None without accuracy checks.
 
     A row stands for all cases of a model. Where they differ it shows the range, and of the
     differences to PyTorch always the largest, so that no case hides behind another.
+
+    Args:
+        records: any.
+        notes: the report's reasons.
+        documented: whether the documented table's backends and the models without an accuracy
+            check are there, too.
     """
     measured = [r for r in records if r.check == "accuracy"]
     if not measured:
         return None
     labels = Labels(records)
-    columns = targets(measured, documented=True)
+    columns = targets(measured, documented)
     # The documented figure of PyTorch, and of a backend after the last of its columns.
     last = {target.backend: target for target in columns if target.backend in BACKENDS}
     beside = dict.fromkeys(["", *last]) if any(r.profile == FULL for r in measured) else {}
     rows = []
-    for model, all_records in by(records, labels.model).items():
+    for model, all_records in by(records if documented else measured, labels.model).items():
         checked = [r for r in all_records if r.check == "accuracy"]
         for metric in _metrics(checked):
             eager = [v for r in checked if (v := r.figure(f"{metric}_torch")) is not None]
@@ -96,7 +103,7 @@ def results(records: Sequence[Record], notes: Notes) -> Table | None:
         *([_SOURCE] if beside else []),
         *labels.remarks(records),
     ]
-    return Table("Results: AP x 100", tuple(headings), tuple(rows), keys=2, remarks=tuple(remarks))
+    return Table(RESULTS, tuple(headings), tuple(rows), keys=2, remarks=tuple(remarks))
 
 
 def targets(records: Iterable[Record], documented: bool = False) -> list[Target]:

@@ -1,15 +1,24 @@
-"""The report for a terminal: plain ASCII signs, at most as wide as the terminal."""
+"""The report for a terminal: plain ASCII signs, at most as wide as the terminal.
+
+Where all is well it is short: tables of what ran while they fit, else a sentence for each target
+and the models' AP. Where something failed it says what: rows of the models that are concerned, and
+every failure.
+"""
 
 from __future__ import annotations
 
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pytest_onnxdet.report import brief
 from pytest_onnxdet.report.layout import WORDS, Cell, Note, Table, clean, identified
+from pytest_onnxdet.report.mutants import split
 from pytest_onnxdet.report.records import Record
-from pytest_onnxdet.report.summary import summarize
+from pytest_onnxdet.report.summary import Summary, summarize
+from pytest_onnxdet.report.tables import RESULTS
 
 Line = tuple[str, dict[str, bool]]
 
@@ -21,11 +30,17 @@ _COLOURS: dict[str, dict[str, bool]] = {
     "xfailed": {"yellow": True},
 }
 _GAP = "  "
+#: How long the end of a run may be in which all is well, pytest's own lines included.
+LINES = 25
 _LEGEND = "ok passed, FAIL failed, ERROR broken, skip skipped, xfail known failure, - not run"
 
 
 def summary_lines(
-    records: Iterable[Record], environment: Mapping[str, Any], width: int | None = None
+    records: Iterable[Record],
+    environment: Mapping[str, Any],
+    width: int | None = None,
+    absent: Mapping[str, str] | None = None,
+    room: int = LINES,
 ) -> list[Line]:
     """The lines of the terminal summary, each with its markup for pytest's terminal writer.
 
@@ -33,32 +48,86 @@ def summary_lines(
         records: any.
         environment: as :func:`~pytest_onnxdet.report.environment` returns it.
         width: columns; by default the terminal's, between 80 and 120.
+        absent: by name, why a backend has no cases.
+        room: the most lines where all is well.
     """
     wide = width or min(max(shutil.get_terminal_size((100, 24)).columns, 80), 120)
-    summary = summarize(records, environment)
-    lines: list[Line] = []
-    for text in _wrapped(summary.verdict, wide):
-        lines.append((text, {**_COLOURS[summary.state], "bold": True}))
-    if not summary.records:
-        lines[0] = (lines[0][0], {"red": True, "bold": True})
-    for remark in summary.remarks:
-        lines += [(text, {}) for text in _wrapped(remark, wide)]
-    lines += [(text, {}) for text in _wrapped(summary.environment, wide)]
-    shown = [table for table in summary.tables if not table.detail]
-    for table in shown:
-        lines += [("", {}), *table_lines(table, wide)]
-    if any(cell.marks for table in shown for row in table.rows for cell in row):
-        lines += [("", {}), *((text, {}) for text in _wrapped(_LEGEND, wide))]
-    for title, notes, limit in (
-        ("Failures", summary.failures, 3),
-        ("Known failures", summary.known, 1),
-        ("Not run", summary.skipped, 1),
-    ):
-        if notes:
-            lines += [("", {}), (title, {"bold": True})]
-        for note in notes:
-            lines += _note_lines(note, wide, limit)
+    summary = summarize(records, environment, absent)
+    if summary.failures:
+        return _failed(summary, wide)
+    end = [*_notes("Known failures", summary.known, wide, 1), *_not_run(summary, wide)]
+    lines = [*_head(summary, wide, summary.brief), *_plain(summary.machine, wide)]
+    shown = _tables(summary.ran, wide)
+    if len(lines) + len(shown) + len(end) <= room:
+        return lines + shown + end
+    lines += _targets(summary, wide)
+    shown = _tables([table for table in summary.ran if table.title == RESULTS], wide)
+    if shown and len(lines) + len(shown) + len(end) <= room:
+        return lines + shown + end
+    done = [r for r in split(summary.records)[0] if r.outcome != "skipped"]
+    heading = _plain(brief.ap_heading(done), wide)
+    rows = brief.ap_rows(done, wide, max(room - len(lines) - len(heading) - len(end), 1))
+    return lines + (heading + [(row, {}) for row in rows] if rows else []) + end
+
+
+def _failed(summary: Summary, width: int) -> list[Line]:
+    """A run in which something failed: its models' rows, and why."""
+    lines = [*_head(summary, width, summary.remarks), *_plain(summary.environment, width)]
+    lines += _targets(summary, width)
+    concerned = []
+    for table in summary.ran:
+        bad = tuple(row for row in table.rows if {cell.state for cell in row} & {"failed", "error"})
+        concerned += [replace(table, rows=bad)] if bad else []
+    lines += _tables(concerned, width)
+    lines += _notes("Failures", summary.failures, width, 3)
+    return [*lines, *_notes("Known failures", summary.known, width, 1), *_not_run(summary, width)]
+
+
+def _head(summary: Summary, width: int, remarks: Iterable[str]) -> list[Line]:
+    """The verdict and what qualifies it."""
+    markup = {"red": True} if not summary.records else _COLOURS[summary.state]
+    lines: list[Line] = [
+        (text, {**markup, "bold": True}) for text in _wrapped(summary.verdict, width)
+    ]
+    for remark in remarks:
+        lines += _plain(remark, width)
     return lines
+
+
+def _targets(summary: Summary, width: int) -> list[Line]:
+    done = [r for r in split(summary.records)[0] if r.outcome != "skipped"]
+    return [line for text in brief.target_lines(done) for line in _plain(text, width)]
+
+
+def _tables(tables: Sequence[Table], width: int) -> list[Line]:
+    lines: list[Line] = []
+    for table in tables:
+        lines += [("", {}), *table_lines(table, width)]
+    if any(cell.marks for table in tables for row in table.rows for cell in row):
+        lines += [("", {}), *_plain(_LEGEND, width)]
+    return lines
+
+
+def _notes(title: str, notes: Sequence[Note], width: int, limit: int) -> list[Line]:
+    lines: list[Line] = [("", {}), (title, {"bold": True})] if notes else []
+    for note in notes:
+        lines += _note_lines(note, width, limit)
+    return lines
+
+
+def _not_run(summary: Summary, width: int) -> list[Line]:
+    """A line for each reason why something did not run."""
+    lines: list[Line] = []
+    for note in summary.skipped:
+        reason = " ".join(clean(note.reason).split())
+        lines += _plain(f"[{note.number}] Not run: {note.subject}: {reason}", width)
+    for text in summary.absent:
+        lines += _plain(text, width)
+    return lines
+
+
+def _plain(text: str, width: int) -> list[Line]:
+    return [(line, {}) for line in _wrapped(text, width)]
 
 
 def table_lines(table: Table, width: int) -> list[Line]:

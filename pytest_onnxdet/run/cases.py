@@ -8,8 +8,8 @@ the command line both use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,7 @@ class Settings:
         cache: folder of exported graphs and reference results.
         models: globs over model names; empty: every model of the profile.
         profile: ``mini``, ``full`` or a profile that a downstream repository registered.
-        backends: names; empty: every registered one that is run by default, the missing ones as
-            skips.
+        backends: names; empty: every registered one that is run by default and is here.
         shapes: of :data:`pytest_onnxdet.core.vocabulary.SHAPES`.
         batches: images per batch, each at least 1.
         precisions: ``fp32``, ``fp16``.
@@ -187,19 +186,37 @@ def _with_checkpoint(spec: ModelSpec, folder: Path) -> ModelSpec:
     )
 
 
+@dataclass(frozen=True)
+class ChosenBackends:
+    """The backends of a run.
+
+    Attributes:
+        run: those that cases are made for, by name.
+        skipped: of these the missing ones, with the reason: their cases are skipped.
+        absent: the missing ones that nobody asked for, with the reason: no case is made.
+    """
+
+    run: dict[str, Backend]
+    skipped: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
 def choose_backends(
-    settings: Settings, backends: Mapping[str, Backend]
-) -> tuple[dict[str, Backend], dict[str, str]]:
+    settings: Settings, backends: Mapping[str, Backend], expected: Collection[str] = ()
+) -> ChosenBackends:
     """The selected backends, and why some of them cannot run here.
 
-    A backend that was asked for by name and is missing is an error; one that nobody asked for
-    is kept, so that its cases show as skipped.
+    A backend that was asked for by name and is missing is an error. One that nobody asked for has
+    no cases, unless the run is compared with one in which it ran: a runtime that is gone shows.
 
-    Returns:
-        The backends by name, and by name the reason of those that are missing.
+    Args:
+        settings: the request.
+        backends: every registered one, by name.
+        expected: names of those that ran in the run to compare with.
 
     Raises:
-        SettingsError: an unknown name, a missing backend, or a precision nobody computes in.
+        SettingsError: an unknown name, a missing backend, no backend at all, or a precision
+            nobody computes in.
     """
     unknown = [name for name in settings.backends if name not in backends]
     if unknown:
@@ -207,18 +224,25 @@ def choose_backends(
             f"no backend {', '.join(map(repr, unknown))}; there are: {', '.join(backends)}"
         )
     wanted = settings.backends or [name for name, b in backends.items() if b.default]
-    chosen = {name: backends[name] for name in wanted}
-    missing = {name: why for name, b in chosen.items() if (why := b.missing()) is not None}
+    asked = {name: backends[name] for name in wanted}
+    missing = {name: why for name, b in asked.items() if (why := b.missing()) is not None}
+    reasons = "; ".join(f"backend {name!r}: {why}" for name, why in missing.items())
     if settings.backends and missing:
-        raise SettingsError("; ".join(f"backend {name!r}: {why}" for name, why in missing.items()))
+        raise SettingsError(reasons)
+    absent = {name: why for name, why in missing.items() if name not in expected}
+    chosen = {name: backend for name, backend in asked.items() if name not in absent}
+    if not chosen:
+        raise SettingsError(f"no backend is here to run on: {reasons}")
     offered = dict.fromkeys(p for b in chosen.values() for p in precisions(b))
     for precision in settings.precisions:
         if precision not in offered:
+            more = f"; {reasons}" if reasons else ""
             raise SettingsError(
                 f"no precision {precision!r} in {', '.join(chosen)}; there are: "
-                f"{', '.join(offered)}"
+                f"{', '.join(offered)}{more}"
             )
-    return chosen, missing
+    skipped = {name: why for name, why in missing.items() if name in expected}
+    return ChosenBackends(chosen, skipped, absent)
 
 
 def precisions(backend: Backend) -> tuple[str, ...]:

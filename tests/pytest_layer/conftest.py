@@ -1,3 +1,4 @@
+import contextlib
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest_onnxdet.report
 import pytest_onnxdet.run.bench
 import pytest_onnxdet.run.recordings
 import pytest_onnxdet.verify.checks
+
+# What torch's exporter imports puts its own finder of distributions in the place of Python's; an
+# inner run that was the first to import it would leave neither.
+with contextlib.suppress(ImportError):
+    import importlib_metadata  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 

@@ -71,7 +71,7 @@ def test_what_cannot_run_is_built_and_the_rest_skipped_with_the_reason(
     built = [case["metrics"] for case in results if case["check"] == "build"]
     assert built == [{"seconds": 0.5, "engine_bytes": 7, "layers": 3}] * 8
     # A dynamic graph serves both batch sizes: 2 models, each 2 static engines and a dynamic one.
-    result.stdout.fnmatch_lines(["6 of 6 engines built*"])
+    result.stdout.fnmatch_lines(["*6 of 6 engines built*"])
 
 
 def test_the_shipped_suite_on_it(building: pytest.Pytester) -> None:
@@ -114,7 +114,7 @@ def test_without_a_backend_that_builds_there_is_no_build_test(
 
     result = toy.runpytest("--onnxdet", "-m", "toy or build", "test_graphs.py")
 
-    result.assert_outcomes(passed=16, deselected=33)
+    result.assert_outcomes(passed=16, deselected=17)
     assert result.ret == pytest.ExitCode.OK
 
 

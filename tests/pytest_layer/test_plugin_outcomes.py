@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import toy_project
 from plugin_output import cases
 
 TOY = ("--onnxdet", "-m", "toy")
@@ -46,26 +47,104 @@ def test_a_good_run(toy: pytest.Pytester) -> None:
     )
 
 
-def test_a_missing_backend_nobody_asked_for_is_skipped_and_named(toy: pytest.Pytester) -> None:
+WHY = "absentrt is not installed: pip install absentrt"
+
+
+def test_a_missing_backend_nobody_asked_for_makes_no_tests_and_is_named(
+    toy: pytest.Pytester,
+) -> None:
     result = toy.runpytest(
-        "--onnxdet", "-m", "toy or absent", "-rs", "--onnxdet-report=out", "test_graphs.py"
+        "--onnxdet", "-m", "toy or absent", "--onnxdet-report=out", "test_graphs.py"
     )
 
-    result.assert_outcomes(passed=16, skipped=16)
-    result.stdout.fnmatch_lines(["SKIPPED*absentrt is not installed: pip install absentrt"])
-    skipped = [case for case in cases(toy.path / "out") if case["backend"] == "absent"]
-    assert len(skipped) == 16
-    assert {case["reason"] for case in skipped} == {
-        "absentrt is not installed: pip install absentrt"
-    }
+    result.assert_outcomes(passed=16, deselected=16)  # those of ONNX Runtime
+    result.stdout.fnmatch_lines([f"onnxdet: without absent: {WHY}"])
+    result.stdout.fnmatch_lines([f"Without absent: {WHY}"])
+    assert {case["backend"] for case in cases(toy.path / "out")} == {"toy"}
+    assert json.loads((toy.path / "out/report.json").read_text())["absent"] == {"absent": WHY}
+    for name in ("report.md", "report.html"):
+        assert f"Without absent: {WHY}" in (toy.path / "out" / name).read_text()
+
+
+def test_a_run_of_a_missing_backend_alone_is_not_a_success(toy: pytest.Pytester) -> None:
+    result = toy.runpytest("--onnxdet", "-m", "absent", "test_graphs.py")
+
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["Nothing was verified: no check ran.", f"Without absent: {WHY}"])
 
 
 def test_a_run_in_which_every_case_is_skipped_is_not_a_success(toy: pytest.Pytester) -> None:
-    result = toy.runpytest("--onnxdet", "-m", "absent", "test_graphs.py")
+    with_test(
+        toy,
+        """
+        import pytest
 
-    result.assert_outcomes(skipped=16)
+        @pytest.mark.parity
+        def test_parity(onnxdet_case):
+            pytest.skip("no time")
+        """,
+    )
+
+    result = toy.runpytest(*TOY, "test_graphs.py")
+
+    result.assert_outcomes(skipped=8)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    result.stdout.fnmatch_lines(["Nothing was verified*"])
+    result.stdout.fnmatch_lines(["Nothing was verified*", "*Not run: 8 checks (*): no time"])
+
+
+def test_a_run_without_any_backend_says_what_is_missing(toy: pytest.Pytester) -> None:
+    toy.makeconftest(
+        toy_project.CONFTEST.replace("registry.register(Toy())", "registry.entries.clear()")
+    )
+
+    result = toy.runpytest("--onnxdet", "test_graphs.py")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*no backend is here to run on: backend 'absent': {WHY}"])
+
+
+def test_a_precision_of_a_missing_backend_says_that_it_is_missing(toy: pytest.Pytester) -> None:
+    result = toy.runpytest("--onnxdet", "--onnxdet-precision=fp16", "test_graphs.py")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*no precision 'fp16' in *; backend 'absent': {WHY}"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n2",)])
+def test_a_backend_that_is_gone_since_the_baseline_is_skipped_and_a_regression(
+    toy: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    chosen = ("--onnxdet", "-m", "toy or absent", "test_graphs.py", *arguments)
+    present = toy_project.CONFTEST.replace(f'return "{WHY}"', "return None")
+    toy.makeconftest(present)
+    before = toy.runpytest_subprocess(*chosen, "--onnxdet-report=out")
+    before.assert_outcomes(passed=32)
+    toy.makeconftest(toy_project.CONFTEST)
+
+    result = toy.runpytest_subprocess(*chosen, "--onnxdet-baseline=out/report.json")
+
+    result.assert_outcomes(passed=16, skipped=16)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["Baseline: 16 checks compared, 16 figures regressed*"])
+
+
+def test_a_backend_that_never_ran_is_not_asked_for_by_a_baseline(toy: pytest.Pytester) -> None:
+    toy.runpytest(*TOY, "--onnxdet-report=out", "test_graphs.py").assert_outcomes(passed=16)
+
+    result = toy.runpytest(*TOY, "--onnxdet-baseline=out/report.json", "test_graphs.py")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([f"onnxdet: without absent: {WHY}"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--onnxdet-report=out",), ("-rs",)])
+def test_a_good_run_ends_in_25_lines(toy: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    result = toy.runpytest("--onnxdet", "-m", "toy", *arguments, "test_graphs.py")
+
+    lines = result.outlines
+    last = max(i for i, line in enumerate(lines) if line.endswith("[100%]"))
+    assert len([line for line in lines[last + 1 :] if line]) > 5
+    assert len(lines[last + 1 :]) <= 25
 
 
 def test_a_run_without_any_case_is_not_a_success(toy: pytest.Pytester) -> None:
@@ -351,10 +430,11 @@ def test_a_case_asked_for_by_name_only_is_explained(toy: pytest.Pytester) -> Non
 
 
 @pytest.mark.parametrize(
-    ("checkpoints", "profile", "said"), [("none", "structure", True), (None, "mini", False)]
+    ("checkpoints", "profile", "models", "said"),
+    [("none", "structure", 12, True), (None, "mini", 16, False)],
 )
 def test_the_header_says_whether_weights_are_random(
-    toy: pytest.Pytester, checkpoints: str | None, profile: str, said: bool
+    toy: pytest.Pytester, checkpoints: str | None, profile: str, models: int, said: bool
 ) -> None:
     # The built-in models of either profile: collecting them builds none.
     arguments = ["--onnxdet-profile=full", f"--onnxdet-checkpoints={checkpoints}"]
@@ -363,5 +443,5 @@ def test_the_header_says_whether_weights_are_random(
 
     result = toy.runpytest("--onnxdet", "--collect-only", *arguments, "test_graphs.py")
 
-    result.stdout.fnmatch_lines([f"onnxdet: * cases of profile {profile} (12 models, *"])
+    result.stdout.fnmatch_lines([f"onnxdet: * cases of profile {profile} ({models} models, *"])
     assert ("onnxdet: random weights: " in result.stdout.str()) is said

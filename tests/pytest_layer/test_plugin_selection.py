@@ -13,7 +13,7 @@ def test_ids_name_model_backend_shape_and_batch(toy: pytest.Pytester) -> None:
     )
 
     assert names[0] == "test_graphs.py::test_export[one_net-toy-static-b1]"
-    backends, shapes = ("toy", "absent"), ("static", "dynamic")
+    backends, shapes = ("toy",), ("static", "dynamic")  # what is missing has no tests
     expected = {
         f"test_graphs.py::test_{check}[{model}-{backend}-{shape}-b{batch}]"
         for check in ("export", "parity")
@@ -43,7 +43,7 @@ def test_a_models_cases_come_together_and_each_starts_with_its_export(
     ("chosen", "count"),
     [
         (["-m", "toy"], 16),
-        (["-m", "onnxdet and (toy or absent)"], 32),
+        (["-m", "onnxdet and (toy or absent)"], 16),
         (["-m", "one_net and toy and static"], 4),
         (["-m", "parity and batch2 and (toy or onnxruntime)"], 8),
         (["-k", "two_net-toy-dynamic-b2"], 2),
