@@ -15,6 +15,7 @@ import pytest
 from pytest_onnxdet.backends.registry import BackendRegistry
 from pytest_onnxdet.core.progress import show_uncaptured
 from pytest_onnxdet.core.vocabulary import CHECKS, COCO, COCO_FILES, FULL
+from pytest_onnxdet.pytest_layer.case_timeout import CaseTimeout
 from pytest_onnxdet.pytest_layer.known_failures import (
     excuse,
     refuse_expired,
@@ -56,7 +57,11 @@ def start(config: pytest.Config) -> Settings:
     config.stash[SUITE] = suite
     plugin = SuitePlugin(config, suite)
     config.pluginmanager.register(plugin, "onnxdet-suite")
-    config.pluginmanager.register(Reporter(config, suite, plugin.collector), "onnxdet-report")
+    reporter = Reporter(config, suite, plugin.collector)
+    config.pluginmanager.register(reporter, "onnxdet-report")
+    if settings.case_timeout is not None:
+        watch = CaseTimeout(config, settings.case_timeout, reporter.finish)
+        config.pluginmanager.register(watch, "onnxdet-case-timeout")
     config.add_cleanup(show_uncaptured())  # downloads take minutes, and pytest captures
     if settings.baseline is not None and not hasattr(config, "workerinput"):
         from pytest_onnxdet.pytest_layer.gate import BaselineGate

@@ -7,7 +7,7 @@ class Option:
     """One option with a value; ``--onnxdet-<name>`` and the ini key ``onnxdet_<name>``.
 
     Attributes:
-        name: without the prefix.
+        name: without the prefix, ``_`` for ``-``.
         metavar: the value's form in ``--help``.
         many: whether the value is a comma-separated list.
         help: for ``--help``.
@@ -116,7 +116,8 @@ OPTIONS = (
         "report",
         "DIR",
         False,
-        "Write report.json, report.md and report.html into this folder, which is made if missing.",
+        "Write report.json, report.md, report.html and metrics.txt into this folder, which is "
+        "made if missing.",
     ),
     Option(
         "baseline",
@@ -133,5 +134,14 @@ OPTIONS = (
         False,
         "Verify on the first N images of a data set only. Default: all; 2 with "
         "--onnxdet-checkpoints=none.",
+    ),
+    Option(
+        "case_timeout",
+        "SECONDS",
+        False,
+        "End a check of a case that takes longer, with what it is the first to need, as an export; "
+        "its outcome is 'timeout', and the rest goes on. What does not come back to Python ends "
+        "its process: with -n (1 or more) the rest goes on then, too, as it does where a process "
+        "dies ('crashed'). Default: no limit.",
     ),
 )

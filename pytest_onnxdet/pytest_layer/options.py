@@ -8,7 +8,7 @@ import pytest
 
 from pytest_onnxdet.core.vocabulary import CHECKS, DEFAULT_BATCHES, DEFAULT_PRECISION, SHAPES
 from pytest_onnxdet.pytest_layer.option_list import OPTIONS
-from pytest_onnxdet.pytest_layer.values import PATHS, Values
+from pytest_onnxdet.pytest_layer.values import PATHS, Values, flag
 
 if TYPE_CHECKING:
     from pytest_onnxdet.run.cases import Settings
@@ -43,13 +43,13 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("onnxdet_selftest", "Like --onnxdet-selftest.", type="string", default="")
     for option in OPTIONS:
         group.addoption(
-            f"--onnxdet-{option.name}",
+            flag(option.name),
             metavar=option.metavar,
             action="append" if option.many else "store",
             default=None,
             help=option.help,
         )
-        text = f"Default of --onnxdet-{option.name}."
+        text = f"Default of {flag(option.name)}."
         if option.many:
             parser.addini(f"onnxdet_{option.name}", text, type="args", default=[])
         else:
@@ -114,4 +114,5 @@ def read_settings(config: pytest.Config) -> Settings:
         limit=LIMIT if random and limit is None else limit,
         strict=_is_strict(config),
         selftest=selftest,
+        case_timeout=values.seconds("case_timeout"),
     )

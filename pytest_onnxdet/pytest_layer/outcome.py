@@ -2,8 +2,8 @@
 
 Every test that runs for a case makes one record. What the suite raises on purpose is shown as its
 message and the stage to blame, not as a traceback. A check that passed without recording a figure
-compared nothing, and is an error. The record travels in the report's ``user_properties``, so it
-arrives from every worker.
+compared nothing, and is an error. The record is an attribute of pytest's report and so arrives from
+every worker; what it measured is in ``user_properties``, too, which JUnit files show.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import pytest
 
 from pytest_onnxdet.core.errors import StageError
 from pytest_onnxdet.core.vocabulary import CHECKS
+from pytest_onnxdet.pytest_layer.case_timeout import CaseTimedOut, note_of
 from pytest_onnxdet.pytest_layer.stash import METRICS
 from pytest_onnxdet.run.cases import Case
 
 if TYPE_CHECKING:
     from pytest_onnxdet.report.records import Record
 
-PROPERTY = "onnxdet"
+#: The attribute of pytest's report that holds the record.
+RECORD = "onnxdet"
 
 
 def stage_and_message(error: BaseException) -> tuple[str, str] | None:
@@ -49,10 +51,15 @@ def judge(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRepo
     error = call.excinfo.value if call.excinfo else None
     outcome: str = report.outcome
     blame = stage_and_message(error) if error is not None else None
+    if isinstance(error, CaseTimedOut):
+        report.outcome, report.longrepr = "failed", error.where()
+        vars(report).pop("wasxfail", None)  # another failure than the known one
     recorded = item.stash.get(METRICS, None)
     metrics = {} if recorded is None else dict(recorded)
     if report.failed and error is not None:
         outcome = "failed" if blame is not None or report.when == "call" else "error"
+        if isinstance(error, CaseTimedOut):
+            outcome = "timeout"
         if blame is not None:
             _add_known(metrics, error)
             _shorten(item, call, report, *blame)
@@ -76,7 +83,20 @@ def judge(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestRepo
         "reason": _reason(report, call),
         "metrics": metrics,
     }
-    report.user_properties.append((PROPERTY, record))
+    setattr(report, RECORD, record)
+    _show(item, report, {**record, "blame": blame[0] if blame is not None else ""})
+
+
+def _show(item: pytest.Item, report: pytest.TestReport, record: Mapping[str, Any]) -> None:
+    """Puts figures and blame where JUnit files and other plugins look for them."""
+    from pytest_onnxdet.report.ci import properties
+
+    made = properties(record)
+    names = {name for name, _ in made}
+    # A report copies its test's properties, and the file shows those of a test's last report.
+    for owner in (item, report):
+        kept = [entry for entry in owner.user_properties if entry[0] not in names]
+        owner.user_properties[:] = [*kept, *made]
 
 
 def _axes(case: Case, device: str) -> dict[str, Any]:
@@ -149,20 +169,21 @@ class Collector:
 
     def add(self, report: pytest.TestReport) -> None:
         """Keeps the last word on every test: a failing teardown, a rerun, override."""
-        record = dict(report.user_properties).get(PROPERTY)
-        if record is None and report.failed and report.nodeid not in self._records:
+        record = getattr(report, RECORD, None)
+        if record is None and report.failed and report.when not in ("setup", "call", "teardown"):
             record = self._crashed(report)
         if isinstance(record, Mapping):
             self._records[report.nodeid] = dict(record)
 
     def _crashed(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """The record of a test during which its worker died, which says nothing but its name."""
+        """The record of a test during which its worker died, which has no phase."""
         name, bracket, rest = report.nodeid.rpartition("::")[2].partition("[")
         case = self._cases.get(rest.removesuffix("]"))
         check = name.removeprefix("test_")
         if not bracket or case is None or check not in CHECKS:
             return None
-        record = {"check": check, "outcome": "error", "reason": report.longreprtext, "metrics": {}}
+        outcome = "crashed" if note_of(report) is None else "timeout"
+        record = {"check": check, "outcome": outcome, "reason": report.longreprtext, "metrics": {}}
         return {**_axes(case, device=""), **record}
 
     def records(self) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -82,6 +83,19 @@ class Values:
             self.refuse(name, repr(",".join(words)), "give one whole number from 1")
         return list(dict.fromkeys(map(int, words)))
 
+    def seconds(self, name: str) -> float | None:
+        """A time above 0, None where the option is not set."""
+        word = self.word(name)
+        if word is None:
+            return None
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            self.refuse(name, repr(word), "give a number of seconds above 0")
+        return value
+
     def folder(self, name: str, exists: bool = False) -> Path | None:
         """A folder, None where the option is not set."""
         path = self.path(name, "a folder")
@@ -150,10 +164,15 @@ class Values:
 
     def refuse(self, name: str, value: str, remedy: str) -> NoReturn:
         """Ends the run with a message that says where the value came from."""
-        where = f"--onnxdet-{name}"
+        where = flag(name)
         if self._config.getoption(f"onnxdet_{name}") is None:
             where = f"onnxdet_{name} in {self._config.inipath}"
         raise pytest.UsageError(f"{where}: {value}: {remedy}")
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return f"--onnxdet-{name.replace('_', '-')}"
 
 
 def _has_ini(folder: Path) -> bool:

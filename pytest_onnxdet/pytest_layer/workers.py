@@ -37,6 +37,36 @@ class CaseScheduling(LoadScopeScheduling):
             self._groups[case.id] = f"{case.spec.name} {case.shape}"
             self._models.setdefault(case.spec.name, self._groups[case.id])
 
+    def remove_node(self, node: Any) -> Any:
+        """Takes back a worker's tests, except the one during which it died.
+
+        xdist itself would run that one again, and kill the next worker with it.
+        """
+        workload = self.assigned_work.get(node, {})
+        running = next((t for ts in workload.values() for t, done in ts.items() if not done), None)
+        for tests in workload.values():
+            if running in tests:
+                tests[running] = True
+        for scope in [scope for scope, tests in workload.items() if all(tests.values())]:
+            del workload[scope]
+        super().remove_node(node)
+        return running
+
+    def schedule(self) -> None:
+        """Hands out the tests; a worker that comes late, in place of a dead one, gets enough.
+
+        A worker begins a test when it knows the next one, or that there is none.
+        """
+        late = self.collection is not None
+        super().schedule()
+        for node in self.nodes if late else ():
+            while self.workqueue and not node.shutting_down:
+                if self._pending_of(self.assigned_work[node]) > 1:
+                    break
+                self._assign_work_unit(node)
+            if not self.workqueue:
+                self._reschedule(node)
+
     def _assign_work_unit(self, node: Any) -> None:
         """Gives a worker the next group: of its last model, else of one that nobody has begun."""
         own = next(map(self._model, reversed(self.assigned_work.get(node, {}))), None)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_onnxdet.report import html, markdown
+from pytest_onnxdet.report import ci, html, markdown
 from pytest_onnxdet.report.records import SCHEMA, Record, in_order
 from pytest_onnxdet.report.summary import summarize
 
@@ -23,7 +23,7 @@ def write_report(
     directory: Path,
     absent: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Writes report.json, report.md and report.html, each whole or not at all.
+    """Writes report.json, report.md, report.html and metrics.txt, each whole or not at all.
 
     Args:
         records: any; they are sorted by their axes.
@@ -50,6 +50,7 @@ def write_report(
         "report.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": markdown.render(summary),
         "report.html": html.render(summary),
+        "metrics.txt": ci.metrics_text(ordered),
     }
     directory = Path(directory)
     try:

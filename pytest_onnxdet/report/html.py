@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from pytest_onnxdet.report.layout import SIGNS, identified
-from pytest_onnxdet.report.records import OUTCOMES
+from pytest_onnxdet.report.records import BAD, OUTCOMES
 from pytest_onnxdet.report.summary import Summary
 from pytest_onnxdet.report.template import TEMPLATE
 
@@ -23,6 +23,7 @@ def render(summary: Summary) -> str:
         summary=summary,
         max_lines=_MAX_LINES,
         signs=SIGNS,
+        bad=BAD,
         by_outcome={outcome: records for outcome, records in by_outcome.items() if records},
         identified=identified,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_onnxdet.core.vocabulary import STRUCTURE
-from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.records import BAD, Record
 
 NOT_RUN = "not run"
 #: Outcomes in words that any terminal shows, and the same as signs for Markdown and HTML.
@@ -15,6 +15,8 @@ WORDS = {
     "passed": "ok",
     "failed": "FAIL",
     "error": "ERROR",
+    "crashed": "CRASH",
+    "timeout": "TIMEOUT",
     "skipped": "skip",
     "xfailed": "xfail",
     NOT_RUN: "-",
@@ -23,6 +25,8 @@ SIGNS = {
     "passed": "✓",
     "failed": "✗ FAIL",
     "error": "✗ ERROR",
+    "crashed": "✗ CRASH",
+    "timeout": "✗ TIMEOUT",
     "skipped": "skip",
     "xfailed": "xfail",
     NOT_RUN: "–",
@@ -102,6 +106,16 @@ class Note:
         """The outcome that the records share."""
         return self.records[0].outcome
 
+    @property
+    def bad(self) -> bool:
+        """Whether the outcome fails a run."""
+        return self.outcome in BAD
+
+    @property
+    def kind(self) -> str:
+        """How it failed where it is no plain failure, as `` (error)``; else empty."""
+        return f" ({self.outcome})" if self.bad and self.outcome != "failed" else ""
+
     def lines(self, limit: int) -> list[str]:
         """The reason's first lines; a last one says how many were left out."""
         lines = [line for line in clean(self.reason).splitlines() if line.strip()]
@@ -131,8 +145,8 @@ class Notes:
         for record in records:
             if record.outcome != "passed":
                 groups.setdefault(_reason_key(record), []).append(record)
-        rank = {"error": 0, "failed": 0, "xfailed": 1, "skipped": 2}
-        ordered = sorted(groups.items(), key=lambda item: rank[item[0][0]])
+        rank = {"xfailed": 1, "skipped": 2}
+        ordered = sorted(groups.items(), key=lambda item: rank.get(item[0][0], 0))
         self._all = [
             Note(number, key[1], tuple(group)) for number, (key, group) in enumerate(ordered, 1)
         ]

@@ -13,6 +13,11 @@ _LEGEND = "✓ passed, ✗ failed, skip: skipped, xfail: known failure, –: not
 
 def render(summary: Summary) -> str:
     """The whole file."""
+    return "\n\n".join(parts(summary)) + "\n"
+
+
+def parts(summary: Summary) -> list[str]:
+    """The file's paragraphs, headings with what stands below them, and tables, in order."""
     parts = ["# pytest-onnxdet report", f"**{escape(summary.verdict)}**"]
     parts += [escape(remark) for remark in summary.remarks]
     if summary.environment:
@@ -28,14 +33,14 @@ def render(summary: Summary) -> str:
         ("Not run", summary.skipped),
     ):
         if notes:
-            parts.append(f"## {title}")
-            parts += [_note(note) for note in notes]
+            first, *others = map(_note, notes)
+            parts += [f"## {title}\n\n{first}", *others]
     for table in summary.tables:
         if table.detail:
             title = escape(table.title)
             inner = render_table(table)
             parts.append(f"<details>\n<summary>{title}</summary>\n\n{inner}\n\n</details>")
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def render_table(table: Table) -> str:
@@ -75,12 +80,11 @@ def _cell(cell: Cell) -> str:
 
 
 def _note(note: Note) -> str:
-    if note.outcome in ("failed", "error"):
+    if note.bad:
         head = ", ".join(f"{escape(identified(r))} {escape(r.check)}" for r in note.records)
     else:
         head = escape(note.subject)
-    if note.outcome == "error":
-        head += " (error)"
+    head += note.kind
     reason = note.lines(_MAX_LINES)
     longest = max((len(run) for line in reason for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)

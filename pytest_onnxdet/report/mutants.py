@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_onnxdet.report.layout import Cell, Labels, Notes, Table, clean, many
-from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.records import BAD, Record
 
 #: The check that a self-test's records name.
 CHECK = "selftest"
@@ -52,7 +52,7 @@ def tables(mutants: Sequence[Record], notes: Notes) -> list[Table]:
         for model in models:
             tried = [r for r in mutants if _operator(r) == name and _column(labels, r) == model]
             texts = list(dict.fromkeys(map(_said, tried)))
-            state = "failed" if any(r.outcome in ("failed", "error") for r in tried) else ""
+            state = "failed" if any(r.outcome in BAD for r in tried) else ""
             cells.append(Cell(", ".join(texts), state, notes.of([r for r in tried if state])))
         rows.append(tuple(cells))
     remarks = (

@@ -11,9 +11,11 @@ from pytest_onnxdet.core.vocabulary import CHECKS, STRUCTURE
 from pytest_onnxdet.models.zoo import DOCUMENTED
 
 SCHEMA = 1
-OUTCOMES = ("passed", "failed", "skipped", "xfailed", "error")
+#: Outcomes that fail a run.
+BAD = ("failed", "error", "crashed", "timeout")
+OUTCOMES = ("passed", "failed", "skipped", "xfailed", "error", "crashed", "timeout")
 
-_WORST_FIRST = ("error", "failed", "skipped", "xfailed", "passed")
+_WORST_FIRST = ("crashed", "timeout", "error", "failed", "skipped", "xfailed", "passed")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Record:
         id: the case, ``mask_rcnn-onnxruntime-dynamic-b2``.
         model, profile, backend, device, shape, batch, precision: the case's axes.
         check: ``export``, ``parity``, ``accuracy``, ``latency`` or ``build``.
-        outcome: one of :data:`OUTCOMES`.
+        outcome: one of :data:`OUTCOMES`; ``crashed``: its process died, ``timeout``: it took
+            longer than ``--onnxdet-case-timeout``.
         reason: why it failed or was skipped; empty when it passed.
         metrics: the check's figures by check. AP on the 0-1 scale.
 

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_onnxdet.report import figures, mutants, tables
 from pytest_onnxdet.report.layout import Note, Notes, Table, many
 from pytest_onnxdet.report.machine import describe
-from pytest_onnxdet.report.records import OUTCOMES, Record, in_order
+from pytest_onnxdet.report.records import BAD, OUTCOMES, Record, in_order
 
 #: So many notes on data are brief.
 _NOTES = 2
@@ -92,7 +92,7 @@ def summarize(
         machine=f"Profile: {profiles or 'none'}. {describe(environment, brief=True)}",
         tables=tuple(table for table in made if table is not None),
         ran=tuple(table for table in ran if table is not None),
-        failures=tuple(notes.with_outcome("error", "failed")),
+        failures=tuple(notes.with_outcome(*BAD)),
         known=tuple(notes.with_outcome("xfailed")),
         skipped=tuple(notes.with_outcome("skipped")),
         absent=without,
@@ -107,7 +107,7 @@ def _verdict(records: list[Record]) -> tuple[str, str]:
     said = ", ".join(f"{counts[o]} {o}" for o in OUTCOMES if counts[o])
     cases = len({(r.profile, r.id, r.precision, r.device) for r in records})
     text = f"{many(len(records), 'check')} of {many(cases, 'case')}: {said}."
-    if counts["failed"] or counts["error"]:
+    if any(counts[outcome] for outcome in BAD):
         return text, "failed"
     if not counts["passed"]:
         return f"Nothing was verified: no check passed. {text}", "skipped"

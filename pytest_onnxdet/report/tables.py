@@ -150,7 +150,9 @@ def judged(figures: str, group: Sequence[Record], notes: Notes) -> Cell:
     if not ran:
         return nothing(numbers)
     parts = [figures] if figures else []
-    parts += [WORDS[o] for o in ("error", "failed", "xfailed") if o in outcomes]
+    parts += [
+        WORDS[o] for o in ("crashed", "timeout", "error", "failed", "xfailed") if o in outcomes
+    ]
     if not parts:
         parts = ["no figure"]
     if ran < len(group):

@@ -29,7 +29,8 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align:
 thead th { background: var(--soft); } tbody th { font-weight: 500; }
 .figure { text-align: right; }
 .mark { display: inline-block; min-width: 1.6em; margin-right: .4em; }
-.passed { color: var(--passed); } .failed, .error { color: var(--failed); font-weight: 600; }
+.passed { color: var(--passed); }
+.failed, .error, .crashed, .timeout { color: var(--failed); font-weight: 600; }
 .skipped, .xfailed { color: var(--other); } .none { color: var(--dim); }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; margin: .3rem 0 1rem; }
 summary { cursor: pointer; padding: .3rem 0; }
@@ -86,7 +87,7 @@ a { color: inherit; }
 <p>[{{ note.number }}]
 {% if each %}
 {% for record in note.records %}<span class="{{ record.outcome }}">{{ identified(record) }} \
-{{ record.check }}{{ ' (error)' if record.outcome == 'error' }}</span>\
+{{ record.check }}{{ note.kind }}</span>\
 {{ ', ' if not loop.last }}{% endfor %}
 {% else %}
 {{ note.subject }}
@@ -116,7 +117,7 @@ a { color: inherit; }
 <section>
 <h2>Checks by outcome</h2>
 {% for outcome, records in by_outcome.items() %}
-<details{% if outcome in ('failed', 'error') %} open{% endif %}>
+<details{% if outcome in bad %} open{% endif %}>
 <summary><span class="{{ outcome }}">{{ outcome }}</span> ({{ records | length }})</summary>
 <ul>
 {% for record in records %}<li>{{ identified(record) }} {{ record.check }}</li>

@@ -16,18 +16,18 @@ from typing import Any
 from pytest_onnxdet.report import brief
 from pytest_onnxdet.report.layout import WORDS, Cell, Note, Table, clean, identified
 from pytest_onnxdet.report.mutants import split
-from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.records import BAD, Record
 from pytest_onnxdet.report.summary import Summary, summarize
 from pytest_onnxdet.report.tables import RESULTS
 
 Line = tuple[str, dict[str, bool]]
 
+#: The worst comes first.
 _COLOURS: dict[str, dict[str, bool]] = {
-    "passed": {"green": True},
-    "failed": {"red": True},
-    "error": {"red": True},
+    **{outcome: {"red": True} for outcome in BAD},
     "skipped": {"yellow": True},
     "xfailed": {"yellow": True},
+    "passed": {"green": True},
 }
 _GAP = "  "
 #: How long the end of a run may be in which all is well, pytest's own lines included.
@@ -72,11 +72,12 @@ def summary_lines(
 
 def _failed(summary: Summary, width: int) -> list[Line]:
     """A run in which something failed: its models' rows, and why."""
-    lines = [*_head(summary, width, summary.remarks), *_plain(summary.environment, width)]
+    remarks = [remark for remark in summary.remarks if remark not in summary.absent]
+    lines = [*_head(summary, width, remarks), *_plain(summary.environment, width)]
     lines += _targets(summary, width)
     concerned = []
     for table in summary.ran:
-        bad = tuple(row for row in table.rows if {cell.state for cell in row} & {"failed", "error"})
+        bad = tuple(row for row in table.rows if any(cell.state in BAD for cell in row))
         concerned += [replace(table, rows=bad)] if bad else []
     lines += _tables(concerned, width)
     lines += _notes("Failures", summary.failures, width, 3)
@@ -164,7 +165,7 @@ def table_lines(table: Table, width: int) -> list[Line]:
 
 def _colour(cells: Iterable[Cell]) -> dict[str, bool]:
     states = {cell.state for cell in cells}
-    for state in ("error", "failed", "skipped", "xfailed", "passed"):
+    for state in _COLOURS:
         if state in states:
             return _COLOURS[state]
     return {}
@@ -219,13 +220,12 @@ def _joined(parts: Sequence[str], widths: Sequence[int], block: Sequence[int]) -
 
 def _note_lines(note: Note, width: int, limit: int) -> list[Line]:
     start = f"[{note.number}] "
-    failed = note.outcome in ("failed", "error")
+    failed = note.bad
     if failed:
         cases = [f"{identified(r)} {r.check}" for r in note.records]
         more = f" and {len(cases) - 4} more" if len(cases) > 4 else ""
         head = ", ".join(cases[:4]) + more
-        if note.outcome == "error":
-            head += " (error)"
+        head += note.kind
     else:
         head = note.subject
     lines: list[Line] = []

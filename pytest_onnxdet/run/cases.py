@@ -62,6 +62,7 @@ class Settings:
         baseline: an earlier run's report.json to compare with; None: none.
         limit: only the first so many images of a data set; None: all.
         selftest: ``quick`` or ``full``: mutants are what is verified; empty: no self-test.
+        case_timeout: seconds that a check of a case may take; None: any.
         own: detectors that a user names by config and checkpoint.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     baseline: Path | None = None
     strict: bool = False
     selftest: str = ""
+    case_timeout: float | None = None
     own: tuple[OwnModel, ...] = ()
 
 

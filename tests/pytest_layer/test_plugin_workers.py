@@ -128,30 +128,48 @@ def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Py
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_a_worker_that_dies_leaves_a_record(toy: pytest.Pytester) -> None:
+@pytest.mark.parametrize("place", ["export-one_net-static-b1", "parity-two_net-dynamic-b2"])
+@pytest.mark.parametrize("workers", ["-n1", "-n2"])
+def test_a_worker_that_dies_is_an_outcome_and_the_rest_goes_on(
+    toy: pytest.Pytester, place: str, workers: str
+) -> None:
     toy.makepyfile(
-        test_graphs="""
+        test_graphs=f"""
         import os
         import pytest
 
+        def ran(case, check):
+            name = f"{{check}}-{{case.spec.name}}-{{case.shape}}-b{{case.batch}}"
+            with open("ran.log", "a") as log:
+                log.write(name + "\\n")
+            if name == {place!r}:
+                os._exit(11)
+
+        @pytest.mark.export
+        def test_export(onnxdet_case, onnxdet_record):
+            ran(onnxdet_case, "export")
+            onnxdet_record(bytes=1)
+
         @pytest.mark.parity
-        def test_parity(onnxdet_case):
-            os._exit(11)
+        def test_parity(onnxdet_case, onnxdet_record):
+            ran(onnxdet_case, "parity")
+            onnxdet_record(images=1)
         """
     )
 
-    toy.runpytest_subprocess(
-        "--onnxdet",
-        "-n1",
-        "-m",
-        "toy and one_net and static and batch1",
-        "--onnxdet-report=out",
-        "test_graphs.py",
+    result = toy.runpytest_subprocess(
+        "--onnxdet", workers, "-m", "toy", "--onnxdet-report=out", "test_graphs.py", timeout=300
     )
 
-    (case,) = cases(toy.path / "out")
-    assert (case["check"], case["outcome"]) == ("parity", "error")
-    assert "crashed" in case["reason"]
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=15, failed=1)
+    ran = (toy.path / "ran.log").read_text().splitlines()
+    assert len(ran) == len(set(ran)) == 16
+    (crashed,) = (case for case in cases(toy.path / "out") if case["outcome"] != "passed")
+    assert crashed["outcome"] == "crashed"
+    assert f"{crashed['check']}-{crashed['model']}-{crashed['shape']}-b{crashed['batch']}" == place
+    assert "crashed while running" in crashed["reason"]
+    result.stdout.fnmatch_lines(["16 checks of 8 cases: 15 passed, 1 crashed.", "*(crashed)"])
 
 
 def test_latency_that_workers_do_not_measure_is_no_regression_from_a_baseline(

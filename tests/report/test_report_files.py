@@ -71,7 +71,7 @@ def test_what_is_written_can_be_read(tmp_path, record):
         record("a", "parity", "failed", "| über <b>"),
     ]
     paths = write_report(records, {"versions": {"torch": "2"}}, tmp_path)
-    assert [p.name for p in paths] == ["report.json", "report.md", "report.html"]
+    assert [p.name for p in paths] == ["report.json", "report.md", "report.html", "metrics.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
     data = json.loads(paths[0].read_text(encoding="utf-8"))
     assert data["schema"] == 1
@@ -207,7 +207,7 @@ def test_html_lists_checks_by_outcome(written):
 
 
 def test_an_empty_report_says_that_nothing_was_verified(tmp_path):
-    for path in write_report([], {}, tmp_path)[1:]:
+    for path in write_report([], {}, tmp_path)[1:3]:
         assert "Nothing was verified" in path.read_text(encoding="utf-8")
     assert read_report(tmp_path) == ({}, [])
 

@@ -152,6 +152,7 @@ def test_a_failure_shows_its_models_rows_and_no_others(a_run):
     rows = [line for line in shown if line.startswith(tuple(f"{model} " for model in MODELS))]
     assert [row.split()[:4] for row in rows] == [["ssd", "[1]", "ok", "FAIL"]]
     assert "    stage: export" in shown
+    assert sum(line.startswith("Without tensorrt: ") for line in shown) == 1
     assert "Results: AP x 100" not in shown
 
 

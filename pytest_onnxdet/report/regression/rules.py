@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from pytest_onnxdet.report.figures import speedup
 from pytest_onnxdet.report.layout import identified
-from pytest_onnxdet.report.records import Record
+from pytest_onnxdet.report.records import BAD, Record
 from pytest_onnxdet.report.regression.noise import smallest_slowdown
 
-_RANK = {"passed": 0, "xfailed": 1, "skipped": 2, "failed": 3, "error": 3}
+_RANK = {"passed": 0, "xfailed": 1, "skipped": 2} | dict.fromkeys(BAD, 3)
 #: A difference of exactly the tolerance is within it, whatever the last bit says.
 _ROUNDING = 1e-9
 
@@ -183,7 +183,7 @@ def latency(
 
 
 def _lost(now: Record, name: str, before: str) -> list[Moved]:
-    if now.outcome in ("failed", "error", "skipped"):  # the outcome's own row says it
+    if now.outcome in (*BAD, "skipped"):  # the outcome's own row says it
         return []
     return [_moved(now, name, before, "no figure", "", True)]
 
