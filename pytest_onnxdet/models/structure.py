@@ -19,8 +19,8 @@ from pytest_onnxdet.models.spec import ModelSpec
 GRAINED = "grained_shapes"
 #: Where a pipeline keeps an image's size, images are as large as photographs from the start.
 LARGE = "large_shapes"
-#: Images that are enough for it, of two sizes, and those at most that weights are calibrated on: of
-#: an image that BatchNorm has not seen, a deep random network's logits may be 10,000 times as large.
+#: Images that are enough for it, of two sizes, and those at most that weights are calibrated on. Of
+#: one that BatchNorm has not seen, a deep random network's logits may be 10,000 times as large.
 LIMIT, CALIBRATION = 2, 4
 #: The share of images that may be expected to tie.
 TIED = 0.05
