@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_onnxdet.core.files import no_file
+from pytest_onnxdet.core.files import leads_to_stream, no_file
 from pytest_onnxdet.core.notes import note
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     """
     from pytest_onnxdet.models.build import config_path, config_root, load_config
     from pytest_onnxdet.models.checkpoint import BuildError, one_line
-    from pytest_onnxdet.models.config import merge, require_model, require_pipeline
+    from pytest_onnxdet.models.config import has_setting, merge, require_model, require_pipeline
     from pytest_onnxdet.models.file_clients import read_from_disk
     from pytest_onnxdet.models.spec import ModelSpec
 
@@ -125,6 +125,10 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     if mini is not None:
         _use_shapes(cfg)
     if options:
+        added = [key for key in options if not has_setting(cfg, key)]
+        if added:
+            text = "the config has no such setting: added, and it counts only where mmdet reads it"
+            warn(f"--cfg-options: {', '.join(added)}: {text}")
         try:
             merge(cfg, options)
         except Exception as error:
@@ -294,7 +298,7 @@ def writable(path: Path, option: str) -> Path:
     """
     folder = path.parent
     path.exists()  # raises OSError where no file can have that name
-    if kind := no_file(path):
+    if kind := no_file(path) or ("a stream" if leads_to_stream(path) else ""):
         raise CommandError(f"{option}: {path} is {kind}: give a file's name")
     if not folder.is_dir():
         raise CommandError(f"{option}: there is no folder {folder}: make it first")

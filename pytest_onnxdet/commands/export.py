@@ -284,10 +284,10 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
     from pytest_onnxdet.core.store import Artifact
     from pytest_onnxdet.export.exporter import export_detector
 
+    # Of a link it is the file that is written: the link stays.
+    place = output.resolve()
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{output.stem}.", suffix=".onnx", dir=output.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=".onnx", dir=place.parent)
         os.close(handle)
         try:
             info = export_detector(detector, options, Path(name))
@@ -297,7 +297,7 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(name, 0o666 & ~umask)
-            os.replace(name, output)
+            os.replace(name, place)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

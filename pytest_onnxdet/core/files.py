@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -12,6 +13,9 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+#: Where Linux and others have a process's open files.
+_STREAMS = ("/proc/self/fd/", "/dev/fd/", "/dev/std")
+_LINKS = 40  # as many as Linux follows
 
 
 def is_file(path: Path) -> bool:
@@ -32,3 +36,18 @@ def no_file(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     return next((name for is_one, name in _KINDS if is_one(mode)), "")
+
+
+def leads_to_stream(path: Path) -> bool:
+    """Whether a path, or a link it goes through, is a stream of this process: ``/dev/stdout``.
+
+    Where the stream goes to a file, that is what the path resolves to in the end.
+    """
+    place = os.path.abspath(path)
+    for _ in range(_LINKS):
+        if place.startswith(_STREAMS):
+            return True
+        if not os.path.islink(place):
+            return False
+        place = os.path.abspath(os.path.join(os.path.dirname(place), os.readlink(place)))
+    return False

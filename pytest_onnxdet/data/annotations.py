@@ -197,6 +197,8 @@ def _listed(path: Path, document: dict[str, Any], name: str, keys: Sequence[str]
             )
     if len({type(entry["id"]) for entry in entries}) > 1:
         raise DataError(f"{path}: {one} ids are both int and str: use one type")
+    if name == "annotations" and entries and type(entries[0]["id"]) is str:
+        raise DataError(f"{path}: annotation ids are texts: give whole numbers")
     _unique(path, f"{one} id", [entry["id"] for entry in entries])
     return entries
 

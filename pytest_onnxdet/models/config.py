@@ -167,6 +167,21 @@ def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:
     cfg.merge_from_dict(moved)
 
 
+def has_setting(cfg: mmcv.Config, key: str) -> bool:
+    """Whether a config says anything by a dotted key; see :func:`merge`."""
+    value: Any = cfg.model if key.partition(".")[0] in BESIDE else cfg
+    for part in key.split("."):
+        if isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif not isinstance(value, list | tuple | Mapping) and hasattr(value, part):
+            value = getattr(value, part)  # the config itself
+        else:
+            return False
+    return True
+
+
 def _with_values(cfg: mmcv.Config, path: Path) -> mmcv.Config:
     """The config with each ``${key}`` replaced by what it stands for."""
     import mmcv

@@ -65,7 +65,7 @@ def read_config_file(path: Path) -> mmcv.Config:
             # CPython 3.11's ast module keeps its recursion depth in shared state, and parsing fails
             # ("AST constructor recursion depth mismatch") when a collection interrupts it. Once.
             return mmcv.Config.fromfile(str(path), import_custom_modules=False)
-    except Exception as error:  # a config is Python: anything can come out of it
+    except (Exception, SystemExit) as error:  # a config is Python: anything can come out of it
         where, text = _place(error, path), one_line(error)
         missing = isinstance(error, ModuleNotFoundError) and error.name
         _let_go(error)

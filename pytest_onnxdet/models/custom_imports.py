@@ -91,7 +91,7 @@ def _failure(name: str, path: Path) -> str | None:
         if missing != name and not name.startswith(f"{missing}."):
             return f"{name} needs {missing}, which is not installed: install it"
         return f"there is no module {missing!r}; looked in {_looked()}: {_remedy(name, path)}"
-    except Exception as error:  # a module's own code: anything can come out of it
+    except (Exception, SystemExit) as error:  # a module's own code: anything can come out of it
         return f"{name} fails when it is imported: {one_line(error)}: correct it"
     return None
 

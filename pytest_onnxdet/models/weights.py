@@ -93,13 +93,21 @@ def put_into(model: Any, state: Mapping[str, torch.Tensor], file: Any) -> None:
             f"{file}: these weights do not fit {type(model).__name__} as configured: "
             f"{'; '.join(parts)}: {hint}"
         )
-    broken = [name for name, value in model.named_parameters() if bool(value.isnan().any())]
+    broken = [name for name, value in model.state_dict().items() if _broken(name, value)]
     if broken:
         raise BuildError(
-            f"{file}: {len(broken)} parameters hold values that are no numbers "
+            f"{file}: {len(broken)} tensors hold values that are no numbers or no variances "
             f"({', '.join(broken[:NAMED])}{', ...' if len(broken) > NAMED else ''}): the training "
             "went wrong; take an earlier checkpoint"
         )
+
+
+def _broken(name: str, value: torch.Tensor) -> bool:
+    """Whether a weight or a statistic makes every output NaN or infinite."""
+    if not value.is_floating_point():
+        return False
+    negative = name.endswith("running_var") and bool((value < 0).any())
+    return negative or not bool(value.isfinite().all())
 
 
 def _hint(

@@ -163,12 +163,22 @@ class Reference:
         return call
 
     def raw(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """The heads' outputs, by the names that the raw graph gives them; see :class:`Family`."""
+        """The heads' outputs, by the names that the raw graph gives them; see :class:`Family`.
+
+        Raises:
+            PyTorchFails: some are NaN: there is nothing to compare with.
+        """
         images = _images(batch)
         size = tuple(images.shape[-2:])
         metas = [{**meta, "batch_input_shape": size} for meta in batch.metas]
         with torch.no_grad():
             outputs = self.family.raw_reference(self.detector, images, metas)
+        nan = [name for name, value in outputs.items() if bool(value.isnan().any())]
+        if nan:
+            raise PyTorchFails(
+                f"PyTorch's own outputs are no numbers (NaN in {', '.join(nan[:3])}"
+                f"{', ...' if len(nan) > 3 else ''}): look at the checkpoint and at the images"
+            )
         return {name: value.numpy() for name, value in outputs.items()}
 
     def post_process(

@@ -135,7 +135,9 @@ class StreamedEval(COCOeval):
                 info = self.cocoGt.imgs[image]
                 size = {name: info[name] for name in ("height", "width") if name in info}
                 images.append({"id": number, **size})
-                objects += self._objects(image, number, rank)
+                # Numbers of their own: a json's may be of any size.
+                for one in self._objects(image, number, rank):
+                    objects.append({**one, "id": len(objects) + 1})
                 if image in at:
                     detections += self._detections(self.results.detections[at[image]], number, rank)
             yield images, objects, detections
@@ -145,7 +147,7 @@ class StreamedEval(COCOeval):
         known = [one for one in every if one["category_id"] in rank]
         for one in sorted(known, key=lambda one: rank[one["category_id"]]):
             entry = {
-                "id": one["id"],
+                "id": 0,
                 "image_id": number,
                 "category_id": rank[one["category_id"]] if self.params.useCats else 0,
                 "area": one["area"],

@@ -75,3 +75,25 @@ def test_a_note_is_said_once(export: Callable[..., Ran]) -> None:
 def test_brackets_that_do_not_match(export: Callable[..., Ran], words: tuple[str, ...]) -> None:
     ran = export(words=("--cfg-options", *words))
     assert ran.code == 2 and f"{words[0]!r}: brackets do not match" in ran.err
+
+
+def test_a_setting_that_the_config_does_not_have_is_told(export: Callable[..., Ran]) -> None:
+    known = ("test_cfg.max_per_img=3", "data.test.pipeline.0.type=LoadImageFromFile")
+    ran = export(words=("--cfg-options", *known))
+    assert ran.code == 0 and "no such setting" not in ran.err
+    ran = export(words=("--cfg-options", "modle.test_cfg.score_thr=0.9", *known))
+    said = "--cfg-options: modle.test_cfg.score_thr: the config has no such setting: added"
+    assert ran.code == 0 and said in ran.err
+
+
+def test_a_graph_is_written_where_a_link_leads(export: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real.onnx").write_text("old")
+    (tmp_path / "own.onnx").symlink_to("elsewhere/real.onnx")
+    assert export().code == 0
+    assert (tmp_path / "own.onnx").is_symlink()
+    assert (tmp_path / "elsewhere" / "real.onnx").read_bytes()[:3] != b"old"
+    (tmp_path / "own.onnx").unlink()
+    (tmp_path / "own.onnx").symlink_to("/dev/stdout")
+    ran = export()
+    assert ran.code == 2 and "own.onnx is " in ran.err and "give a file's name" in ran.err

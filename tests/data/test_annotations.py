@@ -111,6 +111,10 @@ def test_a_sound_file_is_taken_as_it_is(tmp_path: Path) -> None:
         (changed("categories", 1, name="cat"), "category name cat is there 2 times"),
         (changed("categories", 1, name=3), "category 7: its name is no text"),
         (without("categories", 1, "name"), "category 7 has no name"),
+        (
+            lambda d: [one.update(id=f"u{one['id']}") for one in d["annotations"]],
+            "annotation ids are texts: give whole numbers",
+        ),
         (lambda d: d["images"].clear(), "lists no images"),
         (lambda d: d.pop("categories"), "not a COCO annotation file: no categories"),
         (lambda d: d.pop("annotations"), "not a COCO annotation file: no annotations"),

@@ -317,3 +317,9 @@ def test_any_bases_and_custom_imports_are_read_or_refused_in_one_line(value: Any
                 loaded(file)
             except BuildError as error:
                 assert str(file) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("what", ["sys.exit()", "sys.exit(0)", "raise SystemExit('no data')"])
+def test_a_config_that_ends_the_process_is_refused(tmp_path: Path, what: str) -> None:
+    said = refusal(written(tmp_path, f"import sys\n{what}\n" + DATA))
+    assert "line 2: the config does not parse: " in said and "SystemExit" in said

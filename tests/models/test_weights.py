@@ -168,7 +168,15 @@ def test_weights_of_other_classes_name_both_counts_and_the_key(
             lambda s: {
                 n: t * float("nan") if n.endswith("conv1.weight") else t for n, t in s.items()
             },
-            "hold values that are no numbers (backbone.conv1.weight",
+            "hold values that are no numbers or no variances (backbone.conv1.weight",
+        ),
+        (
+            lambda s: {n: t - 9 if n.endswith("bn1.running_var") else t for n, t in s.items()},
+            "no variances (backbone.bn1.running_var",
+        ),
+        (
+            lambda s: {n: t / 0 if n.endswith("retina_cls.bias") else t for n, t in s.items()},
+            "1 tensors hold values that are no numbers or no variances (bbox_head.retina_cls.bias",
         ),
         (
             lambda s: {"state_dict": {**s, "data_preprocessor.mean": torch.ones(3)}},

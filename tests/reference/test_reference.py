@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from pytest_onnxdet.data.batches import Batch
 from pytest_onnxdet.families.family import Family
 from pytest_onnxdet.families.registry import FamilyRegistry
-from pytest_onnxdet.reference.detector import Reference
+from pytest_onnxdet.reference.detector import PyTorchFails, Reference
 
 
 class TopTwo(nn.Module):
@@ -71,3 +72,11 @@ def test_the_order_is_left_as_it_was():
     assert torch.topk is before
     assert torch.topk(scores, 1).indices.tolist() == [2]
     assert torch.topk(scores, 2, largest=False).indices.tolist() == [0, 1]
+
+
+def test_outputs_that_are_no_numbers_are_told(monkeypatch):
+    outputs = {"cls_score_0": torch.zeros(2), "bbox_pred_0": torch.tensor([0.0, float("nan")])}
+    monkeypatch.setattr(TopTwoFamily, "raw_reference", lambda *_: outputs, raising=False)
+    batch = Batch(np.zeros((1, 3, 8, 8), np.float32), np.int64([[8, 8]]), [{}])
+    with pytest.raises(PyTorchFails, match=r"no numbers \(NaN in bbox_pred_0\): look at the check"):
+        Reference(Detector(), FAMILIES).raw(batch)

@@ -145,3 +145,20 @@ def test_a_score_that_is_no_number_is_refused(shapes: Dataset) -> None:
     )
     with pytest.raises(ValueError):
         streamed.evaluate()
+
+
+def test_ids_of_objects_may_be_of_any_size(shapes: Dataset) -> None:
+    coco = shapes.coco
+
+    def figures() -> object:
+        found = DatasetDetections(coco.img_ids, coco.cat_ids, middling(shapes))
+        evaluation = StreamedEval(coco.coco, found, "bbox")
+        evaluation.evaluate()
+        return evaluation.eval["precision"].tolist()
+
+    before = figures()
+    for entry in coco.coco.anns.values():
+        entry["id"] += 2**70
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.coco.createIndex()
+    assert figures() == before
