@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pytest_onnxdet.pytest_layer.stash import Suite
     from pytest_onnxdet.report.records import Record
 
-#: Of pytest's own lines at the end of a run: the section's title, and the last one.
-_FRAME = 2
+#: Pytest's own lines at the end of a run: the section's title, an empty one, and the last.
+_FRAME = 3
 
 
 class Reporter:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import toy_project
 from plugin_output import cases
 
 from pytest_onnxdet.pytest_layer.workers import CaseScheduling
@@ -118,13 +119,14 @@ class Worker:
 
 def test_workers_run_the_shipped_suite_with_the_projects_conftest(toy: pytest.Pytester) -> None:
     # Collected by every worker: the models come from a conftest beside which no test is run.
-    result = toy.runpytest_subprocess(
-        "--onnxdet", "-n2", "-m", "absent and one_net and static and batch1", "--onnxdet-report=out"
-    )
+    toy.makeconftest(f"{toy_project.CONFTEST}\nToy.unrunnable = lambda self: 'no chip'\n")
+    chosen = "toy and one_net and static and batch1 and not export"
+
+    result = toy.runpytest_subprocess("--onnxdet", "-n2", "-m", chosen, "--onnxdet-report=out")
 
     results = cases(toy.path / "out")
-    assert [case["check"] for case in results][:3] == ["export", "parity", "accuracy"]
-    assert {case["outcome"] for case in results} == {"skipped"}
+    assert [case["check"] for case in results] == ["parity", "accuracy", "latency"]
+    assert {(case["outcome"], case["reason"]) for case in results} == {("skipped", "no chip")}
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
