@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_onnxdet.commands.labels import class_names
 from pytest_onnxdet.core.files import leads_to_stream, no_file
-from pytest_onnxdet.core.notes import note
 
 if TYPE_CHECKING:
     import mmcv
@@ -204,7 +204,7 @@ def build(model: Model, checkpoint: str | None, trust: bool = False) -> nn.Modul
     _require_family(detector)
     meta = load_weights(checkpoint, detector, trust=trust)
     require_channels(detector, model.cfg.data.test.pipeline, model.path)
-    detector.CLASSES = model.spec.classes if model.spec else _classes(meta, detector, model.cfg)
+    detector.CLASSES = model.spec.classes if model.spec else class_names(meta, detector, model.cfg)
     detector.cfg = model.cfg
     built: nn.Module = detector.float()
     built.eval()
@@ -242,27 +242,6 @@ def require_detector(model: Model) -> None:
         why = half_a_detector(name, parts or parts_of(model.cfg.model))
         if why is not None:
             raise CommandError(f"{model.path}: {why}")
-
-
-def _classes(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) -> tuple[str, ...]:
-    """The checkpoint's class names, else the data's; said where they are not as many as scores."""
-    from pytest_onnxdet.models.names import NamesError, known_names
-
-    try:
-        names = known_names(meta, cfg)
-    except NamesError as error:  # only pictures and messages have them
-        note(f"{error}; until then labels have no names")
-        return ()
-    model: Any = detector
-    heads: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
-    count = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)
-    if names and isinstance(count, int) and len(names) != count:
-        whose = "the checkpoint" if meta.get("CLASSES") else "the config's data"
-        note(
-            f"{whose} names {len(names)} classes and the head's num_classes is {count}: labels "
-            "have no names, or wrong ones"
-        )
-    return names
 
 
 STRICT_HELP = (

@@ -64,6 +64,11 @@ def test_class_names_of_another_number_are_told(export: Callable[..., Ran], tiny
     )
     ran = export(state={**state, "meta": {"CLASSES": "person"}})
     assert ran.code == 0 and "the checkpoint names 1 classes" in ran.err
+    ran = export(state={**state, "meta": {"CLASSES": ("triangle", "square", "circle")}})
+    said = (
+        "the checkpoint's classes are triangle, square, circle, ... and the config's data has them"
+    )
+    assert ran.code == 0 and said in ran.err
 
 
 def test_a_note_is_said_once(export: Callable[..., Ran]) -> None:
