@@ -215,7 +215,7 @@ def test_help_explains_every_option_as_it_is(toy: pytest.Pytester) -> None:
     text = " ".join(toy.runpytest("--help").stdout.str().split())
 
     for option in OPTIONS:
-        assert f"--onnxdet-{option.name}={option.metavar} " in text
+        assert f"--onnxdet-{option.name.replace('_', '-')}={option.metavar} " in text
         assert f"onnxdet_{option.name} (" in text, "the ini twin"
     assert f"check ({', '.join(CHECKS)})" in text
     assert f"Default: {','.join(SHAPES)}." in text

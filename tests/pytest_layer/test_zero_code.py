@@ -42,7 +42,11 @@ class Clean:
     def __init__(self, place: Path) -> None:
         self.folder, self._venv = place / "anywhere", place / "venv"
         self.env = {name: value for name, value in os.environ.items() if name not in CLONES}
-        self.env |= {"XDG_CACHE_HOME": str(place / "cache"), "PYTHONNOUSERSITE": "1"}
+        self.env |= {
+            "XDG_CACHE_HOME": str(place / "cache"),
+            "PYTHONNOUSERSITE": "1",
+            "COLUMNS": "100",
+        }
         (place / "source").mkdir()
         for name in SOURCES:
             if (ROOT / name).is_dir():

@@ -28,8 +28,10 @@ from pytest_onnxdet.verify.verdict import DIFFERENT
 MINIS = builtin_registry().select((), "mini")
 CROWD = 72
 # Of 128 x 160 px level 0 has 16 x 20 positions and so 960 pairs of position and class.
-FEWER_PAIRS = ("fcos", "fsaf")
-NO_NMS_PRE = ("yolov3", "cornernet", "detr")
+FEWER_PAIRS = ("fcos", "fsaf", "atss")
+# YOLOX keeps all that it finds, and of the crowd SOLOv2 finds fewer than it keeps.
+UNREACHED = ("yolox", "solov2")
+NO_NMS_PRE = ("yolov3", "cornernet", "detr", "yolox", "deformable_detr", "solov2")
 
 
 class CutBackend(OnnxRuntimeBackend):
@@ -106,10 +108,12 @@ def test_the_crowd_reaches_every_limit_that_its_size_allows(bench: Workbench, sp
         batches: Batches = bench.batches(replace(case, shape=shape))
         before = dict(counting.reached)
         (result,) = counting.run(batches[CROWD])
-        assert len(result) == max_per_img(bench.detector(spec))
+        limit = max_per_img(bench.detector(spec))
+        reached = spec.name not in UNREACHED
+        assert (len(result) == limit) == reached
         now = {cut: count - before[cut] for cut, count in counting.reached.items()}
-        assert now.pop("max_per_img") == 1
-        assert ("nms_pre" in now) == (spec.name not in NO_NMS_PRE)
+        assert now.pop("max_per_img", 0) == reached
+        assert ("nms_pre" in now) == (spec.name not in NO_NMS_PRE), now
         assert now.pop("nms_pre", 0) == (spec.name not in (*NO_NMS_PRE, *FEWER_PAIRS))
         assert set(now) <= {"proposals"}
 

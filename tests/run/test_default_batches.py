@@ -61,14 +61,14 @@ def test_rows_repeated_from_the_third_on_are_caught_by_the_default_run() -> None
     assert not all(verdict(size) for size in DEFAULT_BATCHES)
 
 
-def test_the_default_run_is_216_checks(tmp_path: Any) -> None:
+def test_the_default_run_is_288_checks(tmp_path: Any) -> None:
     from pytest_onnxdet.backends import builtin_backends
 
     backends = {"onnxruntime": builtin_backends()["onnxruntime"]}
     minis = builtin_registry().select((), "mini")
     cases = make_cases(Settings(cache=tmp_path), minis, backends)
-    assert len(cases) == len(minis) * len(SHAPES) * len(DEFAULT_BATCHES) == 72
-    assert len(cases) * len(("export", "parity", "accuracy")) == 216
+    assert len(cases) == len(minis) * len(SHAPES) * len(DEFAULT_BATCHES) == 96
+    assert len(cases) * len(("export", "parity", "accuracy")) == 288
 
 
 @pytest.mark.parametrize("batch", DEFAULT_BATCHES)
