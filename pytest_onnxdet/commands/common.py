@@ -125,9 +125,10 @@ def open_config(name: str, options: Mapping[str, Any] | None) -> Model:
     if mini is not None:
         _use_shapes(cfg)
     if options:
-        added = [key for key in options if not has_setting(cfg, key)]
+        # A new setting beside others may be one that mmdet reads; alone it is misspelt.
+        added = [key for key in options if not has_setting(cfg, key.rpartition(".")[0] or key)]
         if added:
-            text = "the config has no such setting: added, and it counts only where mmdet reads it"
+            text = "the config has nothing of that name: it counts only where mmdet reads it"
             warn(f"--cfg-options: {', '.join(added)}: {text}")
         try:
             merge(cfg, options)

@@ -82,12 +82,12 @@ def test_brackets_that_do_not_match(export: Callable[..., Ran], words: tuple[str
     assert ran.code == 2 and f"{words[0]!r}: brackets do not match" in ran.err
 
 
-def test_a_setting_that_the_config_does_not_have_is_told(export: Callable[..., Ran]) -> None:
+def test_a_part_that_the_config_does_not_have_is_told(export: Callable[..., Ran]) -> None:
     known = ("test_cfg.max_per_img=3", "data.test.pipeline.0.type=LoadImageFromFile")
     ran = export(words=("--cfg-options", *known))
-    assert ran.code == 0 and "no such setting" not in ran.err
+    assert ran.code == 0 and "nothing of that name" not in ran.err
     ran = export(words=("--cfg-options", "modle.test_cfg.score_thr=0.9", *known))
-    said = "--cfg-options: modle.test_cfg.score_thr: the config has no such setting: added"
+    said = "--cfg-options: modle.test_cfg.score_thr: the config has nothing of that name"
     assert ran.code == 0 and said in ran.err
 
 

