@@ -285,7 +285,7 @@ def _export(detector: nn.Module, options: ExportOptions, output: Path) -> Artifa
     from pytest_onnxdet.export.exporter import export_detector
 
     # Of a link it is the file that is written: the link stays.
-    place = output.resolve()
+    place = Path(os.path.realpath(output))
     try:
         handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=".onnx", dir=place.parent)
         os.close(handle)

@@ -16,11 +16,14 @@ def class_names(meta: Mapping[str, Any], detector: nn.Module, cfg: mmcv.Config) 
     """The checkpoint's class names, else the data's; said where they are not as many as scores."""
     from pytest_onnxdet.models.names import NamesError, known_names
 
+    configured: tuple[str, ...] = ()
     try:
-        names, configured = known_names(meta, cfg), known_names({}, cfg)
+        configured = known_names({}, cfg)
     except NamesError as error:  # only pictures and messages have them
-        note(f"{error}; until then labels have no names")
-        return ()
+        if not meta.get("CLASSES"):
+            note(f"{error}; until then labels have no names")
+            return ()
+    names = known_names(meta, cfg) if meta.get("CLASSES") else configured
     model: Any = detector
     heads: Any = getattr(getattr(model, "roi_head", model), "bbox_head", None)
     count = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)

@@ -6,11 +6,11 @@ nothing behind for the next, and can die alone.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 #: One thread each: several run at a time, and a process with threads cannot be forked.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+_STARTING = threading.Lock()
 
 
 class ProcessEnded(Exception):
@@ -43,7 +44,8 @@ def call_apart(function: Callable[..., T], *arguments: Any, timeout: float) -> T
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "printed"
         receiver, sender = context.Pipe(duplex=False)
-        with receiver, _environment():
+        _start_server()
+        with receiver:
             process = context.Process(target=_call, args=(sender, printed, function, arguments))
             process.start()
             sender.close()
@@ -60,20 +62,19 @@ def call_apart(function: Callable[..., T], *arguments: Any, timeout: float) -> T
                 process.join()
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """The server starts with :data:`_ENVIRONMENT`, unless it runs already."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    yield
+def _start_server() -> None:
+    """Starts the server, with :data:`_ENVIRONMENT`, unless it runs already."""
+    with _STARTING:  # os.environ is every thread's
+        before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+        os.environ.update(_ENVIRONMENT)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def _call(

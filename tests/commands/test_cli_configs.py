@@ -99,6 +99,9 @@ def test_a_graph_is_written_where_a_link_leads(export: Callable[..., Ran], tmp_p
     assert (tmp_path / "own.onnx").is_symlink()
     assert (tmp_path / "elsewhere" / "real.onnx").read_bytes()[:3] != b"old"
     (tmp_path / "own.onnx").unlink()
+    (tmp_path / "own.onnx").symlink_to("own.onnx")
+    assert export().code == 0 and not (tmp_path / "own.onnx").is_symlink(), "it led nowhere"
+    (tmp_path / "own.onnx").unlink()
     (tmp_path / "own.onnx").symlink_to("/dev/stdout")
     ran = export()
     assert ran.code == 2 and "own.onnx is " in ran.err and "give a file's name" in ran.err

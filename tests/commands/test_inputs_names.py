@@ -75,6 +75,9 @@ def test_an_export_needs_no_names_and_tells_of_wrong_ones(
         ran = onnxdet("export", tiny.config, checkpoint, *words, "--cfg-options", option)
         assert ran.code == 0 and said in ran.err, ran.err
         assert "until then labels have no names" in ran.err and len(ran.err.splitlines()) == 1
+    torch.save({**torch.load(checkpoint), "meta": {"CLASSES": CLASSES}}, checkpoint)
+    ran = onnxdet("export", tiny.config, checkpoint, *words, "--cfg-options", option)
+    assert ran.code == 0 and not ran.err, "the checkpoint names them"
 
 
 @pytest.mark.parametrize(
