@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_onnxdet.commands.common import CommandError, Model, in_words
+from pytest_onnxdet.core.numbers import is_number
 from pytest_onnxdet.data.datasets import Dataset
-from pytest_onnxdet.data.json_file import is_number
 
 COCO = ("bbox", "segm", "proposal")
 VOC = ("mAP", "recall")

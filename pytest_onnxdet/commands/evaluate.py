@@ -26,7 +26,7 @@ from pytest_onnxdet.data.annotations import (
 from pytest_onnxdet.data.datasets import Dataset, DatasetSpec
 from pytest_onnxdet.data.detections import Detections
 from pytest_onnxdet.data.photographs import measure_by
-from pytest_onnxdet.data.pickled import require_data_only
+from pytest_onnxdet.data.pickled import require_data_alone
 from pytest_onnxdet.data.places import file_of, require_local
 from pytest_onnxdet.data.spelling import alike
 from pytest_onnxdet.data.truth import check_truth
@@ -52,9 +52,7 @@ def open_data(model: Model, metrics: Sequence[str] = ()) -> Dataset:
     samples = _samples(model.cfg.data, test.pop("samples_per_gpu", None))
     test["test_mode"] = True
     require_local(test, str(model.path))
-    for key in ("ann_file", "proposal_file"):
-        if (place := file_of(test, key)) and is_file(place):
-            require_data_only(place)
+    require_data_alone(test)
     require_xml(test)
     masks = "segm" in metrics
     annotations = _annotations(test, masks, objects=bool(metrics))

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.numbers import is_number
 from pytest_onnxdet.data.batches import DataError
-from pytest_onnxdet.data.json_file import is_number, read_json
+from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.segmentation import mask_area, wrong_segmentation
 from pytest_onnxdet.data.spelling import alike
 

@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from pytest_onnxdet.core.files import is_file
 from pytest_onnxdet.core.notes import note
 from pytest_onnxdet.data.batches import DataError
 from pytest_onnxdet.data.json_file import read_json
 from pytest_onnxdet.data.photographs import read_header
-from pytest_onnxdet.data.pickled import require_data_only
-from pytest_onnxdet.data.places import IMAGE_SUFFIXES, file_of, why_absent
+from pytest_onnxdet.data.pickled import require_data_alone
+from pytest_onnxdet.data.places import IMAGE_SUFFIXES, why_absent
 from pytest_onnxdet.data.unopened import why_unopened
 from pytest_onnxdet.data.xml_files import misspelt_names, require_xml
 from pytest_onnxdet.models.checkpoint import one_line
@@ -148,9 +147,7 @@ def mmdet_as_coco(test: Mapping[str, Any], into: Path, where: Path | None = None
     settings = {**test, "pipeline": [], "test_mode": True}
     if "hierarchy_file" in settings:  # Open Images'; it counts in mmdet's own evaluation alone
         settings |= {"hierarchy_file": None, "get_supercategory": False}
-    for key in ("ann_file", "proposal_file"):
-        if (place := file_of(test, key)) and is_file(place):
-            require_data_only(place)
+    require_data_alone(test)
     require_xml(test)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

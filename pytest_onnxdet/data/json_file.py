@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import locale
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +51,6 @@ def read_json(path: Path) -> tuple[dict[str, Any], bool]:
         raise DataError(f"{broken}: it is a {type(document).__name__}: {_hint(document)}")
     theirs = codecs.lookup(locale.getpreferredencoding(False)).name
     return document, encoding != "utf-8" or (not text.isascii() and theirs != "utf-8")
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number that a float holds: none of NaN, Infinity, true and 10 ** 400."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) <= sys.float_info.max
 
 
 def _hint(document: Any) -> str:

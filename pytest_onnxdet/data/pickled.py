@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.files import is_file
 from pytest_onnxdet.data.batches import DataError
+from pytest_onnxdet.data.places import file_of
 
 _PICKLES, _YAMLS = (".pkl", ".pickle"), (".yaml", ".yml")
 #: What arrays, scalars and containers are made of, under the names that numpy 1 and 2 use.
@@ -42,6 +45,20 @@ class _DataOnly(pickle.Unpickler):
 
 class _Foreign(Exception):
     """A class or function that is no data."""
+
+
+def require_data_alone(test: Mapping[str, Any]) -> None:
+    """Refuses a data set whose annotations or proposals can run code, see `require_data_only`.
+
+    Args:
+        test: a config's ``data.test``.
+
+    Raises:
+        DataError: they do, or cannot be read.
+    """
+    for key in ("ann_file", "proposal_file"):
+        if (place := file_of(test, key)) and is_file(place):
+            require_data_only(place)
 
 
 def require_data_only(path: Path) -> None:

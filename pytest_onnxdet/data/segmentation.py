@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pytest_onnxdet.data.json_file import is_number
+from pytest_onnxdet.core.numbers import is_number
 
 #: How many sides of the image a point may lie away.
 _FAR = 10

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_onnxdet.core.numbers import is_number
 from pytest_onnxdet.families.classes import UnsupportedPart, resolve
 
 _CODER = "mmdet.core.bbox.coder.BaseBBoxCoder"
@@ -34,7 +34,7 @@ def require_box_values(detector: Any) -> None:
         for name, key in _OF_SIDES.items():
             if hasattr(coder, name):
                 _require_sides(getattr(coder, name), f"{path}.{key}", name in _DIVISORS)
-        if not _is_number(clamp := getattr(coder, "ctr_clamp", 32)):
+        if not is_number(clamp := getattr(coder, "ctr_clamp", 32)):
             raise UnsupportedPart(f"{path}.ctr_clamp is {clamp!r}: give a number of pixels")
         for name in _FLAGS:
             value = getattr(coder, name, False)
@@ -75,7 +75,7 @@ def _parts(detector: Any, kinds: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 def _require_sides(value: Any, path: str, divides: bool) -> None:
     numbers = value if isinstance(value, list | tuple) else [value]
-    if not all(map(_is_number, numbers)) or len(numbers) not in (1, 4):
+    if not all(map(is_number, numbers)) or len(numbers) not in (1, 4):
         raise UnsupportedPart(f"{path} is {value!r}: give four numbers")
     if divides and not all(numbers):
         raise UnsupportedPart(
@@ -86,7 +86,7 @@ def _require_sides(value: Any, path: str, divides: bool) -> None:
 
 def _require_priors(generator: Any, path: str) -> None:
     strides = [tuple(stride) for stride in generator.strides]
-    if not all(_is_number(side) and side > 0 for stride in strides for side in stride):
+    if not all(is_number(side) and side > 0 for stride in strides for side in stride):
         raise UnsupportedPart(
             f"{path} has the strides {strides}: give the pixels between two places of a map, "
             "above 0"
@@ -98,8 +98,3 @@ def _require_priors(generator: Any, path: str) -> None:
                 f"{path} makes anchors without a size (those of level {level}): give scales and "
                 "ratios above 0"
             )
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)

@@ -169,14 +169,12 @@ def merge(cfg: mmcv.Config, options: Mapping[str, Any]) -> None:
 
 def has_setting(cfg: mmcv.Config, key: str) -> bool:
     """Whether a config says anything by a dotted key; see :func:`merge`."""
-    value: Any = cfg.model if key.partition(".")[0] in BESIDE else cfg
+    value: Any = cfg.model if key.partition(".")[0] in BESIDE else cfg._cfg_dict
     for part in key.split("."):
         if isinstance(value, list | tuple) and part.isdigit() and int(part) < len(value):
             value = value[int(part)]
         elif isinstance(value, Mapping) and part in value:
             value = value[part]
-        elif not isinstance(value, list | tuple | Mapping) and hasattr(value, part):
-            value = getattr(value, part)  # the config itself
         else:
             return False
     return True

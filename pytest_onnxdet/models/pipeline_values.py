@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pytest_onnxdet.core.numbers import is_number
 from pytest_onnxdet.models.checkpoint import BuildError
 from pytest_onnxdet.models.pipeline import settings_of_steps
 
@@ -38,12 +38,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_positive(value) and value == int(value) if _is_finite(value) else False
-
-
-def _is_finite(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
+    return _is_positive(value) and value == int(value) if is_number(value) else False
 
 
 def _is_size(value: Any) -> bool:
@@ -58,12 +53,12 @@ def _are_sizes(value: Any) -> bool:
 
 def _are_factors(value: Any) -> bool:
     numbers = value if isinstance(value, list | tuple) else [value]
-    return len(numbers) > 0 and all(_is_positive(one) and _is_finite(one) for one in numbers)
+    return len(numbers) > 0 and all(_is_positive(one) and is_number(one) for one in numbers)
 
 
 def _are_numbers(value: Any) -> bool:
     numbers = value if isinstance(value, list | tuple) else [value]
-    return all(map(_is_finite, numbers))
+    return all(map(is_number, numbers))
 
 
 _SIZES = (_are_sizes, "width and height in px, from 1: img_scale=(1333, 800)")

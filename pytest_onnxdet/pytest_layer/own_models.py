@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_onnxdet.core.files import no_file
+from pytest_onnxdet.core.numbers import is_number
 from pytest_onnxdet.models.own import OWN, OwnModel
 from pytest_onnxdet.models.spec import KnownFailure, Tolerance, is_name
 
@@ -141,8 +141,7 @@ class _Table:
             if not table.get("reason"):
                 self._refuse(key, "reason is missing: why is it wider?")
             for name, value in table.items():
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                if name != "reason" and not (number and math.isfinite(value) and value >= 0):
+                if name != "reason" and not (is_number(value) and value >= 0):
                     self._refuse(key, f"{name} is {value!r}: give a number from 0")
             made[backend] = Tolerance(**table)
         return made

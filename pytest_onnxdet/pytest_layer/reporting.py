@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Pytest's own lines at the end of a run: the section's title, an empty one, and the last.
 _FRAME = 3
+#: Of so many timed cases pytest-benchmark's tables are shown.
+_TIMED = 2
 
 
 class Reporter:
@@ -110,10 +112,6 @@ class Reporter:
         shown = getattr(session, "verbose", False) or self._config.get_verbosity() > 0
         if session is not None and timed > _TIMED and not shown:
             session.quiet = True
-
-
-#: Of so many timed cases pytest-benchmark's tables are shown.
-_TIMED = 2
 
 
 def _listed(terminalreporter: Any) -> int:

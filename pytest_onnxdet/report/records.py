@@ -15,7 +15,7 @@ SCHEMA = 1
 BAD = ("failed", "error", "crashed", "timeout")
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "error", "crashed", "timeout")
 
-_WORST_FIRST = ("crashed", "timeout", "error", "failed", "skipped", "xfailed", "passed")
+WORST_FIRST = ("crashed", "timeout", "error", "failed", "skipped", "xfailed", "passed")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def worst(outcomes: Iterable[str]) -> str:
     A skipped one counts as worse than a passed one: half a cell that ran is not a cell that passed.
     """
     present = set(outcomes)
-    return next(o for o in _WORST_FIRST if o in present)
+    return next(o for o in WORST_FIRST if o in present)
 
 
 def check_order(check: str) -> tuple[int, str]:

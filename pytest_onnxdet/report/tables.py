@@ -19,7 +19,7 @@ from pytest_onnxdet.report.layout import (
     clean,
     spread,
 )
-from pytest_onnxdet.report.records import Record, check_order, shape_order, worst
+from pytest_onnxdet.report.records import BAD, WORST_FIRST, Record, check_order, shape_order, worst
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -150,9 +150,8 @@ def judged(figures: str, group: Sequence[Record], notes: Notes) -> Cell:
     if not ran:
         return nothing(numbers)
     parts = [figures] if figures else []
-    parts += [
-        WORDS[o] for o in ("crashed", "timeout", "error", "failed", "xfailed") if o in outcomes
-    ]
+    said = (*BAD, "xfailed")
+    parts += [WORDS[o] for o in WORST_FIRST if o in said and o in outcomes]
     if not parts:
         parts = ["no figure"]
     if ran < len(group):

@@ -115,11 +115,10 @@ def _fewer_regions(cfg: Any) -> Iterator[tuple[str, Any]]:
     """Overrides after which a second stage has at most `PROPOSALS`, and gives `DETECTIONS`."""
     if not cfg.model.get("roi_head"):
         return
-    for place, owner in (("model.test_cfg", cfg.model), ("test_cfg", cfg)):
-        for stage, limit in (("rpn", PROPOSALS), ("rcnn", DETECTIONS)):
-            settings = (owner.get("test_cfg") or {}).get(stage) or {}
-            if (settings.get("max_per_img") or 0) > limit:
-                yield f"{place}.{stage}.max_per_img", limit
+    for stage, limit in (("rpn", PROPOSALS), ("rcnn", DETECTIONS)):
+        settings = (cfg.model.get("test_cfg") or {}).get(stage) or {}
+        if (settings.get("max_per_img") or 0) > limit:
+            yield f"model.test_cfg.{stage}.max_per_img", limit
 
 
 def _smaller(pipeline: Sequence[Any], size: int) -> Iterator[tuple[str, Any]]:

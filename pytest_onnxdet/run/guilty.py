@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
+from pytest_onnxdet.core.fingerprint import Fingerprint
+from pytest_onnxdet.graph.cut import up_to
+from pytest_onnxdet.reference.op_trace import computed, value
 from pytest_onnxdet.verify.localize import Blame
 from pytest_onnxdet.verify.locate import nearest, suspect
 from pytest_onnxdet.verify.nodes import NodeBlame, Runner, first_differing_node, ort_runner
 from pytest_onnxdet.verify.raw import Arrays, compare_raw
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
     from pytest_onnxdet.data.batches import Batch
@@ -45,8 +50,6 @@ def guilty_node(bench: Workbench, case: Case, blame: Blame, deploy: Any) -> str:
 
 
 def _node(bench: Workbench, case: Case, blame: Blame, deploy: Any) -> str:
-    import onnx
-
     assert blame.result is not None
     index = min((fault.index for fault in blame.result.faults), default=0)
     batch = next(islice(iter(bench.batches(case)), index // case.batch, None))
@@ -69,25 +72,21 @@ def _node(bench: Workbench, case: Case, blame: Blame, deploy: Any) -> str:
 
 
 def _unknown_to_pytorch(model: onnx.ModelProto, run: Runner, deploy: Any, batch: Batch) -> str:
-    from pytest_onnxdet.core.fingerprint import Fingerprint
-    from pytest_onnxdet.graph.cut import up_to
-    from pytest_onnxdet.reference.op_trace import computed, value
-
     inputs = batch.images, batch.image_shape
     known = computed(deploy, inputs)
     found = suspect(model, run, known)
     if found is None:
         return ""
-    place = found.index, found.name, found.op_type, found.module, found.tensor
-    got = run(up_to(model, [found.tensor]), [found.tensor])[found.tensor]
-    number = nearest(Fingerprint.of(got), known, -1 if found.last is None else found.last[1])
+    tensor = found.node.tensor
+    got = run(up_to(model, [tensor]), [tensor])[tensor]
+    number = nearest(Fingerprint.of(got), known, found.last)
     if number is None:
-        return _told(NodeBlame(*place), deploy)
+        return _told(found.node, deploy)
     wanted = value(deploy, inputs, number).reshape(got.shape)
-    difference = compare_raw({found.tensor: wanted}, {found.tensor: got}, 0.0, 0.0).differences[0]
+    difference = compare_raw({tensor: wanted}, {tensor: got}, 0.0, 0.0).differences[0]
     ours = known[number]
     note = f"PyTorch computes it by {ours.operator} at {ours.line}"
-    return _told(NodeBlame(*place, difference, note), deploy)
+    return _told(replace(found.node, difference=difference, note=note), deploy)
 
 
 def _told(node: NodeBlame, deploy: Any) -> str:

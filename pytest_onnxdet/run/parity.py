@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pytest_onnxdet.core.vocabulary import DEFAULT_PRECISION
 from pytest_onnxdet.run.eager import Eager
-from pytest_onnxdet.run.guilty import guilty_node
 from pytest_onnxdet.run.ties import alternatives, max_tied
 from pytest_onnxdet.verify.judge import Sides, TieProofs
 from pytest_onnxdet.verify.noise import narrowed
@@ -72,6 +71,7 @@ def tie_proofs(bench: Workbench, case: Case, tolerance: Tolerance) -> TieProofs:
 def blame(bench: Workbench, case: Case) -> str:
     """Which stage changes the detections, lowering, export or runtime, and which node, in words."""
     from pytest_onnxdet.families import lower
+    from pytest_onnxdet.run.guilty import guilty_node
     from pytest_onnxdet.verify.localize import Stage, localize, standard_stages
 
     # The deploy model of a static graph is another one, which takes shapes for numbers.

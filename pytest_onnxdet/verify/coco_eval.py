@@ -137,7 +137,8 @@ class StreamedEval(COCOeval):
                 images.append({"id": number, **size})
                 # Numbers of their own: a json's may be of any size.
                 for one in self._objects(image, number, rank):
-                    objects.append({**one, "id": len(objects) + 1})
+                    one["id"] = len(objects) + 1
+                    objects.append(one)
                 if image in at:
                     detections += self._detections(self.results.detections[at[image]], number, rank)
             yield images, objects, detections
@@ -147,7 +148,6 @@ class StreamedEval(COCOeval):
         known = [one for one in every if one["category_id"] in rank]
         for one in sorted(known, key=lambda one: rank[one["category_id"]]):
             entry = {
-                "id": 0,
                 "image_id": number,
                 "category_id": rank[one["category_id"]] if self.params.useCats else 0,
                 "area": one["area"],

@@ -17,7 +17,8 @@ import onnx
 
 from pytest_onnxdet.core.fingerprint import Fingerprint
 from pytest_onnxdet.graph.cut import up_to
-from pytest_onnxdet.verify.nodes import Runner, scope, tensors
+from pytest_onnxdet.graph.walk import all_nodes
+from pytest_onnxdet.verify.nodes import NodeBlame, Runner, blame_of, tensors
 
 _WINDOW = 256
 #: How many times the noise a fingerprint may be off, and how much of a tensor's norm at least.
@@ -45,24 +46,13 @@ class Suspect:
     """The first node that gives what the reference does not compute.
 
     Attributes:
-        index: its place in the graph.
-        name, op_type: of the node.
-        module: path of the torch module that it came from, as far as the node tells.
-        tensor: its output.
-        last: the last tensor before it, in the order of computation, that the reference computes,
-            and which one of the reference's it is; None: there is none.
+        node: it, with its first output.
+        last: which of the reference's tensors is the last one that the graph has before it, in the
+            order of computation; -1: there is none.
     """
 
-    index: int
-    name: str
-    op_type: str
-    module: str
-    tensor: str
-    last: tuple[str, int] | None = None
-
-    def __str__(self) -> str:
-        place = f" in {self.module}" if self.module else ""
-        return f"node {self.index}, {self.op_type} {self.name!r}{place}"
+    node: NodeBlame
+    last: int
 
 
 def suspect(model: onnx.ModelProto, run: Runner, known: Sequence[Known]) -> Suspect | None:
@@ -81,16 +71,16 @@ def suspect(model: onnx.ModelProto, run: Runner, known: Sequence[Known]) -> Susp
     outputs = {value.name for value in model.graph.output}
     sure = {n for n in matches if n in outputs or not (marks[n].plain or marks[n].exact)}
     alive = _leading_to(model, sure)
-    last: tuple[str, int] | None = None
+    last = -1
     sizes: Suspect | None = None
-    for index, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         names = [name for name in node.output if name]
         for name in names:
             if name in sure:
-                last = name, matches[name]
+                last = matches[name]
         if node.op_type == "Constant" or any(n in matches or n in alive for n in names):
             continue
-        one = Suspect(index, node.name, node.op_type, scope(node), names[0], last)
+        one = Suspect(blame_of(model, names[0]), last)
         # Of a node that fails there is no mark.
         if node.op_type in _CHOOSING or any(n not in marks or not marks[n].exact for n in names):
             return one
@@ -98,7 +88,7 @@ def suspect(model: onnx.ModelProto, run: Runner, known: Sequence[Known]) -> Susp
     return sizes
 
 
-def nearest(mark: Fingerprint, known: Sequence[Known], after: int = -1) -> int | None:
+def nearest(mark: Fingerprint, known: Sequence[Known], after: int) -> int | None:
     """Which of the reference's tensors a wrong one stands for: the most alike of its size.
 
     Args:
@@ -166,14 +156,6 @@ def _leading_to(model: onnx.ModelProto, names: set[str]) -> set[str]:
         if node.op_type not in ("Shape", "Size") and any(n in leading for n in node.output):
             leading.update(node.input)
             for attribute in node.attribute:
-                leading.update(_captured(attribute))
+                for inner in (attribute.g, *attribute.graphs):  # they read what is around them
+                    leading.update(name for one in all_nodes(inner) for name in one.input)
     return leading
-
-
-def _captured(attribute: onnx.AttributeProto) -> Iterator[str]:
-    """The names that the subgraphs of an attribute read."""
-    for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-        for node in graph.node:
-            yield from node.input
-            for inner in node.attribute:
-                yield from _captured(inner)

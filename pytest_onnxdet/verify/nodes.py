@@ -106,13 +106,13 @@ def first_differing_node(
             got = run_bad(up_to(bad, some), some)
         except Exception as error:  # a difference may end in an exception nodes later
             if len(some) == 1:
-                return _blame(bad, some[0], None, f"{type(error).__name__}: {error}")
+                return blame_of(bad, some[0], None, f"{type(error).__name__}: {error}")
             half = len(some) // 2
             return scan(some[:half]) or scan(some[half:])
         for name in some:
             result = compare_raw({name: wanted[name]}, {name: got[name]}, rtol, atol)
             if not all(one.ok for one in result.differences):
-                return _blame(bad, name, result.differences[0])
+                return blame_of(bad, name, result.differences[0])
         return None
 
     for start in range(0, len(names), window):
@@ -146,7 +146,7 @@ def _unobserved(
         middle = (low + high) // 2
         low, high = (middle, high) if differs(middle) else (low, middle)
     note = "the difference vanishes when this tensor is observed: look at an optimisation here"
-    return _blame(bad, names[high - 1], None, note)
+    return blame_of(bad, names[high - 1], None, note)
 
 
 def tensors(model: onnx.ModelProto) -> list[str]:
@@ -160,9 +160,10 @@ def tensors(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _blame(
-    model: onnx.ModelProto, tensor: str, difference: RawDifference | None, note: str = ""
+def blame_of(
+    model: onnx.ModelProto, tensor: str, difference: RawDifference | None = None, note: str = ""
 ) -> NodeBlame:
+    """The node of a graph that computes a tensor, as the one to blame."""
     index, node = next(
         (i, node) for i, node in enumerate(model.graph.node) if tensor in node.output
     )

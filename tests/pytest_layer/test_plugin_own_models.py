@@ -5,6 +5,7 @@ import os
 import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,19 +69,18 @@ def test_a_config_a_checkpoint_and_a_folder_are_enough(ours: pytest.Pytester) ->
     assert "no annotations: there is no AP" in by_check["accuracy"]["reason"]
 
 
-def test_with_annotations_there_is_ap(ours: pytest.Pytester) -> None:
-    result = ours.runpytest_subprocess(
-        *FAST,
-        *ONE,
-        f"--onnxdet-images={SHAPES / 'val'}",
-        f"--onnxdet-annotations={SHAPES / 'annotations.json'}",
-        "--onnxdet-limit=4",
-        "-m",
-        "accuracy",
-        "--onnxdet-report=out",
-    )
+def accuracy_of(project: pytest.Pytester, *options: str) -> dict[str, Any]:
+    """The record of the accuracy check on four images, which passes."""
+    more = ("--onnxdet-limit=4", "-m", "accuracy", "--onnxdet-report=out")
+    result = project.runpytest_subprocess(*FAST, *options, *more)
     result.assert_outcomes(passed=1)
-    (accuracy,) = cases(ours.path / "out")
+    (accuracy,) = cases(project.path / "out")
+    return accuracy
+
+
+def test_with_annotations_there_is_ap(ours: pytest.Pytester) -> None:
+    data = f"--onnxdet-annotations={SHAPES / 'annotations.json'}"
+    accuracy = accuracy_of(ours, *ONE, f"--onnxdet-images={SHAPES / 'val'}", data)
     assert accuracy["metrics"]["bbox_mAP_delta"] == 0
 
 
@@ -104,19 +104,13 @@ def test_masks_without_outlines_to_compare_with_have_the_ap_of_their_boxes(
     for one in document["annotations"]:
         one.pop("segmentation", None)
     (project.path / "boxes.json").write_text(json.dumps(document))
-    result = project.runpytest_subprocess(
-        *FAST,
+    accuracy = accuracy_of(
+        project,
         "--onnxdet-config=masky.py",
         f"--onnxdet-checkpoint={spec.weights}",
         "--onnxdet-annotations=boxes.json",
         f"--onnxdet-images={SHAPES / 'val'}",
-        "--onnxdet-limit=4",
-        "-m",
-        "accuracy",
-        "--onnxdet-report=out",
     )
-    result.assert_outcomes(passed=1)
-    (accuracy,) = cases(project.path / "out")
     assert accuracy["metrics"]["bbox_mAP_delta"] == 0 and "segm_mAP" not in accuracy["metrics"]
     assert "no segmentations: AP is that of boxes alone" in str(accuracy["metrics"]["data_notes"])
 
